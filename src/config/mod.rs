@@ -1,0 +1,201 @@
+//! One validated configuration. What is in here is correct: every fault was reported,
+//! all at once, before any port was bound.
+
+pub mod file;
+pub mod load;
+pub mod secret;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::Uri;
+pub use secret::Secret;
+
+use crate::store::StoreOptions;
+
+/// Everything that `serve` needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub node: Node,
+    pub store: StoreOptions,
+    pub migrate_on_start: bool,
+    pub timing: Timing,
+    pub limits: Limits,
+    pub routes: Vec<Arc<Route>>,
+    pub auth: Auth,
+    pub peer: PeerSecurity,
+    pub telemetry: Telemetry,
+}
+
+/// Names and addresses of this process.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub id: String,
+    pub listen: SocketAddr,
+    pub peer_listen: SocketAddr,
+    pub admin_listen: SocketAddr,
+    /// `host:port` of the peer listener as other nodes reach it. None: the bound address.
+    pub advertise: Option<String>,
+    pub zone: Option<String>,
+    /// Relative share of the ring; 100 is ordinary.
+    pub weight: u32,
+    /// Sessions this node is willing to own.
+    pub capacity: u32,
+    /// The platform guarantees one live process for each node id (`POD_UID` is set).
+    pub supersede: bool,
+    /// Worker threads of the runtime.
+    pub threads: usize,
+    /// `node_id=host:port` of every peer: a static member list that overrides the
+    /// addresses found in the store. Empty: use the store's.
+    pub static_members: Vec<(String, String)>,
+}
+
+/// Durations whose relations are checked: `3 x heartbeat <= lease_ttl`, and a margin that
+/// leaves a renewal time to arrive.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    pub heartbeat_interval: Duration,
+    pub lease_ttl: Duration,
+    /// How much earlier than the store a node believes its own lease to be over.
+    pub lease_margin: Duration,
+    /// Poll of the ring version, beside hints.
+    pub ring_poll: Duration,
+    pub drain_dwell: Duration,
+    pub drain_timeout: Duration,
+    pub drain_cleanup: Duration,
+}
+
+/// Bounds of everything that can grow.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest message, after reassembly and inflation.
+    pub max_message_bytes: usize,
+    /// Bytes in flight between a session and one client before back-pressure.
+    pub link_window_bytes: usize,
+    pub max_clients_per_session: usize,
+    /// Client sockets and HTTP turns on this node.
+    pub max_clients: usize,
+    /// Replay log of a session.
+    pub replay_bytes: usize,
+    pub replay_ttl: Duration,
+    /// Turns waiting in one lane.
+    pub turn_queue: usize,
+    pub upgrade_timeout: Duration,
+    pub dial_timeout: Duration,
+    /// A running turn without any upstream event for so long is over.
+    pub turn_idle_timeout: Duration,
+    /// A client that takes nothing for so long is dropped.
+    pub write_timeout: Duration,
+}
+
+/// One path of the client listener and what it leads to.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// `/rooms/{room}`; also the route's name in metrics and session ids.
+    pub path: String,
+    pub profile: Profile,
+    pub upstream: Arc<Upstream>,
+    pub session_key: Vec<KeySource>,
+    /// How long a session outlives its last client.
+    pub detach_ttl: Duration,
+    /// permessage-deflate with clients that offer it.
+    pub compression: bool,
+}
+
+/// How the frames of a route are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// The Responses API: turns, lanes, response ids.
+    Responses,
+    /// Any WebSocket protocol: frames pass untouched.
+    Opaque,
+}
+
+impl Profile {
+    /// Stable label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Responses => "responses",
+            Self::Opaque => "opaque",
+        }
+    }
+}
+
+/// Where an opaque session's key is found; the first that is present wins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    Path(String),
+    Header(http::HeaderName),
+    Query(String),
+    Cookie(String),
+}
+
+/// What sessions are connected to.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    pub name: String,
+    /// `ws://` or `wss://`.
+    pub url: Uri,
+    pub auth: UpstreamAuth,
+    /// The connection is renewed at a turn boundary before this age.
+    pub max_connection_age: Duration,
+    /// Offer permessage-deflate.
+    pub compression: bool,
+    /// PEM file of additional trust anchors.
+    pub ca_file: Option<std::path::PathBuf>,
+}
+
+/// Whose credential the upstream sees.
+#[derive(Clone, Debug)]
+pub enum UpstreamAuth {
+    /// The client's own `Authorization`.
+    Passthrough,
+    /// The operator's, read from an environment variable at start.
+    Bearer(Secret),
+}
+
+/// Who may use the client listener.
+#[derive(Clone, Debug)]
+pub enum Auth {
+    /// Nobody is asked; everybody is one principal.
+    None,
+    /// The credential is the upstream's business; its keyed hash is the principal.
+    Passthrough,
+    /// Known keys, by SHA-256.
+    ApiKey(Vec<ApiKey>),
+}
+
+/// One accepted key.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    /// The principal's name.
+    pub name: String,
+    pub sha256: [u8; 32],
+}
+
+/// How nodes prove themselves to each other.
+#[derive(Clone, Debug)]
+pub enum PeerSecurity {
+    /// Asked for explicitly, or every peer address is on loopback.
+    Plaintext,
+    /// A secret shared by the ring, in each call's metadata.
+    Token(Secret),
+    /// Both sides show a certificate of the ring's authority.
+    Mtls { cert: std::path::PathBuf, key: std::path::PathBuf, ca: std::path::PathBuf },
+}
+
+/// Logs and traces.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    pub log_format: LogFormat,
+    /// `tracing` filter directive.
+    pub log_filter: String,
+    pub otlp_endpoint: Option<String>,
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,241 @@
+//! One vocabulary of failures: who is to blame, what a client is told, and how to retry.
+//!
+//! Every failure that can reach a client is a [`Code`]; the mapping of a code to an HTTP
+//! status, a WebSocket close code and a `Retry-After` lives here and nowhere else.
+
+use std::{fmt, time::Duration};
+
+/// Who must act for the failure to go away. A label on metrics and traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Blame {
+    /// The request itself is wrong.
+    Client,
+    /// Another node of the ring did not answer, or answered nonsense.
+    Peer,
+    /// The upstream refused, closed, hung or lied.
+    Upstream,
+    /// The database did not answer.
+    Store,
+    /// This node.
+    Us,
+}
+
+impl Blame {
+    /// Stable label for metrics and traces.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Peer => "peer",
+            Self::Upstream => "upstream",
+            Self::Store => "store",
+            Self::Us => "us",
+        }
+    }
+}
+
+/// The error codes of the client listener (see `docs/errors.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    SessionUnavailable,
+    OwnerMoving,
+    OutcomeUnknown,
+    NodeDraining,
+    TooManySessions,
+    QueueFull,
+    NotAuthorized,
+    Forbidden,
+    SessionConflict,
+    TurnInProgress,
+    PreviousResponseNotFound,
+    InvalidRequest,
+    InvalidStreamId,
+    StreamLimitReached,
+    FrameTooLarge,
+    UpstreamUnavailable,
+    UpstreamTimeout,
+    NotFound,
+    Internal,
+}
+
+impl Code {
+    /// The code as it stands in `error.code`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SessionUnavailable => "session_unavailable",
+            Self::OwnerMoving => "owner_moving",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::NodeDraining => "node_draining",
+            Self::TooManySessions => "too_many_sessions",
+            Self::QueueFull => "queue_full",
+            Self::NotAuthorized => "not_authorized",
+            Self::Forbidden => "forbidden",
+            Self::SessionConflict => "session_conflict",
+            Self::TurnInProgress => "turn_in_progress",
+            Self::PreviousResponseNotFound => "previous_response_not_found",
+            Self::InvalidRequest => "invalid_request",
+            Self::InvalidStreamId => "invalid_stream_id",
+            Self::StreamLimitReached => "websocket_stream_limit_reached",
+            Self::FrameTooLarge => "frame_too_large",
+            Self::UpstreamUnavailable => "upstream_unavailable",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::NotFound => "not_found",
+            Self::Internal => "internal_error",
+        }
+    }
+
+    /// The inverse of [`Code::as_str`]; what a peer sends is read with it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [
+            Self::SessionUnavailable,
+            Self::OwnerMoving,
+            Self::OutcomeUnknown,
+            Self::NodeDraining,
+            Self::TooManySessions,
+            Self::QueueFull,
+            Self::NotAuthorized,
+            Self::Forbidden,
+            Self::SessionConflict,
+            Self::TurnInProgress,
+            Self::PreviousResponseNotFound,
+            Self::InvalidRequest,
+            Self::InvalidStreamId,
+            Self::StreamLimitReached,
+            Self::FrameTooLarge,
+            Self::UpstreamUnavailable,
+            Self::UpstreamTimeout,
+            Self::NotFound,
+            Self::Internal,
+        ]
+        .into_iter()
+        .find(|code| code.as_str() == text)
+    }
+
+    /// HTTP status, also the `status` of a WebSocket error event (Codex ignores events
+    /// that carry none).
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::SessionUnavailable | Self::OwnerMoving | Self::NodeDraining => 503,
+            Self::OutcomeUnknown | Self::UpstreamUnavailable => 502,
+            Self::UpstreamTimeout => 504,
+            Self::TooManySessions | Self::QueueFull => 429,
+            Self::NotAuthorized => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::SessionConflict | Self::TurnInProgress => 409,
+            Self::FrameTooLarge => 413,
+            Self::PreviousResponseNotFound
+            | Self::InvalidRequest
+            | Self::InvalidStreamId
+            | Self::StreamLimitReached => 400,
+            Self::Internal => 500,
+        }
+    }
+
+    /// `error.type`, in the words that the SDKs of the Responses API know.
+    #[must_use]
+    pub const fn kind(self) -> &'static str {
+        match self.status() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            400..500 => "invalid_request_error",
+            _ => "server_error",
+        }
+    }
+
+    /// WebSocket close code for a connection that cannot go on.
+    #[must_use]
+    pub const fn close(self) -> u16 {
+        match self {
+            Self::FrameTooLarge => 1009,
+            Self::NotAuthorized | Self::Forbidden | Self::SessionConflict => 1008,
+            Self::Internal | Self::OutcomeUnknown => 1011,
+            _ => 1013,
+        }
+    }
+
+    /// When a retry makes sense, how long to wait first.
+    #[must_use]
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::SessionUnavailable
+            | Self::OwnerMoving
+            | Self::NodeDraining
+            | Self::UpstreamUnavailable
+            | Self::UpstreamTimeout
+            | Self::QueueFull => Some(Duration::from_secs(1)),
+            Self::TooManySessions => Some(Duration::from_secs(5)),
+            _ => None,
+        }
+    }
+
+    /// Who is to blame unless the [`Error`] says otherwise.
+    #[must_use]
+    pub const fn blame(self) -> Blame {
+        match self {
+            Self::OwnerMoving => Blame::Peer,
+            Self::UpstreamUnavailable | Self::UpstreamTimeout | Self::OutcomeUnknown => {
+                Blame::Upstream
+            }
+            Self::SessionUnavailable => Blame::Store,
+            Self::NodeDraining | Self::TooManySessions | Self::Internal => Blame::Us,
+            _ => Blame::Client,
+        }
+    }
+}
+
+/// A failure as a client may see it: no secret, no payload, no address of an inner host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    pub code: Code,
+    pub blame: Blame,
+    /// What happened and what to do, in one sentence.
+    pub message: String,
+    /// The request field at fault, where there is one.
+    pub param: Option<&'static str>,
+}
+
+impl Error {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, blame: code.blame(), message: message.into(), param: None }
+    }
+
+    /// The same failure with the blame laid elsewhere than the code's default.
+    #[must_use]
+    pub fn blame(mut self, blame: Blame) -> Self {
+        self.blame = blame;
+        self
+    }
+
+    #[must_use]
+    pub fn param(mut self, param: &'static str) -> Self {
+        self.param = Some(param);
+        self
+    }
+
+    /// The `error` object of interface: `{"type","code","message","param"}`.
+    #[must_use]
+    pub fn body(&self) -> serde_json::Value {
+        serde_json::json!({
+            "type": self.code.kind(),
+            "code": self.code.as_str(),
+            "message": self.message,
+            "param": self.param,
+        })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.code.as_str(), self.blame.label(), self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Result of anything a client may be told about.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

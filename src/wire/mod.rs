@@ -1,0 +1,13 @@
+//! WebSocket frames as bytes: messages, codec, handshake. Knows no session and no ring.
+//!
+//! Inside ringspan a message has one *canonical form*: the bytes of a single unmasked,
+//! uncompressed, final RFC 6455 frame. That is what a server sends to a client that asked
+//! for no compression, so the most common leg (upstream to client) copies nothing.
+
+pub mod batch;
+pub mod codec;
+pub mod deflate;
+pub mod handshake;
+pub mod socket;
+
+pub use batch::{Batch, BatchBuilder, Kind, Message};
