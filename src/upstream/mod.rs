@@ -1,0 +1,31 @@
+//! Connections to what sessions talk to. Knows no session and no ring.
+
+mod dial;
+mod http;
+mod stream;
+
+use ::http::HeaderMap;
+use bytes::Bytes;
+pub use dial::{Connection, DialError, Dialer};
+pub use http::{HttpClient, HttpError};
+pub use stream::Stream;
+
+/// What the client's upgrade or request said, as far as it is repeated to the upstream.
+/// Holds credentials: no `Debug`.
+#[derive(Clone, Default)]
+pub struct Upgrade {
+    /// Path and query as the client sent them, without ringspan's own parameters.
+    pub path_and_query: String,
+    /// End-to-end headers only.
+    pub headers: HeaderMap,
+    pub subprotocols: Vec<String>,
+}
+
+/// The upstream's own answer to an upgrade it did not want. The client is given its words.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub status: u16,
+    /// End-to-end headers only.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
