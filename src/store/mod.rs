@@ -13,6 +13,7 @@ pub mod sqlite;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -246,6 +247,17 @@ pub struct Alias {
     /// SHA-256 (first 16 bytes) of the text: response ids and turn states are not kept.
     pub digest: [u8; 16],
     pub session: SessionId,
+}
+
+impl Alias {
+    /// What is kept of an alias's text.
+    #[must_use]
+    pub fn digest(text: &str) -> [u8; 16] {
+        let full = Sha256::digest(text.as_bytes());
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&full[..16]);
+        digest
+    }
 }
 
 /// Which sessions to list. Ordered by id, so a listing can be continued.

@@ -1,0 +1,188 @@
+//! The clients of a session and what each of them still has to get.
+
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll},
+};
+
+use tokio::time::Instant;
+
+use super::{ClientLabel, log::Log, turns::ClientId};
+use crate::{
+    link::{Frame, Link},
+    telemetry::metrics::GaugeGuard,
+    wire::Batch,
+};
+
+/// Logs by number: number 0 of an opaque session, one a turn of a responses session.
+#[derive(Debug, Default)]
+pub(super) struct Streams(Vec<Stream>);
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) no: u64,
+    pub(super) log: Log,
+    /// When the last message was appended that there will be.
+    pub(super) done: Option<Instant>,
+}
+
+impl Streams {
+    pub(super) fn open(&mut self, no: u64) {
+        self.0.push(Stream { no, log: Log::default(), done: None });
+    }
+
+    /// Turns are looked up newest first: the running one is at the end.
+    pub(super) fn get(&self, no: u64) -> Option<&Stream> {
+        self.0.iter().rev().find(|stream| stream.no == no)
+    }
+
+    pub(super) fn get_mut(&mut self, no: u64) -> Option<&mut Stream> {
+        self.0.iter_mut().rev().find(|stream| stream.no == no)
+    }
+
+    /// Bytes in all logs.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|stream| stream.log.bytes()).sum()
+    }
+
+    /// Keeps what is within the bounds. A finished turn goes as a whole; nothing that
+    /// `wanted` says a client still reads is forgotten.
+    pub(super) fn trim(
+        &mut self,
+        max_bytes: usize,
+        ttl: std::time::Duration,
+        now: Instant,
+        wanted: impl Fn(u64) -> bool,
+    ) {
+        let mut surplus = self.bytes().saturating_sub(max_bytes);
+        self.0.retain(|stream| {
+            let Some(done) = stream.done.filter(|_| !wanted(stream.no)) else { return true };
+            let keep = surplus == 0 && now.duration_since(done) < ttl;
+            if !keep {
+                surplus = surplus.saturating_sub(stream.log.bytes());
+            }
+            keep
+        });
+    }
+
+    /// When the next finished turn is too old.
+    pub(super) fn expires(&self, ttl: std::time::Duration) -> Option<Instant> {
+        self.0.iter().filter_map(|stream| stream.done).min().map(|done| done + ttl)
+    }
+}
+
+/// Where a client is in a log.
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    stream: u64,
+    next: u64,
+}
+
+/// One attached client.
+pub(super) struct Client {
+    pub(super) id: ClientId,
+    pub(super) link: Link,
+    pub(super) label: ClientLabel,
+    pub(super) since: Instant,
+    cursors: Vec<Cursor>,
+    /// Answers outside any log. Bounded: nothing is read from a client that has any.
+    replies: VecDeque<Frame>,
+    pub(super) _attached: GaugeGuard,
+}
+
+/// What a delivery came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Delivery {
+    /// Everything there is was handed over.
+    CaughtUp,
+    /// The client must take something first.
+    Blocked,
+    /// What it still needs is below the log's floor.
+    TooSlow,
+}
+
+impl Client {
+    pub(super) fn new(
+        id: ClientId,
+        link: Link,
+        label: ClientLabel,
+        since: Instant,
+        attached: GaugeGuard,
+    ) -> Self {
+        let (cursors, replies) = (Vec::new(), VecDeque::new());
+        Self { id, link, label, since, cursors, replies, _attached: attached }
+    }
+
+    /// Reads a log from message `next` on.
+    pub(super) fn subscribe(&mut self, stream: u64, next: u64) {
+        self.cursors.push(Cursor { stream, next });
+    }
+
+    pub(super) fn reads(&self, stream: u64) -> bool {
+        self.cursors.iter().any(|cursor| cursor.stream == stream)
+    }
+
+    /// Messages that are in a log and were not handed over.
+    pub(super) fn lag(&self, streams: &Streams) -> u64 {
+        let behind = |cursor: &Cursor| {
+            streams.get(cursor.stream).map_or(0, |stream| (stream.log.head() + 1).saturating_sub(cursor.next))
+        };
+        self.cursors.iter().map(behind).sum()
+    }
+
+    pub(super) fn reply(&mut self, frame: Frame) {
+        self.replies.push_back(frame);
+    }
+
+    pub(super) fn has_replies(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
+    /// Hands over what the link has room for.
+    pub(super) fn deliver(&mut self, streams: &Streams, cx: &mut Context<'_>) -> Delivery {
+        while let Some(frame) = self.replies.pop_front() {
+            if self.link.tx.poll_ready(cx).is_pending() {
+                self.replies.push_front(frame);
+                return Delivery::Blocked;
+            }
+            self.link.tx.send(frame);
+        }
+        let mut at = 0;
+        while at < self.cursors.len() {
+            let cursor = self.cursors[at];
+            let Some(stream) = streams.get(cursor.stream) else {
+                self.cursors.swap_remove(at);
+                continue;
+            };
+            if cursor.next > stream.log.head() {
+                at += 1;
+                continue;
+            }
+            let Some(batch) = stream.log.read(cursor.next) else { return Delivery::TooSlow };
+            if self.link.tx.poll_ready(cx).is_pending() {
+                return Delivery::Blocked;
+            }
+            let next = cursor.next + u64::from(batch.len());
+            let last = stream.done.is_some() && next > stream.log.head();
+            self.send(cursor, batch, last);
+            if last {
+                self.cursors.swap_remove(at);
+            } else {
+                self.cursors[at].next = next;
+            }
+        }
+        Delivery::CaughtUp
+    }
+
+    fn send(&mut self, cursor: Cursor, batch: Batch, last: bool) {
+        // Only the session's own log is numbered towards clients; turns carry the
+        // upstream's sequence numbers.
+        let first_seq = if cursor.stream == 0 { cursor.next } else { 0 };
+        self.link.tx.send(Frame::Messages { batch, first_seq, ended: u32::from(last) });
+    }
+
+    /// The next frame from the client.
+    pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        self.link.rx.poll_recv(cx)
+    }
+}

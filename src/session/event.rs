@@ -1,0 +1,261 @@
+//! What ringspan reads of Responses events: names and ids, never content. Pure.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::{
+    error::{Code, Error},
+    wire::{Kind, Message},
+};
+
+/// A client's event, as far as routing needs it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ClientEvent {
+    Create(Create),
+    /// `response.interrupt`, `response.steer`: meant for a response that is running.
+    Control { lane: Option<String>, response_id: Option<String> },
+    /// A type this build does not know.
+    Other { lane: Option<String> },
+}
+
+/// The head of a `response.create`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Create {
+    pub lane: Option<String>,
+    pub previous_response_id: Option<String>,
+    pub prompt_cache_key: Option<String>,
+    /// False only where the client said so.
+    pub store: bool,
+    /// Hash of what makes two creates the same request; not a security boundary.
+    pub fingerprint: u128,
+}
+
+#[derive(Deserialize)]
+struct ClientHead<'a> {
+    #[serde(borrow, default)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    stream_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    response_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    previous_response_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    prompt_cache_key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    model: Option<Cow<'a, str>>,
+    store: Option<bool>,
+    generate: Option<bool>,
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
+}
+
+/// Longest lane name, and its letters, as the API documents them.
+const MAX_LANE: usize = 256;
+
+impl ClientEvent {
+    /// Reads the head of a client's message.
+    ///
+    /// # Errors
+    /// `invalid_request` for what is not a JSON object, `invalid_stream_id`.
+    pub fn parse(payload: &[u8]) -> Result<Self, Error> {
+        let head: ClientHead<'_> = serde_json::from_slice(payload).map_err(|_| {
+            Error::new(Code::InvalidRequest, "the message is not a JSON object with a string \"type\"")
+        })?;
+        let lane = head.stream_id.map(Cow::into_owned);
+        if lane.as_deref().is_some_and(|lane| !is_lane(lane)) {
+            let text = "stream_id must be 1 to 256 of A-Z a-z 0-9 _ . -";
+            return Err(Error::new(Code::InvalidStreamId, text).param("stream_id"));
+        }
+        Ok(match &*head.r#type {
+            "response.create" => {
+                let mut hash = Xxh3::new();
+                for part in [
+                    lane.as_deref().unwrap_or_default(),
+                    head.previous_response_id.as_deref().unwrap_or_default(),
+                    head.model.as_deref().unwrap_or_default(),
+                    head.input.map_or("", RawValue::get),
+                    if head.generate == Some(false) { "prewarm" } else { "" },
+                ] {
+                    hash.update(&(part.len() as u64).to_le_bytes());
+                    hash.update(part.as_bytes());
+                }
+                Self::Create(Create {
+                    lane,
+                    previous_response_id: head.previous_response_id.map(Cow::into_owned),
+                    prompt_cache_key: head.prompt_cache_key.map(Cow::into_owned),
+                    store: head.store != Some(false),
+                    fingerprint: hash.digest128(),
+                })
+            }
+            "response.interrupt" | "response.steer" => {
+                Self::Control { lane, response_id: head.response_id.map(Cow::into_owned) }
+            }
+            _ => Self::Other { lane },
+        })
+    }
+}
+
+fn is_lane(text: &str) -> bool {
+    (1..=MAX_LANE).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+/// How an upstream event bears on its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// `response.created`.
+    Created,
+    /// Anything in between, also events of no response.
+    Running,
+    /// `response.completed`, `failed` or `incomplete`.
+    Terminal,
+    /// An `error` event: the request ended without a response.
+    Error,
+}
+
+/// An upstream event, as far as routing needs it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ServerEvent {
+    pub stage: Stage,
+    pub lane: Option<String>,
+    /// The response it speaks of, if it says so.
+    pub response_id: Option<String>,
+    /// `error.code`.
+    pub error_code: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ServerHead<'a> {
+    #[serde(borrow, default)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    stream_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    response_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    response: Option<ResponseHead<'a>>,
+    #[serde(borrow)]
+    error: Option<ErrorHead<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ResponseHead<'a> {
+    #[serde(borrow)]
+    id: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct ErrorHead<'a> {
+    #[serde(borrow)]
+    code: Option<Cow<'a, str>>,
+}
+
+impl ServerEvent {
+    /// Reads the head of an upstream message. None for what is not an event: an upstream
+    /// that sends such a thing is not believed.
+    #[must_use]
+    pub fn parse(message: &Message) -> Option<Self> {
+        if message.kind != Kind::Text {
+            return None;
+        }
+        let head: ServerHead<'_> = serde_json::from_slice(&message.payload).ok()?;
+        let stage = match &*head.r#type {
+            "" => return None,
+            "response.created" => Stage::Created,
+            "response.completed" | "response.failed" | "response.incomplete" => Stage::Terminal,
+            "error" => Stage::Error,
+            _ => Stage::Running,
+        };
+        let response_id = head.response.and_then(|response| response.id).or(head.response_id);
+        Some(Self {
+            stage,
+            lane: head.stream_id.map(Cow::into_owned),
+            response_id: response_id.map(Cow::into_owned),
+            error_code: head.error.and_then(|error| error.code).map(Cow::into_owned),
+        })
+    }
+}
+
+/// An `error` event as clients of the Responses WebSocket know it. `status` is always
+/// there: Codex ignores an error without one until its idle time-out.
+#[must_use]
+pub fn error_event(error: &Error, lane: Option<&str>) -> Message {
+    error_event_with(error.code.status(), &error.body(), error.code.retry_after(), lane)
+}
+
+/// The same around an upstream's own error body.
+#[must_use]
+pub fn error_event_with(
+    status: u16,
+    body: &serde_json::Value,
+    retry_after: Option<std::time::Duration>,
+    lane: Option<&str>,
+) -> Message {
+    let mut event = serde_json::json!({ "type": "error", "status": status, "error": body });
+    if let Some(lane) = lane {
+        event["stream_id"] = lane.into();
+    }
+    if let Some(after) = retry_after {
+        event["headers"] = serde_json::json!({ "retry-after": after.as_secs().to_string() });
+    }
+    Message::text(Bytes::from(event.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(json: &str) -> Create {
+        match ClientEvent::parse(json.as_bytes()) {
+            Ok(ClientEvent::Create(create)) => create,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_resend_has_the_same_fingerprint_and_another_input_has_not() {
+        let a = create(r#"{"type":"response.create","input":[{"a":1}],"client_metadata":{"t":1}}"#);
+        let b = create(r#"{"type":"response.create","client_metadata":{"t":2},"input":[{"a":1}]}"#);
+        let c = create(r#"{"type":"response.create","input":[{"a":2}]}"#);
+        assert_eq!(a.fingerprint, b.fingerprint);
+        assert_ne!(a.fingerprint, c.fingerprint);
+    }
+
+    #[test]
+    fn lanes_are_checked_and_everything_else_is_an_object() {
+        for (text, code) in [
+            ("nonsense", Code::InvalidRequest),
+            ("[]", Code::InvalidRequest),
+            (r#"{"type":1}"#, Code::InvalidRequest),
+            (r#"{"type":"response.create","stream_id":""}"#, Code::InvalidStreamId),
+            (r#"{"type":"response.create","stream_id":"a b"}"#, Code::InvalidStreamId),
+        ] {
+            assert_eq!(ClientEvent::parse(text.as_bytes()).unwrap_err().code, code, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_event_always_carries_its_status() {
+        let error = Error::new(Code::OwnerMoving, "later");
+        let event: serde_json::Value =
+            serde_json::from_slice(&error_event(&error, Some("l")).payload).unwrap();
+        assert_eq!(event["status"], 503);
+        assert_eq!(event["stream_id"], "l");
+        assert_eq!(event["error"]["code"], "owner_moving");
+        assert_eq!(event["headers"]["retry-after"], "1");
+    }
+
+    #[test]
+    fn upstream_events_tell_their_stage_and_response() {
+        let event = |json: &'static str| ServerEvent::parse(&Message::text(json));
+        let created = event(r#"{"type":"response.created","response":{"id":"r1","x":[1]}}"#).unwrap();
+        assert_eq!((created.stage, created.response_id.as_deref()), (Stage::Created, Some("r1")));
+        assert_eq!(event("42"), None);
+        assert_eq!(event(r#"{"a":1}"#), None);
+    }
+}

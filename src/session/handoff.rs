@@ -1,0 +1,105 @@
+//! How a session's stay on this node ends.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::actor::{Actor, Exit};
+use crate::{
+    error::Error,
+    ids::Incarnation,
+    link::Frame,
+    store::Transferred,
+    telemetry::metrics::{HandoffReason, Outcome},
+};
+
+/// How long clients may take to collect their last messages.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// How long an upstream may take for a close.
+const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
+
+/// Heirs that are asked before the session is left to whoever wants it.
+const MAX_HEIRS: usize = 4;
+
+/// Serves a session and ends it as the reason asks.
+pub(super) async fn run(mut actor: Actor) {
+    match actor.serve().await {
+        Exit::Abandoned | Exit::Unreachable => {
+            actor.close_upstream(UPSTREAM_CLOSE).await;
+            release(&actor).await;
+        }
+        Exit::UpstreamClosed(frame) => {
+            actor.settle(SETTLE).await;
+            actor.dismiss(&Frame::Close(frame));
+            release(&actor).await;
+        }
+        Exit::HandOff => hand_off(actor).await,
+        Exit::Stopped(error) => stop(actor, error).await,
+    }
+}
+
+/// Planned transfer at a turn boundary: quiesce, deliver, commit, tell.
+///
+/// *Invariant (I5):* nothing is read from a client after the quiesce, so what a client has
+/// sent and not seen answered was not dispatched, and its edge may send it to the heir.
+async fn hand_off(mut actor: Actor) {
+    let started = Instant::now();
+    let (store, me) = (actor.ctx.store.clone(), actor.ctx.me);
+    let (id, epoch) = (actor.id, actor.epoch);
+    let quiesced = store.quiesce(id, me, epoch).await;
+    actor.settle(SETTLE).await;
+    let mut outcome = Outcome::Failed;
+    if quiesced == Ok(true) {
+        let heirs = actor.ctx.ring.borrow().placement.heirs(id, &[me]);
+        for heir in heirs.into_iter().take(MAX_HEIRS) {
+            match store.transfer(id, me, epoch, heir).await {
+                Ok(Transferred::Moved(epoch)) => {
+                    tracing::info!(session = %id, %heir, %epoch, "session handed over");
+                    outcome = Outcome::Ok;
+                    break;
+                }
+                Ok(Transferred::HeirUnfit) => {}
+                Ok(Transferred::NotOwner) => break,
+                // The reply may be what was lost, not the commit.
+                Err(error) => {
+                    if moved_to(&actor, heir).await {
+                        outcome = Outcome::Ok;
+                    } else {
+                        tracing::warn!(session = %id, %error, "handing the session over failed");
+                    }
+                    break;
+                }
+            }
+        }
+    }
+    if outcome != Outcome::Ok {
+        // Nobody to take it: whoever is asked for it next may claim it.
+        release(&actor).await;
+    }
+    actor.ctx.metrics.handoff(HandoffReason::Drain, outcome, started.elapsed());
+    actor.dismiss(&Frame::Moved);
+    actor.close_upstream(UPSTREAM_CLOSE).await;
+}
+
+async fn moved_to(actor: &Actor, heir: Incarnation) -> bool {
+    let row = actor.ctx.store.session(actor.id).await;
+    row.ok().flatten().is_some_and(|row| row.owner == Some(heir))
+}
+
+async fn stop(mut actor: Actor, error: Error) {
+    actor.dismiss(&Frame::Failed(error));
+    actor.close_upstream(UPSTREAM_CLOSE).await;
+    if actor.ctx.lease.is_live() {
+        release(&actor).await;
+    }
+}
+
+/// Fenced by epoch: if the session is somebody else's by now, nothing happens.
+async fn release(actor: &Actor) {
+    if let Err(error) = actor.ctx.store.release(actor.id, actor.ctx.me, actor.epoch).await {
+        // The row keeps naming this incarnation; whoever asks for the session here claims it
+        // anew, and once this node is gone anybody may.
+        tracing::warn!(session = %actor.id, %error, "releasing the session failed");
+    }
+}

@@ -1,0 +1,123 @@
+//! A session: one key, one owner, one epoch, one upstream connection, one ordered log.
+//!
+//! [`Registry`] opens sessions (claim, then actor) and attaches clients to them. The actor
+//! performs; the rules it follows ([`opaque`], [`turns`]) know no socket and no SQL.
+
+mod actor;
+pub mod aliases;
+mod clients;
+pub mod event;
+mod handoff;
+mod log;
+
+mod registry;
+mod responses;
+pub mod stats;
+pub mod turns;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+pub use registry::{Context, Handle, Registry};
+
+use crate::{
+    config::Route,
+    error::Error,
+    ids::{Epoch, Incarnation, Principal, SessionId},
+    link::Link,
+    upstream::{Refusal, Upgrade},
+};
+
+/// The client's side of an attachment, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientLabel {
+    /// Node that holds the client's socket.
+    pub edge_node: Arc<str>,
+    pub kind: ClientKind,
+}
+
+/// How a client is connected to its edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientKind {
+    WebSocket,
+    Http,
+}
+
+impl ClientKind {
+    /// Stable label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::Http => "http",
+        }
+    }
+
+    /// The inverse of [`ClientKind::as_str`]; anything else is taken for a WebSocket.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        if text == "http" { Self::Http } else { Self::WebSocket }
+    }
+}
+
+/// A wish to attach a client to a session, wherever it lives.
+#[derive(Clone)]
+pub struct Attach {
+    pub session: SessionId,
+    pub principal: Principal,
+    pub route: Arc<Route>,
+    pub key_label: String,
+    pub upgrade: Upgrade,
+    /// Resume after this server message.
+    pub last_seq: Option<u64>,
+    /// The caller knows that the session had this epoch; an owner with less is stale.
+    pub min_epoch: Epoch,
+    pub client: ClientLabel,
+}
+
+/// An attached client.
+#[derive(Debug)]
+pub struct Attached {
+    pub link: Link,
+    pub epoch: Epoch,
+    pub resume: Resume,
+    /// End-to-end headers of the upstream's answer to the upgrade.
+    pub headers: HeaderMap,
+    pub subprotocol: Option<String>,
+}
+
+/// Whether the client gets every message after the one it named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// Nothing was to be resumed.
+    New,
+    /// Everything after `last_seq` follows.
+    Ok,
+    /// Messages up to `floor` are gone; the ones from `floor` on follow.
+    Gap { floor: u64 },
+}
+
+/// Why a client was not attached.
+#[derive(Debug)]
+pub enum AttachError {
+    /// Somebody else owns the session (or should claim it).
+    NotOwner(Owner),
+    /// The upstream refused the upgrade; the client is given its words.
+    Refused(Box<Refusal>),
+    /// Anything else.
+    Failed(Error),
+}
+
+impl From<Error> for AttachError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Where a session is, as far as the teller knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub incarnation: Incarnation,
+    pub addr: String,
+    pub epoch: Epoch,
+}

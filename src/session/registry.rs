@@ -1,0 +1,279 @@
+//! The sessions of this node: opened once each, found by id.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Attach, AttachError, Attached, Owner,
+    actor::{Actor, Command},
+    aliases::AliasWriter,
+    handoff,
+    stats::Stats,
+};
+use crate::{
+    config::{Limits, Route},
+    error::{Code, Error},
+    ids::{Epoch, Incarnation, Principal, SessionId},
+    ownership::lease::LeaseHandle,
+    ring::Ring,
+    store::{Claim, Claimed, SessionRow, Store, StoreError},
+    telemetry::metrics::{ClaimOutcome, Metrics, TakeoverReason},
+    upstream::Dialer,
+};
+
+/// What all sessions of a node share.
+pub struct Context {
+    pub me: Incarnation,
+    pub node_id: Arc<str>,
+    pub capacity: u32,
+    pub store: Arc<dyn Store>,
+    pub lease: LeaseHandle,
+    pub ring: watch::Receiver<Arc<Ring>>,
+    pub limits: Limits,
+    pub metrics: Metrics,
+    pub dialer: Dialer,
+    pub aliases: AliasWriter,
+    pub tracker: TaskTracker,
+}
+
+/// Commands that may wait at a session.
+const INBOX: usize = 8;
+
+/// Attempts at attaching to a session that keeps ending in the meantime.
+const ATTEMPTS: u32 = 4;
+
+/// The sessions that this node owns.
+pub struct Registry {
+    ctx: Arc<Context>,
+    sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
+    draining: AtomicBool,
+}
+
+/// One session, perhaps still being opened. Whoever comes first opens; others wait for it.
+#[derive(Default)]
+struct Slot(OnceCell<Handle>);
+
+/// An open session, as the rest of the node sees it.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Command>,
+    pub id: SessionId,
+    pub principal: Principal,
+    pub epoch: Epoch,
+    pub route: Arc<Route>,
+    pub key_label: Arc<str>,
+    pub stats: Arc<Stats>,
+}
+
+impl Registry {
+    #[must_use]
+    pub fn new(ctx: Context) -> Arc<Self> {
+        Arc::new(Self {
+            ctx: Arc::new(ctx),
+            sessions: Mutex::default(),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Number of sessions, those being opened included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sessions.lock().len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the session is open here.
+    #[must_use]
+    pub fn has(&self, id: SessionId) -> bool {
+        self.sessions.lock().get(&id).is_some_and(|slot| slot.0.initialized())
+    }
+
+    /// The open sessions, in no order.
+    #[must_use]
+    pub fn list(&self) -> Vec<Handle> {
+        self.sessions.lock().values().filter_map(|slot| slot.0.get().cloned()).collect()
+    }
+
+    /// The open session of that id.
+    #[must_use]
+    pub fn get(&self, id: SessionId) -> Option<Handle> {
+        self.sessions.lock().get(&id).and_then(|slot| slot.0.get().cloned())
+    }
+
+    /// No session is opened here any more; the open ones go on.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Attaches a client, opening (claiming) the session if it is nobody's.
+    ///
+    /// Cancel-safe: a dropped call may leave an open session without clients, which ends by
+    /// its detach time.
+    pub async fn attach(self: &Arc<Self>, attach: Attach) -> Result<Attached, AttachError> {
+        for _ in 0..ATTEMPTS {
+            let slot = self.slot(attach.session)?;
+            let handle = match slot.0.get_or_try_init(|| self.open(&attach, &slot)).await {
+                Ok(handle) => handle.clone(),
+                Err(error) => {
+                    self.forget(attach.session, &slot);
+                    return Err(error);
+                }
+            };
+            if handle.epoch < attach.min_epoch {
+                // The caller has seen a later owner: ours is over, we just do not know yet.
+                let error = Error::new(Code::OwnerMoving, "the session has a new owner");
+                drop(handle.inbox.send(Command::Stop(error)).await);
+                self.forget(attach.session, &slot);
+                continue;
+            }
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Attach(Box::new(attach.clone()), reply);
+            if handle.inbox.send(command).await.is_ok()
+                && let Ok(answer) = answer.await
+            {
+                return answer;
+            }
+            // It ended before it answered.
+            self.forget(attach.session, &slot);
+        }
+        Err(Error::new(Code::OwnerMoving, "the session keeps ending; retry").into())
+    }
+
+    fn slot(&self, id: SessionId) -> Result<Arc<Slot>, Error> {
+        let mut sessions = self.sessions.lock();
+        if let Some(slot) = sessions.get(&id) {
+            return Ok(Arc::clone(slot));
+        }
+        if self.draining.load(Relaxed) {
+            return Err(Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere"));
+        }
+        if sessions.len() >= self.ctx.capacity as usize {
+            return Err(Error::new(Code::TooManySessions, "this node owns as many sessions as it may"));
+        }
+        let slot = Arc::new(Slot::default());
+        sessions.insert(id, Arc::clone(&slot));
+        Ok(slot)
+    }
+
+    /// Removes that very slot; a successor under the same id stays.
+    fn forget(&self, id: SessionId, slot: &Arc<Slot>) {
+        let mut sessions = self.sessions.lock();
+        if sessions.get(&id).is_some_and(|current| Arc::ptr_eq(current, slot)) {
+            sessions.remove(&id);
+        }
+    }
+
+    async fn open(self: &Arc<Self>, attach: &Attach, slot: &Arc<Slot>) -> Result<Handle, AttachError> {
+        if !self.ctx.lease.is_live() {
+            return Err(Error::new(Code::SessionUnavailable, "this node's lease is in doubt").into());
+        }
+        let epoch = claim(&self.ctx, attach).await?;
+        let (inbox, commands) = mpsc::channel(INBOX);
+        let stats = Arc::new(Stats::default());
+        let actor = Actor::new(Arc::clone(&self.ctx), attach, epoch, Arc::clone(&stats), commands);
+        let (registry, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
+        let id = attach.session;
+        self.ctx.tracker.spawn(async move {
+            handoff::run(actor).await;
+            if let (Some(registry), Some(slot)) = (registry.upgrade(), slot.upgrade()) {
+                registry.forget(id, &slot);
+            }
+        });
+        Ok(Handle {
+            inbox,
+            id,
+            principal: attach.principal,
+            epoch,
+            route: Arc::clone(&attach.route),
+            key_label: attach.key_label.as_str().into(),
+            stats,
+        })
+    }
+}
+
+impl Handle {
+    /// Hands the session over as soon as no turn runs.
+    pub async fn drain(&self) {
+        drop(self.inbox.send(Command::Drain).await);
+    }
+
+    /// Ends the session's stay here; clients are told `error`.
+    pub async fn stop(&self, error: Error) {
+        drop(self.inbox.send(Command::Stop(error)).await);
+    }
+}
+
+/// Makes the session ours, or says whose it is.
+async fn claim(ctx: &Context, attach: &Attach) -> Result<Epoch, AttachError> {
+    let mut claim = Claim {
+        id: attach.session,
+        principal: attach.principal,
+        route: attach.route.path.clone(),
+        key_label: attach.key_label.clone(),
+        me: ctx.me,
+        seen: None,
+    };
+    for _ in 0..ATTEMPTS {
+        match ctx.store.claim(&claim).await.map_err(|error| store_error(&error))? {
+            Claimed::Won { epoch, from } => {
+                ctx.metrics.claim(ClaimOutcome::Won);
+                if let Some(from) = from.filter(|from| *from != ctx.me) {
+                    ctx.metrics.takeover(TakeoverReason::Dead);
+                    tracing::info!(session = %attach.session, %epoch, %from, "session taken over");
+                } else {
+                    tracing::debug!(session = %attach.session, %epoch, "session claimed");
+                }
+                return Ok(epoch);
+            }
+            Claimed::Lost(row) => {
+                ctx.metrics.claim(ClaimOutcome::Lost);
+                if row.principal != attach.principal {
+                    let text = "this session belongs to another principal";
+                    return Err(Error::new(Code::Forbidden, text).into());
+                }
+                match owner(&row) {
+                    Some(owner) if owner.incarnation != ctx.me => {
+                        return Err(AttachError::NotOwner(owner));
+                    }
+                    // Released, its owner dead, or ours from a task that ended: take it.
+                    _ => claim.seen = Some(row.epoch),
+                }
+            }
+            Claimed::Fenced => {
+                ctx.metrics.claim(ClaimOutcome::Fenced);
+                return Err(Error::new(Code::NodeDraining, "this node may not own sessions now").into());
+            }
+        }
+    }
+    Err(Error::new(Code::OwnerMoving, "others are claiming this session; retry").into())
+}
+
+/// The live owner that a row names.
+#[must_use]
+pub fn owner(row: &SessionRow) -> Option<Owner> {
+    Some(Owner {
+        incarnation: row.live_owner()?,
+        addr: row.owner_addr.clone()?,
+        epoch: row.epoch,
+    })
+}
+
+/// What a client is told of the store's failure.
+#[must_use]
+pub fn store_error(error: &StoreError) -> Error {
+    tracing::warn!(%error, "store call failed");
+    Error::new(Code::SessionUnavailable, "the session store is not reachable; retry")
+}

@@ -1,0 +1,72 @@
+//! What operators see of a session, without asking its actor.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::ClientLabel;
+
+/// State of the upstream connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamState {
+    None,
+    Dialing,
+    Connected,
+}
+
+impl UpstreamState {
+    /// The word used by the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Dialing => "dialing",
+            Self::Connected => "connected",
+        }
+    }
+}
+
+/// One attached client.
+#[derive(Clone, Debug)]
+pub struct ClientStat {
+    pub id: u32,
+    pub label: ClientLabel,
+    pub since: Instant,
+}
+
+/// Figures that the actor keeps up to date.
+#[derive(Debug, Default)]
+pub struct Stats {
+    pub head_seq: AtomicU64,
+    pub floor_seq: AtomicU64,
+    pub replay_bytes: AtomicU64,
+    pub turns_running: AtomicU64,
+    pub turns_queued: AtomicU64,
+    pub turns_done: AtomicU64,
+    /// Messages that the furthest-behind client has not got.
+    pub lag: AtomicU64,
+    upstream: AtomicU8,
+    pub clients: Mutex<Vec<ClientStat>>,
+}
+
+impl Stats {
+    pub(super) fn set_upstream(&self, state: UpstreamState) {
+        self.upstream.store(state as u8, Relaxed);
+    }
+
+    #[must_use]
+    pub fn upstream(&self) -> UpstreamState {
+        match self.upstream.load(Relaxed) {
+            0 => UpstreamState::None,
+            1 => UpstreamState::Dialing,
+            _ => UpstreamState::Connected,
+        }
+    }
+
+    /// No turn runs or waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.turns_running.load(Relaxed) == 0 && self.turns_queued.load(Relaxed) == 0
+    }
+}
