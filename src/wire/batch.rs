@@ -58,11 +58,6 @@ impl Batch {
         builder.finish()
     }
 
-    /// Trusts the caller (the codec, which has just parsed the headers).
-    pub(super) fn trusted(bytes: Bytes, messages: u32) -> Self {
-        Self { bytes, messages }
-    }
-
     /// Checks bytes that came from outside. None if they are not whole canonical frames.
     #[must_use]
     pub fn from_wire(bytes: Bytes) -> Option<Self> {
@@ -172,18 +167,19 @@ impl BatchBuilder {
         self.messages += 1;
     }
 
-    /// Appends frames that are canonical already.
-    pub(super) fn push_frame(&mut self, frame: &[u8]) {
-        self.bytes.put_slice(frame);
-        self.messages += 1;
+    /// Appends `messages` frames that are canonical already.
+    pub(super) fn push_frames(&mut self, frames: &[u8], messages: u32) {
+        self.bytes.put_slice(frames);
+        self.messages += messages;
     }
 
+    /// For writing canonical frames in place; each is then told to [`Self::count`].
     pub(super) fn buffer(&mut self) -> &mut BytesMut {
         &mut self.bytes
     }
 
-    pub(super) fn count_one(&mut self) {
-        self.messages += 1;
+    pub(super) fn count(&mut self, messages: u32) {
+        self.messages += messages;
     }
 
     #[must_use]
@@ -238,7 +234,10 @@ mod tests {
         let batch = batch(&sizes);
         assert_eq!(batch.len(), 6);
         assert_eq!(batch.messages().map(|m| m.payload.len()).collect::<Vec<_>>(), sizes);
-        assert_eq!(batch.skip(4).messages().map(|m| m.payload.len()).collect::<Vec<_>>(), &sizes[4..]);
+        assert_eq!(
+            batch.skip(4).messages().map(|m| m.payload.len()).collect::<Vec<_>>(),
+            &sizes[4..]
+        );
         assert!(batch.skip(6).is_empty());
         assert_eq!(Batch::from_wire(batch.bytes().clone()), Some(batch));
     }
@@ -248,6 +247,11 @@ mod tests {
         let whole = batch(&[3]).into_bytes();
         assert_eq!(Batch::from_wire(whole.slice(..whole.len() - 1)), None);
         assert_eq!(Batch::from_wire(Bytes::from_static(&[0x89, 0])), None);
-        assert_eq!(Batch::from_wire(Bytes::from_static(&[0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255])), None);
+        assert_eq!(
+            Batch::from_wire(Bytes::from_static(&[
+                0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255
+            ])),
+            None
+        );
     }
 }

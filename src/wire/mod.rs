@@ -10,4 +10,9 @@ pub mod deflate;
 pub mod handshake;
 pub mod socket;
 
+mod outbox;
+mod scratch;
+
 pub use batch::{Batch, BatchBuilder, Kind, Message};
+pub use codec::{CloseFrame, Incoming, Role};
+pub use socket::{Socket, SocketError, SocketOptions};
