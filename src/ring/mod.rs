@@ -1,0 +1,7 @@
+//! Which node a session belongs to: the placement of new sessions and of heirs.
+//!
+//! *Invariant:* placement only proposes. What a session's row says is the truth, so two
+//! nodes may hold different views for a while without two owners coming of it.
+
+pub mod build;
+pub mod placement;

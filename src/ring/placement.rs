@@ -1,0 +1,327 @@
+//! Consistent placement of sessions on the ACTIVE members of the ring.
+//!
+//! A node stands on a circle of 2^64 places at several *points* ([`POINTS`] for an ordinary
+//! weight); a session belongs to the first point at or after its own place. All places are
+//! xxh3-64 of explicit bytes under a pinned seed:
+//!
+//! ```text
+//! session   xxh3(16 bytes of its id)
+//! point     xxh3(LE64(xxh3(node id)) ++ LE32(replica))      replica = 0, 1, 2, …
+//! ```
+//!
+//! so two releases, compilers or machines never disagree in a rolling upgrade
+//! (`placement/golden.txt` pins it). The node id is hashed and not the incarnation: a
+//! restarted node comes back to its place.
+//!
+//! `hashring` finds the first point; beyond it the crate offers `get_with_replicas` alone,
+//! which clones the whole ring. So each point also knows its *rank* (its index in circle
+//! order), and the candidates after it are read off a plain array, `order`, from that rank
+//! on: one step is one array access.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    fmt,
+    hash::{BuildHasher, Hash, Hasher},
+    mem,
+    sync::Arc,
+};
+
+use hashring::HashRing;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::build::Build;
+use crate::{
+    ids::{Incarnation, SessionId},
+    store::{Member, MemberState},
+};
+
+/// Points of a node of weight 100. With 160 the fullest of 30 nodes is 12% above the mean;
+/// more would only slow the look-up down.
+pub const POINTS: u32 = 160;
+
+/// Most points of one node (weight 1000): bounds memory and the time of a build.
+pub const MAX_POINTS: u32 = 10 * POINTS;
+
+/// An heir is preferred while it stays below 5/4 of its fair share of all sessions. A
+/// tighter bound moves sessions twice in a rolling update, a looser one overloads the
+/// first new pods.
+const LOAD_BOUND: (u64, u64) = (5, 4);
+
+/// Seed of every place on the circle. A change moves nearly every session: never change it
+/// without a migration that spans two releases.
+const SEED: u64 = u64::from_be_bytes(*b"ringspan");
+
+/// Who a session belongs to if nobody has claimed it, and who should inherit it. Cheap to
+/// clone; never changes once built.
+#[derive(Clone)]
+pub struct Placement {
+    circle: Arc<Circle>,
+    /// By ascending node id, as in [`Circle::nodes`].
+    candidates: Arc<[Candidate]>,
+}
+
+/// What depends on node ids and weights only, and so outlives heartbeats and restarts.
+struct Circle {
+    /// Node id and number of points, by ascending node id.
+    nodes: Vec<(String, u32)>,
+    ring: HashRing<Point, PinnedXxh3>,
+    /// Index of the node at each point, in circle order.
+    order: Box<[u32]>,
+    /// Fraction of the circle that belongs to each node.
+    shares: Box<[f64]>,
+}
+
+struct Candidate {
+    incarnation: Incarnation,
+    build: Build,
+    standing: Standing,
+}
+
+/// How much room a node has, the roomiest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    WithinBound,
+    AboveBound,
+    AtCapacity,
+}
+
+impl Placement {
+    /// Placement over the ACTIVE ones of `members`, in whatever order they come. Of several
+    /// incarnations of a node id the newest stands for it. A weight of 0 still gets one
+    /// point (an ACTIVE member can always be chosen; drain it to take it out), and weights
+    /// beyond 1000 count as 1000.
+    #[must_use]
+    pub fn build(members: &[Member]) -> Self {
+        Self::assemble(members, None)
+    }
+
+    /// The placement over a newer view. Costs a fraction of [`Placement::build`] as long as
+    /// node ids and weights are the same, so loads can be kept fresh at every poll.
+    #[must_use]
+    pub fn refreshed(&self, members: &[Member]) -> Self {
+        Self::assemble(members, Some(&self.circle))
+    }
+
+    fn assemble(members: &[Member], known: Option<&Arc<Circle>>) -> Self {
+        let mut active: BTreeMap<&str, &Member> = BTreeMap::new();
+        for member in members.iter().filter(|member| member.state == MemberState::Active) {
+            let newest = active.entry(&member.node_id).or_insert(member);
+            if member.incarnation > newest.incarnation {
+                *newest = member;
+            }
+        }
+
+        // Sessions of a draining node count: they are about to land on the active ones.
+        let sessions: u64 = members
+            .iter()
+            .filter(|member| member.state.is_alive())
+            .map(|member| u64::from(member.load))
+            .sum();
+        let all_points: u64 = active.values().map(|member| u64::from(points(member.weight))).sum();
+        let candidates = active
+            .values()
+            .map(|member| Candidate {
+                incarnation: member.incarnation,
+                build: Build::parse(&member.build),
+                standing: Standing::of(member, sessions, all_points),
+            })
+            .collect();
+
+        let unchanged =
+            known.filter(|circle| {
+                circle.nodes.len() == active.len()
+                    && circle.nodes.iter().zip(active.values()).all(|((id, count), now)| {
+                        *id == now.node_id && *count == points(now.weight)
+                    })
+            });
+        let circle = unchanged.map_or_else(
+            || {
+                let nodes = active.values().map(|m| (m.node_id.clone(), points(m.weight)));
+                Arc::new(Circle::build(nodes.collect()))
+            },
+            Arc::clone,
+        );
+        Self { circle, candidates }
+    }
+
+    /// Where a new session belongs; None if no member is ACTIVE.
+    #[must_use]
+    pub fn owner(&self, id: SessionId) -> Option<Incarnation> {
+        let rank = self.circle.rank(id)?;
+        Some(self.candidates[self.circle.order[rank] as usize].incarnation)
+    }
+
+    /// All ACTIVE members, each once, in circle order from `id` on: the owner first, then
+    /// who would be the owner without it, and so on.
+    pub fn successors(&self, id: SessionId) -> impl Iterator<Item = Incarnation> {
+        self.candidates_from(id).map(|candidate| candidate.incarnation)
+    }
+
+    /// Fraction of new sessions that belong to `incarnation`; 0 if it is not ACTIVE.
+    #[must_use]
+    pub fn share(&self, incarnation: Incarnation) -> f64 {
+        self.candidates
+            .iter()
+            .zip(&self.circle.shares)
+            .find(|(candidate, _)| candidate.incarnation == incarnation)
+            .map_or(0.0, |(_, share)| *share)
+    }
+
+    /// Who should inherit session `id`, best first: nodes within the load bound before
+    /// those above it, and those before nodes at capacity; among equals the newest build,
+    /// so that a rolling update moves a session once; among equals again circle order,
+    /// which spreads the sessions of one node over many heirs.
+    ///
+    /// The loads are those of the view: callers that move many sessions at once refresh in
+    /// between, or let the heir refuse and pass it in `exclude`.
+    #[must_use]
+    pub fn heirs(&self, id: SessionId, exclude: &[Incarnation]) -> Vec<Incarnation> {
+        let mut heirs: Vec<&Candidate> = self
+            .candidates_from(id)
+            .filter(|candidate| !exclude.contains(&candidate.incarnation))
+            .collect();
+        heirs.sort_by_key(|heir| (heir.standing, Reverse(&heir.build)));
+        heirs.into_iter().map(|heir| heir.incarnation).collect()
+    }
+
+    fn candidates_from(&self, id: SessionId) -> impl Iterator<Item = &Candidate> {
+        let rank = self.circle.rank(id).unwrap_or(0);
+        let (wrapped, ahead) = self.circle.order.split_at(rank);
+        let mut seen = vec![false; self.candidates.len()];
+        ahead
+            .iter()
+            .chain(wrapped)
+            .map(|node| *node as usize)
+            .filter(move |node| !mem::replace(&mut seen[*node], true))
+            // Ends the walk at the last node instead of after the last point.
+            .take(self.candidates.len())
+            .map(|node| &self.candidates[node])
+    }
+}
+
+impl fmt::Debug for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Placement").field("nodes", &self.circle.nodes).finish_non_exhaustive()
+    }
+}
+
+impl Circle {
+    fn build(nodes: Vec<(String, u32)>) -> Self {
+        let mut points = Vec::new();
+        for (node, (id, count)) in (0_u32..).zip(&nodes) {
+            let name = xxh3_64_with_seed(id.as_bytes(), SEED);
+            points.extend((0..*count).map(|replica| {
+                let point = Point { name, replica, rank: 0 };
+                (PinnedXxh3.hash_one(&point), node, point)
+            }));
+        }
+        // Of two points at one place the lower node id has it, on every node of the ring.
+        points.sort_unstable_by_key(|(place, node, _)| (*place, *node));
+        points.dedup_by_key(|(place, ..)| *place);
+        for (rank, (_, _, point)) in (0_u32..).zip(&mut points) {
+            point.rank = rank;
+        }
+
+        let order = points.iter().map(|(_, node, _)| *node).collect();
+        let shares = shares(&points, nodes.len());
+        let mut ring = HashRing::with_hasher(PinnedXxh3);
+        ring.batch_add(points.into_iter().map(|(_, _, point)| point).collect());
+        Self { nodes, ring, order, shares }
+    }
+
+    /// Index in `order` of the point that `id` belongs to; None on an empty circle.
+    fn rank(&self, id: SessionId) -> Option<usize> {
+        self.ring.get(&Key(id.0)).map(|point| point.rank as usize)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share needs no 64 bits of precision")]
+fn shares(points: &[(u64, u32, Point)], nodes: usize) -> Box<[f64]> {
+    const CIRCLE: u128 = 1 << 64;
+    let mut lengths = vec![0_u128; nodes];
+    let mut before = points.last().map_or(0, |(place, ..)| *place);
+    for (place, node, _) in points {
+        // Places are distinct, so no distance at all means once around the circle.
+        lengths[*node as usize] += match place.wrapping_sub(before) {
+            0 => CIRCLE,
+            distance => distance.into(),
+        };
+        before = *place;
+    }
+    lengths.into_iter().map(|length| length as f64 / CIRCLE as f64).collect()
+}
+
+impl Standing {
+    fn of(member: &Member, sessions: u64, all_points: u64) -> Self {
+        let (times, over) = LOAD_BOUND;
+        // One session more than there are, so that an empty ring has room for its first.
+        let fair = (sessions + 1) * u64::from(points(member.weight)) * times;
+        if member.load >= member.capacity {
+            Self::AtCapacity
+        } else if u64::from(member.load) < fair.div_ceil(over * all_points) {
+            Self::WithinBound
+        } else {
+            Self::AboveBound
+        }
+    }
+}
+
+/// Points of a node of `weight`.
+fn points(weight: u32) -> u32 {
+    (weight.min(1000) * POINTS).div_ceil(100).clamp(1, MAX_POINTS)
+}
+
+/// One point of a node on the circle.
+struct Point {
+    /// Hash of the node id.
+    name: u64,
+    replica: u32,
+    /// Index among all points in circle order.
+    rank: u32,
+}
+
+impl Hash for Point {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&self.name.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.replica.to_le_bytes());
+        state.write(&bytes);
+    }
+}
+
+/// A session's id as the circle sees it: bytes without the length that `[u8; 16]` writes.
+struct Key([u8; 16]);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
+
+/// xxh3-64 under [`SEED`]. Exact for the single `write` that [`Point`] and [`Key`] make.
+#[derive(Clone, Copy)]
+struct PinnedXxh3;
+
+struct PinnedXxh3Hasher(u64);
+
+impl BuildHasher for PinnedXxh3 {
+    type Hasher = PinnedXxh3Hasher;
+
+    fn build_hasher(&self) -> PinnedXxh3Hasher {
+        PinnedXxh3Hasher(SEED)
+    }
+}
+
+impl Hasher for PinnedXxh3Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests;
