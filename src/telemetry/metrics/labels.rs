@@ -1,0 +1,185 @@
+//! Label sets and the closed lists of their values.
+
+use std::fmt::Debug;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+
+/// A label set that knows the names of its labels, for the catalogue.
+pub trait LabelNames: EncodeLabelSet {
+    const NAMES: &'static [&'static str];
+}
+
+/// An enum whose variants are all the values that a label can take.
+macro_rules! label_value {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident => $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$doc])* $variant),+ }
+
+        impl $name {
+            /// The label's value.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+                EncodeLabelValue::encode(&self.as_str(), encoder)
+            }
+        }
+    };
+}
+
+/// A struct of labels, with their names as a constant.
+macro_rules! label_set {
+    ($name:ident { $($label:ident: $value:ty),+ $(,)? }) => {
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub(super) struct $name { $(pub(super) $label: $value),+ }
+
+        impl LabelNames for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($label)),+];
+        }
+    };
+}
+
+label_value!(
+    /// Way of a frame, as seen from the client.
+    Direction {
+        /// Client to upstream.
+        Up => "up",
+        /// Upstream to client.
+        Down => "down",
+    }
+);
+
+label_value!(
+    /// Where the owner of a client's session is, as seen from the edge.
+    Place {
+        /// On the node that holds the client's socket.
+        Local => "local",
+        /// On another node.
+        Remote => "remote",
+    }
+);
+
+label_value!(
+    /// How an operation ended.
+    Outcome {
+        Ok => "ok",
+        /// It was answered with a refusal.
+        Refused => "refused",
+        /// It failed on the way.
+        Failed => "failed",
+        /// No answer in time.
+        Timeout => "timeout",
+    }
+);
+
+label_value!(
+    /// How an attempt to own a session ended.
+    ClaimOutcome {
+        /// This node owns it now.
+        Claimed => "claimed",
+        /// A live node owns it.
+        Held => "held",
+        /// Another node was faster (compare-and-swap lost).
+        Lost => "lost",
+        /// The store did not answer.
+        Failed => "failed",
+    }
+);
+
+label_value!(
+    /// Why the earlier owner could be replaced.
+    TakeoverReason {
+        /// It was marked DEAD: its lease lapsed or its death was proven.
+        Dead => "dead",
+        /// It left by itself and still stood in the row.
+        Gone => "gone",
+    }
+);
+
+label_value!(
+    /// How a turn ended.
+    TurnOutcome {
+        Completed => "completed",
+        /// The upstream ended it before its end (token limit, filter).
+        Incomplete => "incomplete",
+        /// The upstream said that it failed.
+        Failed => "failed",
+        /// Cancelled by its client.
+        Cancelled => "cancelled",
+        /// Never dispatched: queue, limits, drain.
+        Refused => "refused",
+        /// Dispatched, and nobody can tell what became of it.
+        Unknown => "unknown",
+    }
+);
+
+label_value!(
+    /// What a client that came back was told.
+    ResumeOutcome {
+        /// There was nothing to resume.
+        New => "new",
+        /// Everything after its cursor was replayed.
+        Ok => "ok",
+        /// Something was no longer held, and it was told so.
+        Gap => "gap",
+    }
+);
+
+label_value!(
+    /// Why a session was moved on purpose.
+    HandoffReason {
+        /// Its owner drains.
+        Drain => "drain",
+        /// Its upstream connection reached its greatest age.
+        Age => "age",
+        /// Its owner is overloaded, or the operator asked.
+        Balance => "balance",
+    }
+);
+
+label_value!(
+    /// Which end of a peer connection or answer this node is.
+    Side {
+        /// This node called.
+        Caller => "caller",
+        /// This node was called.
+        Callee => "callee",
+    }
+);
+
+label_value!(
+    /// What the store answered instead of a result.
+    StoreFailure {
+        /// It could not be reached.
+        Unreachable => "unreachable",
+        Timeout => "timeout",
+        /// Serialisation failure, deadlock or a busy database.
+        Contention => "contention",
+        /// Anything else: a bug or a foreign schema.
+        Other => "other",
+    }
+);
+
+label_set!(ByRoute { route: String });
+label_set!(ByProfile { route: String, profile: &'static str });
+label_set!(ByPlace { route: String, place: Place });
+label_set!(ByDirection { route: String, direction: Direction });
+label_set!(ByTurn { route: String, outcome: TurnOutcome });
+label_set!(ByResume { route: String, outcome: ResumeOutcome });
+label_set!(ByState { state: &'static str });
+label_set!(ByOutcome { outcome: Outcome });
+label_set!(ByClaim { outcome: ClaimOutcome });
+label_set!(ByTakeover { reason: TakeoverReason });
+label_set!(ByHandoff { reason: HandoffReason, outcome: Outcome });
+label_set!(ByUpstream { upstream: String });
+label_set!(ByDial { upstream: String, outcome: Outcome });
+label_set!(BySide { side: Side });
+label_set!(ByOperation { operation: &'static str });
+label_set!(ByStoreFailure { operation: &'static str, reason: StoreFailure });
+label_set!(ByError { code: &'static str, blame: &'static str });
+label_set!(Build { version: &'static str, revision: &'static str });

@@ -1,0 +1,8 @@
+//! What a node says of itself to those who run it: metrics, logs and traces.
+//!
+//! *Invariant:* no label, field or attribute carries a payload, a credential or a session
+//! key; every label's values are bounded by the code or by the configuration.
+
+pub mod metrics;
+
+pub use metrics::Metrics;
