@@ -125,9 +125,8 @@ impl Stat {
 }
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
-    #![cfg(target_os = "linux")]
-
     use std::process::{Child, Command};
 
     use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, waitid};
