@@ -8,9 +8,10 @@
 pub mod memory;
 pub mod postgres;
 pub mod schema;
+mod sql;
 pub mod sqlite;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
@@ -77,7 +78,7 @@ pub struct NewMember {
     /// Identity of the process on its machine (boot, pid namespace, pid, start time), by
     /// which a process in the same namespace can prove its death. Empty where unknown.
     pub process: String,
-    /// The platform guarantees that the earlier holder of `node_id` is dead (a StatefulSet
+    /// The platform guarantees that the earlier holder of `node_id` is dead (a `StatefulSet`
     /// pod): it is marked so without waiting for its lease.
     pub supersede: bool,
 }
@@ -213,8 +214,10 @@ pub enum Claimed {
 pub enum Transferred {
     /// The commit point was passed; the heir owns it under this epoch.
     Moved(Epoch),
-    /// The heir is not active. Ownership did not change.
+    /// The heir is not active or its lease has expired. Ownership did not change.
     HeirUnfit,
+    /// The row is ours but was not quiesced first. Nothing changed.
+    NotQuiescing,
     /// The row is not ours in that epoch. Nothing changed.
     NotOwner,
 }
@@ -283,7 +286,9 @@ pub enum StoreError {
     #[error("incarnation {0} is fenced: the ring has declared it dead")]
     Fenced(Incarnation),
     /// A live process holds this node id.
-    #[error("node id {node_id:?} is held by incarnation {holder}, whose lease has {remaining:?} left")]
+    #[error(
+        "node id {node_id:?} is held by incarnation {holder}, whose lease has {remaining:?} left"
+    )]
     NodeIdInUse { node_id: String, holder: Incarnation, remaining: Duration },
     /// The schema is not one this build can work with.
     #[error("schema version {found} cannot be used; this build needs {wanted}: {hint}")]
@@ -329,8 +334,9 @@ pub trait Store: Send + Sync + 'static {
     async fn cluster(&self) -> Result<Cluster>;
 
     /// Registers a new incarnation as `Joining` with a lease of `ttl`, and bumps the ring
-    /// version. An earlier row of the same node id is marked dead if its lease expired or
-    /// `supersede` is set.
+    /// version by one. An earlier row of the same node id is marked dead, in the same
+    /// transaction, if its lease expired or `supersede` is set. Of concurrent first starts
+    /// of one node id exactly one wins.
     ///
     /// # Errors
     /// [`StoreError::NodeIdInUse`] while another process may still hold the node id.
@@ -342,14 +348,27 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Fenced`]: stop serving at once.
     async fn heartbeat(&self, me: Incarnation, ttl: Duration, load: u32) -> Result<Heartbeat>;
 
-    /// `Joining` to `Active`, bumping the ring version. Idempotent.
+    /// `Joining` to `Active`, bumping the ring version. Idempotent; a member that is already
+    /// draining stays so.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if it is dead, gone or unknown.
     async fn activate(&self, me: Incarnation) -> Result<()>;
 
     /// `Joining` or `Active` to `Draining`, bumping the ring version. Idempotent; true when
     /// this call made the change.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if it is dead, gone or unknown.
     async fn begin_drain(&self, node: Incarnation) -> Result<bool>;
 
-    /// To `Gone`, if no session names this incarnation; answers how many still do.
+    /// To `Gone`, bumping the ring version, if no session names this incarnation; answers
+    /// how many still do. Idempotent. Call it once draining and with no claim of one's own
+    /// under way: on Postgres a claim or transfer that commits at the same instant may leave
+    /// a session with an owner that is gone, which the next claim then takes over.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if it is dead or unknown.
     async fn leave(&self, me: Incarnation) -> Result<u64>;
 
     /// Marks an incarnation dead if its lease has expired by the store's clock, or, with
@@ -357,15 +376,24 @@ pub trait Store: Send + Sync + 'static {
     /// call made the change; then the ring version grew.
     async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool>;
 
-    /// Members and ring version in one consistent read.
+    /// Members, ordered by incarnation, and ring version in one consistent read. Which dead
+    /// members are still named by sessions changes without the version.
     async fn ring(&self) -> Result<RingView>;
 
     /// Waits for a hint that the ring version may have moved. Hints may be lost or
-    /// spurious, so callers poll as well. A store without hints never returns.
+    /// spurious, so callers poll as well. The first call on a handle may answer at once.
+    /// One waiter for each handle: a hint may wake only one of them. Cancel-safe, and the
+    /// only call without a limit.
     async fn ring_hint(&self);
 
     /// Takes a session: a new one, a released one, or one whose owner is dead or gone, if
-    /// its epoch is still `seen`. Fenced by `me` being `Joining` or `Active`.
+    /// its epoch is still `seen`. Fenced by `me` being `Joining` or `Active` with a lease that
+    /// has not expired. A session without a row is won whatever `seen` says (the row was
+    /// swept; epochs grow across that). One's own session is won again, under a higher
+    /// epoch, `from` being None: the task that served it has died.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if the row belongs to another principal.
     async fn claim(&self, claim: &Claim) -> Result<Claimed>;
 
     /// One row by primary key.
@@ -378,15 +406,17 @@ pub trait Store: Send + Sync + 'static {
     /// not ours in that epoch (then nothing changed).
     async fn release(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;
 
-    /// `Live` to `Quiescing`: no turn is running any more, a transfer follows. False if the
-    /// row is not ours in that epoch.
+    /// `Live` to `Quiescing`: no turn is running any more, a transfer follows. Idempotent.
+    /// False if the row is not ours in that epoch.
     async fn quiesce(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;
 
-    /// Back from `Quiescing` to `Live`, when no heir was found. False if not ours.
+    /// Back from `Quiescing` to `Live`, when no heir was found. Idempotent. False if the row
+    /// is not ours in that epoch.
     async fn resume(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;
 
     /// The commit point of a handoff: owner and epoch change in one statement, if the row
-    /// is ours, quiescing and the heir active.
+    /// is ours, quiescing and the heir active with a lease that has not expired. The heir
+    /// may be `me` (the upstream connection reached its age).
     async fn transfer(
         &self,
         id: SessionId,
@@ -395,7 +425,8 @@ pub trait Store: Send + Sync + 'static {
         heir: Incarnation,
     ) -> Result<Transferred>;
 
-    /// Records aliases. An existing alias of the same principal moves to the new session.
+    /// Records aliases, all or none. An existing alias of the same principal moves to the
+    /// new session; of equal ones in a batch the last counts.
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()>;
 
     /// The session that an alias names for this principal.
@@ -406,13 +437,14 @@ pub trait Store: Send + Sync + 'static {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>>;
 
-    /// Deletes closed sessions, aliases and dead members that nothing names, older than
-    /// `age`, at most `limit` of each; answers how many rows went.
+    /// Deletes what ended at least `age` ago, at most `limit` rows of each kind: closed
+    /// sessions, aliases whose session has no owner, and dead or gone members that no
+    /// session names. Answers how many rows went. Several nodes may sweep at once.
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64>;
 }
 
 /// How to reach a store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoreOptions {
     /// `sqlite://path` or `postgres://…`. May hold a password: never logged.
     pub url: String,
@@ -422,6 +454,19 @@ pub struct StoreOptions {
     pub max_connections: u32,
     /// Upper bound of one call.
     pub timeout: Duration,
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Both URLs may hold a password: the scheme is all that is shown.
+        let scheme = |url: &str| url.split(':').next().unwrap_or_default().to_owned();
+        f.debug_struct("StoreOptions")
+            .field("url", &scheme(&self.url))
+            .field("direct_url", &self.direct_url.as_deref().map(scheme))
+            .field("max_connections", &self.max_connections)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
 }
 
 /// Opens the store that the URL names and checks its schema.
@@ -437,4 +482,13 @@ pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>> {
     } else {
         Err(StoreError::BadUrl("expected sqlite://… or postgres://…".into()))
     }
+}
+
+/// Opens a store of one connection, for a caller who must never queue behind others (the
+/// heartbeat, on its own thread and runtime).
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_single(options: &StoreOptions) -> Result<Arc<dyn Store>> {
+    open(&StoreOptions { max_connections: 1, ..options.clone() }).await
 }

@@ -1,0 +1,154 @@
+//! The store of tests: one process, nothing survives it, and time is whatever the clock
+//! that was handed in says.
+
+mod table;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
+
+use self::table::Table;
+use super::{
+    Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, Result, RingView,
+    SessionFilter, SessionRow, SessionState, Store, Transferred,
+};
+use crate::ids::{Epoch, Incarnation, Principal, SessionId};
+
+/// Source of the store's time. Must never go back.
+pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// A [`Store`] in memory. Nodes of one test share it in an `Arc`.
+pub struct Memory {
+    table: Mutex<Table>,
+    cluster: Cluster,
+    clock: Clock,
+    /// The ring version, for those who wait for a hint.
+    version: watch::Sender<i64>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new(Arc::new(Instant::now))
+    }
+}
+
+impl Memory {
+    /// An empty ring on this clock. `Instant::now` follows tokio's paused time.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            table: Mutex::default(),
+            cluster: Cluster { id: "memory".into(), secret: [7; 32] },
+            clock,
+            version: watch::Sender::new(0),
+        }
+    }
+
+    /// Does one call: all of it under the lock, at one instant.
+    fn call<T>(&self, work: impl FnOnce(&mut Table, Instant) -> T) -> T {
+        let mut table = self.table.lock();
+        let answer = work(&mut table, (self.clock)());
+        self.version.send_if_modified(|version| {
+            std::mem::replace(version, table.version()) != table.version()
+        });
+        answer
+    }
+}
+
+#[async_trait]
+impl Store for Memory {
+    fn backend(&self) -> &'static str {
+        "memory"
+    }
+
+    async fn cluster(&self) -> Result<Cluster> {
+        Ok(self.cluster.clone())
+    }
+
+    async fn register(&self, member: &NewMember, ttl: Duration) -> Result<Incarnation> {
+        self.call(|table, now| table.register(member, now, ttl))
+    }
+
+    async fn heartbeat(&self, me: Incarnation, ttl: Duration, load: u32) -> Result<Heartbeat> {
+        self.call(|table, now| table.heartbeat(me, now + ttl, load))
+    }
+
+    async fn activate(&self, me: Incarnation) -> Result<()> {
+        self.call(|table, _| table.activate(me))
+    }
+
+    async fn begin_drain(&self, node: Incarnation) -> Result<bool> {
+        self.call(|table, _| table.begin_drain(node))
+    }
+
+    async fn leave(&self, me: Incarnation) -> Result<u64> {
+        self.call(|table, now| table.leave(me, now))
+    }
+
+    async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool> {
+        Ok(self.call(|table, now| table.mark_dead(node, now, proven)))
+    }
+
+    async fn ring(&self) -> Result<RingView> {
+        Ok(self.call(|table, now| table.ring(now)))
+    }
+
+    async fn ring_hint(&self) {
+        // The sender lives as long as `self`, so this ends with a change and nothing else.
+        let _ = self.version.subscribe().changed().await;
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed> {
+        self.call(|table, now| table.claim(claim, now))
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<SessionRow>> {
+        Ok(self.call(|table, now| table.session(id, now)))
+    }
+
+    async fn sessions(&self, filter: &SessionFilter) -> Result<Vec<SessionRow>> {
+        Ok(self.call(|table, now| table.sessions(filter, now)))
+    }
+
+    async fn release(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        Ok(self.call(|table, now| table.set_state(id, me, epoch, SessionState::Closed, now)))
+    }
+
+    async fn quiesce(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        Ok(self.call(|table, now| table.set_state(id, me, epoch, SessionState::Quiescing, now)))
+    }
+
+    async fn resume(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        Ok(self.call(|table, now| table.set_state(id, me, epoch, SessionState::Live, now)))
+    }
+
+    async fn transfer(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        heir: Incarnation,
+    ) -> Result<Transferred> {
+        Ok(self.call(|table, now| table.transfer(id, me, epoch, heir, now)))
+    }
+
+    async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
+        self.call(|table, now| table.put_aliases(aliases, now));
+        Ok(())
+    }
+
+    async fn alias(
+        &self,
+        principal: Principal,
+        kind: AliasKind,
+        digest: [u8; 16],
+    ) -> Result<Option<SessionId>> {
+        Ok(self.call(|table, _| table.alias(principal, kind, digest)))
+    }
+
+    async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
+        Ok(self.call(|table, now| table.sweep(now, age, limit)))
+    }
+}

@@ -1,0 +1,269 @@
+//! The store of a production ring.
+//!
+//! *Invariants:* every time is `clock_timestamp()` (`now()` is the start of the
+//! transaction, seconds ago after a lock wait); every change of a session is conditional on
+//! its owner and epoch; only what bumps `ring_meta.version` notifies. A transaction that
+//! changes the ring locks the member first and `ring_meta` second.
+
+mod hint;
+mod members;
+mod sessions;
+
+use std::{
+    ops::{Deref, DerefMut},
+    str::FromStr,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sqlx::{
+    ConnectOptions, Connection, PgConnection, PgPool, Postgres as Db, Row,
+    pool::PoolConnection,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    query::Query,
+};
+use tokio::time::{Instant, error::Elapsed, timeout_at};
+
+use self::hint::Hint;
+use super::{
+    Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, Result, RingView,
+    SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions, Transferred, schema,
+};
+use crate::ids::{Epoch, Incarnation, Principal, SessionId};
+
+/// A connection that was idle longer than this is asked for a sign of life before use: it
+/// may not have survived a restart of the server. Busy ones are spared the round trip.
+const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+
+/// A [`Store`] on Postgres. Cheap to share; connections open on first use.
+pub struct Postgres {
+    pool: PgPool,
+    hint: Hint,
+    timeout: Duration,
+}
+
+impl Postgres {
+    /// Connects and checks the schema.
+    ///
+    /// # Errors
+    /// Unreachable, refused, or of a schema that this build cannot use.
+    pub async fn open(options: &StoreOptions) -> Result<Self> {
+        let connect = connect_options(&options.url)?;
+        let direct = match &options.direct_url {
+            Some(url) => connect_options(url)?,
+            None => connect.clone(),
+        };
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections.max(1))
+            .acquire_timeout(options.timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    if meta.idle_for > PING_AFTER_IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(connect);
+        let hint = Hint::new(direct, options.timeout);
+        let store = Self { pool, hint, timeout: options.timeout };
+        let mut connection = store.checkout().await?;
+        let found =
+            timeout_at(connection.deadline, schema::postgres::applied(&mut connection)).await;
+        schema::status(&schema::postgres::MIGRATIONS, &connection.settle(found)?)?.usable()?;
+        Ok(store)
+    }
+
+    /// A connection, and the instant by which the call must be over.
+    async fn checkout(&self) -> Result<Checkout> {
+        let deadline = Instant::now() + self.timeout;
+        let connection = timeout_at(deadline, self.pool.acquire())
+            .await
+            .map_err(|_| StoreError::Timeout(self.timeout))?
+            .map_err(|error| match error {
+                sqlx::Error::PoolTimedOut => StoreError::Timeout(self.timeout),
+                error => error.into(),
+            })?;
+        Ok(Checkout { connection: Some(connection), settled: false, deadline, limit: self.timeout })
+    }
+}
+
+impl Postgres {
+    async fn optional(&self, query: Query<'_, Db, PgArguments>) -> Result<Option<PgRow>> {
+        let mut connection = self.checkout().await?;
+        let row = timeout_at(connection.deadline, query.fetch_optional(&mut *connection)).await;
+        connection.settle(row)
+    }
+
+    async fn all(&self, query: Query<'_, Db, PgArguments>) -> Result<Vec<PgRow>> {
+        let mut connection = self.checkout().await?;
+        let rows = timeout_at(connection.deadline, query.fetch_all(&mut *connection)).await;
+        connection.settle(rows)
+    }
+
+    /// Runs a statement; answers how many rows it touched.
+    async fn execute(&self, query: Query<'_, Db, PgArguments>) -> Result<u64> {
+        let mut connection = self.checkout().await?;
+        let done = timeout_at(connection.deadline, query.execute(&mut *connection)).await;
+        connection.settle(done).map(|done| done.rows_affected())
+    }
+}
+
+/// A connection on loan. Unless it is settled, dropping it cuts the connection instead of
+/// returning it: the pool would first wait, without limit, for the answer to a call that
+/// was given up, and a pool of one (the heartbeat's) would be stuck with it.
+struct Checkout {
+    connection: Option<PoolConnection<Db>>,
+    settled: bool,
+    deadline: Instant,
+    limit: Duration,
+}
+
+impl Checkout {
+    /// Ends the loan with what became of the work.
+    fn settle<T>(mut self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T> {
+        match outcome {
+            Err(_) => Err(StoreError::Timeout(self.limit)),
+            Ok(result) => {
+                // The server answered: the connection is in order, whatever it said.
+                self.settled = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
+                result.map_err(Into::into)
+            }
+        }
+    }
+}
+
+impl Deref for Checkout {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.connection.as_ref().unwrap_or_else(|| unreachable!("on loan until dropped"))
+    }
+}
+
+impl DerefMut for Checkout {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().unwrap_or_else(|| unreachable!("on loan until dropped"))
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take().filter(|_| !self.settled) {
+            drop(connection.detach());
+        }
+    }
+}
+
+/// Reads a URL. What is wrong with it is not repeated: it may hold a password.
+pub(super) fn connect_options(url: &str) -> Result<PgConnectOptions> {
+    PgConnectOptions::from_str(url)
+        .map(|options| options.application_name("ringspan").disable_statement_logging())
+        .map_err(|_| StoreError::BadUrl("not a usable postgres:// URL".into()))
+}
+
+#[async_trait]
+impl Store for Postgres {
+    fn backend(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn cluster(&self) -> Result<Cluster> {
+        let query = sqlx::query("SELECT cluster_id, secret FROM ring_meta");
+        let row = self.optional(query).await?.ok_or_else(no_meta)?;
+        let secret: Vec<u8> = row.try_get("secret")?;
+        Ok(Cluster {
+            id: row.try_get("cluster_id")?,
+            secret: secret.try_into().map_err(|_| no_meta())?,
+        })
+    }
+
+    async fn register(&self, member: &NewMember, ttl: Duration) -> Result<Incarnation> {
+        self.register(member, ttl).await
+    }
+
+    async fn heartbeat(&self, me: Incarnation, ttl: Duration, load: u32) -> Result<Heartbeat> {
+        self.heartbeat(me, ttl, load).await
+    }
+
+    async fn activate(&self, me: Incarnation) -> Result<()> {
+        self.activate(me).await
+    }
+
+    async fn begin_drain(&self, node: Incarnation) -> Result<bool> {
+        self.begin_drain(node).await
+    }
+
+    async fn leave(&self, me: Incarnation) -> Result<u64> {
+        self.leave(me).await
+    }
+
+    async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool> {
+        self.mark_dead(node, proven).await
+    }
+
+    async fn ring(&self) -> Result<RingView> {
+        self.ring().await
+    }
+
+    async fn ring_hint(&self) {
+        self.hint.wait().await;
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed> {
+        self.claim(claim).await
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<SessionRow>> {
+        self.session(id).await
+    }
+
+    async fn sessions(&self, filter: &SessionFilter) -> Result<Vec<SessionRow>> {
+        self.sessions(filter).await
+    }
+
+    async fn release(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.release(id, me, epoch).await
+    }
+
+    async fn quiesce(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.set_state(id, me, epoch, SessionState::Quiescing).await
+    }
+
+    async fn resume(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.set_state(id, me, epoch, SessionState::Live).await
+    }
+
+    async fn transfer(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        heir: Incarnation,
+    ) -> Result<Transferred> {
+        self.transfer(id, me, epoch, heir).await
+    }
+
+    async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
+        self.put_aliases(aliases).await
+    }
+
+    async fn alias(
+        &self,
+        principal: Principal,
+        kind: AliasKind,
+        digest: [u8; 16],
+    ) -> Result<Option<SessionId>> {
+        self.alias(principal, kind, digest).await
+    }
+
+    async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
+        self.sweep(age, limit).await
+    }
+}
+
+/// The schema is there but its one row of common facts is not.
+fn no_meta() -> StoreError {
+    StoreError::Corrupt("ring_meta holds no usable row".into())
+}

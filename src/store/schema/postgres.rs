@@ -1,0 +1,115 @@
+//! The schema on Postgres.
+
+use sqlx::{ConnectOptions, Connection, PgConnection};
+
+use super::{Found, MIGRATION_LIMIT, Migration, Progress, RETRY, SchemaStatus, Step};
+use crate::store::{Result, StoreError, StoreOptions, postgres::connect_options};
+
+pub(in crate::store) const MIGRATIONS: [Migration; 1] = [Migration {
+    version: 1,
+    name: "initial",
+    sql: include_str!("../../../migrations/postgres/0001_initial.sql"),
+}];
+
+/// Advisory lock of the runners: "ringspan" as a number.
+const LOCK: i64 = i64::from_be_bytes(*b"ringspan");
+
+/// The migrations a database remembers; none if it was never migrated.
+pub(in crate::store) async fn applied(
+    connection: &mut PgConnection,
+) -> Result<Vec<Found>, sqlx::Error> {
+    let there: bool = sqlx::query_scalar("SELECT to_regclass('ringspan_schema') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !there {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as("SELECT version, checksum FROM ringspan_schema ORDER BY version")
+        .fetch_all(connection)
+        .await
+}
+
+/// Connects past any pooler: a session lock needs a session.
+async fn connect(options: &StoreOptions) -> Result<PgConnection> {
+    let url = options.direct_url.as_ref().unwrap_or(&options.url);
+    tokio::time::timeout(options.timeout, connect_options(url)?.connect())
+        .await
+        .map_err(|_| StoreError::Timeout(options.timeout))?
+        .map_err(Into::into)
+}
+
+pub(super) async fn check(options: &StoreOptions) -> Result<SchemaStatus> {
+    let mut connection = connect(options).await?;
+    let found = applied(&mut connection).await?;
+    connection.close().await?;
+    super::status(&MIGRATIONS, &found)
+}
+
+pub(super) async fn migrate(
+    options: &StoreOptions,
+    progress: &impl Fn(Progress),
+) -> Result<Vec<Step>> {
+    let mut connection = connect(options).await?;
+    let mut told = false;
+    loop {
+        // Tried, not waited for: a waiting statement could not be told from a stuck one.
+        let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            .bind(LOCK)
+            .fetch_one(&mut connection)
+            .await?;
+        if locked {
+            break;
+        }
+        if !std::mem::replace(&mut told, true) {
+            progress(Progress::WaitingForLock);
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    let done = apply(&mut connection, progress).await;
+    // The lock goes with the connection, whatever became of the work.
+    connection.close().await?;
+    done
+}
+
+async fn apply(connection: &mut PgConnection, progress: &impl Fn(Progress)) -> Result<Vec<Step>> {
+    let found = applied(connection).await?;
+    super::status(&MIGRATIONS, &found)?;
+    let mut done = Vec::new();
+    for migration in super::missing(&MIGRATIONS, &found) {
+        progress(Progress::Applying(migration.step()));
+        let mut tx = connection.begin().await?;
+        // A server-side bound as well, or an abandoned step would hold its locks.
+        sqlx::query("SELECT set_config('statement_timeout', $1, true)")
+            .bind(MIGRATION_LIMIT.as_millis().to_string())
+            .execute(&mut *tx)
+            .await?;
+        sqlx::raw_sql(
+            "CREATE TABLE IF NOT EXISTS ringspan_schema (version BIGINT PRIMARY KEY, \
+             name TEXT NOT NULL, checksum TEXT NOT NULL, \
+             applied_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()); \
+             COMMENT ON TABLE ringspan_schema IS \
+             'Migrations that were applied, with the SHA-256 of each.'",
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::raw_sql(migration.sql).execute(&mut *tx).await?;
+        sqlx::query("INSERT INTO ringspan_schema (version, name, checksum) VALUES ($1, $2, $3)")
+            .bind(migration.version)
+            .bind(migration.name)
+            .bind(migration.checksum())
+            .execute(&mut *tx)
+            .await?;
+        let (id, secret) = super::new_cluster();
+        sqlx::query(
+            "INSERT INTO ring_meta (cluster_id, secret) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        )
+        .bind(id)
+        .bind(secret)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        progress(Progress::Applied(migration.step()));
+        done.push(migration.step());
+    }
+    Ok(done)
+}
