@@ -10,7 +10,7 @@ pub mod postgres;
 pub mod schema;
 pub mod sqlite;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -400,7 +400,7 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// How to reach a store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoreOptions {
     /// `sqlite://path` or `postgres://…`. May hold a password: never logged.
     pub url: String,
@@ -410,6 +410,18 @@ pub struct StoreOptions {
     pub max_connections: u32,
     /// Upper bound of one call.
     pub timeout: Duration,
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = |url: &str| url.split(':').next().unwrap_or_default().to_owned();
+        f.debug_struct("StoreOptions")
+            .field("url", &scheme(&self.url))
+            .field("direct_url", &self.direct_url.as_deref().map(scheme))
+            .field("max_connections", &self.max_connections)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
 }
 
 /// Opens the store that the URL names and checks its schema.
