@@ -1,6 +1,12 @@
 //! What happened, for checkers: every connection and the creates on it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use axum::{
     extract::Request,
@@ -20,6 +26,8 @@ const MAX_CREATES: usize = 1_000;
 /// All connections, bounded; the oldest are forgotten first.
 pub(super) struct History {
     started: Instant,
+    /// Connections so far, of both transports.
+    opened: AtomicU64,
     websockets: Mutex<Ring>,
     http: Mutex<Ring>,
 }
@@ -77,7 +85,7 @@ pub(super) struct Create {
 
 impl History {
     pub(super) fn new(started: Instant) -> Self {
-        Self { started, websockets: Mutex::default(), http: Mutex::default() }
+        Self { started, opened: AtomicU64::new(0), websockets: Mutex::default(), http: Mutex::default() }
     }
 
     /// Notes a WebSocket.
@@ -106,7 +114,7 @@ impl History {
         ring.opened += 1;
         let record = Arc::new(Record {
             started: self.started,
-            id: ring.opened,
+            id: self.opened.fetch_add(1, Ordering::Relaxed) + 1,
             transport,
             path: path.to_owned(),
             opened_ms: elapsed_ms(self.started),
