@@ -3,3 +3,4 @@
 pub mod lease;
 pub mod process;
 pub mod reaper;
+pub mod renewer;

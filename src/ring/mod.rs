@@ -5,3 +5,7 @@
 
 pub mod build;
 pub mod placement;
+pub mod membership;
+
+pub use membership::{Membership, Ring};
+pub use placement::Placement;

@@ -1,0 +1,168 @@
+//! Renews this node's lease, on a thread and a connection of its own: a stalled runtime or
+//! an exhausted pool must not cost the lease.
+//!
+//! The same thread looks at the others' leases, because whether others may be declared dead
+//! depends on our own heartbeats ([`super::reaper`]).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{lease::LeaseHandle, process, reaper::Reaper};
+use crate::{
+    config::Timing,
+    ids::Incarnation,
+    store::{self, Store, StoreError, StoreOptions},
+    telemetry::metrics::Metrics,
+};
+
+/// How often the thread looks up from its sleep: bounds how late a stop or a proven death
+/// is noticed.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The renewing thread. Stops when dropped.
+pub struct Renewer {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Renewer {
+    /// Starts the thread. `load` is read at each heartbeat: the sessions owned now.
+    ///
+    /// # Errors
+    /// No thread or runtime could be made.
+    pub fn start(
+        options: StoreOptions,
+        me: Incarnation,
+        timing: Timing,
+        lease: LeaseHandle,
+        load: Arc<AtomicU32>,
+        metrics: Metrics,
+    ) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let task = Task {
+            options,
+            me,
+            timing,
+            lease,
+            load,
+            metrics,
+            stop: Arc::clone(&stop),
+            reaper: Reaper::new(me, timing.lease_ttl),
+        };
+        let thread = std::thread::Builder::new()
+            .name("lease".into())
+            .spawn(move || runtime.block_on(task.run()))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Renewer {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It ends within a tick and one bounded store call.
+            drop(thread.join());
+        }
+    }
+}
+
+struct Task {
+    options: StoreOptions,
+    me: Incarnation,
+    timing: Timing,
+    lease: LeaseHandle,
+    load: Arc<AtomicU32>,
+    metrics: Metrics,
+    stop: Arc<AtomicBool>,
+    reaper: Reaper,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut store: Option<Arc<dyn Store>> = None;
+        while !self.stop.load(Relaxed) {
+            let begun = Instant::now();
+            let result = match &store {
+                Some(store) => self.beat(&**store).await,
+                None => match store::open_single(&self.options).await {
+                    Ok(opened) => {
+                        let result = self.beat(&*opened).await;
+                        store = Some(opened);
+                        result
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            match result {
+                Ok(()) => {}
+                Err(StoreError::Fenced(_)) => {
+                    tracing::error!(incarnation = %self.me, "this node was declared dead by the ring; it stops serving");
+                    self.lease.fenced();
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "lease not renewed");
+                    self.reaper.missed();
+                }
+            }
+            let live = self.lease.is_live(Instant::now());
+            self.metrics.lease_until(self.lease.until().filter(|_| live));
+            self.sleep_until(begun + jittered(self.timing.heartbeat_interval), store.as_deref()).await;
+        }
+    }
+
+    /// One renewal, and a look at the others.
+    async fn beat(&mut self, store: &dyn Store) -> store::Result<()> {
+        let sent = Instant::now();
+        let ttl = self.timing.lease_ttl;
+        store.heartbeat(self.me, ttl, self.load.load(Relaxed)).await?;
+        self.metrics.store("heartbeat", sent.elapsed());
+        self.lease.renewed(sent, ttl, self.timing.lease_margin);
+        let now = Instant::now();
+        self.reaper.heartbeat(now);
+        let view = store.ring().await?;
+        for dead in self.reaper.verdict(&view, now) {
+            if store.mark_dead(dead, false).await? {
+                tracing::warn!(incarnation = %dead, "lease expired, declared dead");
+            }
+        }
+        Ok(())
+    }
+
+    async fn sleep_until(&self, deadline: Instant, store: Option<&dyn Store>) {
+        while Instant::now() < deadline && !self.stop.load(Relaxed) {
+            if let Some(store) = store
+                && let Err(error) = self.prove_deaths(store).await
+            {
+                tracing::debug!(%error, "looking for proven deaths failed");
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            tokio::time::sleep(left.min(TICK)).await;
+        }
+    }
+
+    /// A process of this machine that is gone need not be waited for.
+    async fn prove_deaths(&self, store: &dyn Store) -> store::Result<()> {
+        let view = store.ring().await?;
+        for member in view.members.iter().filter(|m| m.state.is_alive() && m.incarnation != self.me) {
+            if process::is_proven_dead(&member.process)
+                && store.mark_dead(member.incarnation, true).await?
+            {
+                tracing::warn!(incarnation = %member.incarnation, node = %member.node_id, "process is gone, declared dead");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Spreads heartbeats of nodes that started together, always to the early side.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(rand::random_range(0.9..1.0))
+}

@@ -1,0 +1,252 @@
+//! The owner's side: serves the streams of other nodes' edges.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, sync::watch, task::AbortHandle, time::timeout};
+use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+use super::{
+    MAX_HOPS, PROTOCOL, auth, convert,
+    mux::{Mux, Outgoing},
+    outgoing::{Identity, WINDOW},
+    proto::{
+        self,
+        frame::Body,
+        peer_server::{Peer, PeerServer},
+    },
+};
+use crate::{
+    config::{PeerSecurity, Route},
+    error::{Code, Error},
+    ring::Ring,
+    session::{AttachError, Registry},
+    telemetry::metrics::{GaugeGuard, Metrics, Side},
+};
+
+/// How long a caller may take for its Hello.
+const HELLO: Duration = Duration::from_secs(5);
+
+/// HTTP/2 streams of one connection: one carries sessions, few carry health checks.
+const MAX_STREAMS: u32 = 128;
+
+/// Attaches of one stream that may be under way.
+const MAX_OPENING: usize = 8192;
+
+/// What the peer listener serves.
+#[derive(Clone)]
+pub struct Incoming {
+    pub identity: Identity,
+    pub registry: Arc<Registry>,
+    pub routes: Arc<[Arc<Route>]>,
+    pub ring: watch::Receiver<Arc<Ring>>,
+    pub metrics: Metrics,
+    pub tracker: TaskTracker,
+    pub shutdown: CancellationToken,
+}
+
+type Frames = Pin<Box<dyn Stream<Item = Result<proto::Frame, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Peer for Incoming {
+    type LinkStream = Frames;
+
+    async fn link(&self, request: Request<Streaming<proto::Frame>>) -> Result<Response<Frames>, Status> {
+        let mut streaming = request.into_inner();
+        let first = timeout(HELLO, streaming.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no Hello came"))??;
+        let Some(Body::Hello(hello)) = first.and_then(|frame| frame.body) else {
+            return Err(Status::invalid_argument("the first frame must be Hello"));
+        };
+        let protocol = self.check(&hello)?;
+        let mux = Mux::new(self.identity.max_message_bytes);
+        mux.control(
+            0,
+            Body::Welcome(proto::Welcome {
+                protocol,
+                incarnation: self.identity.incarnation.0,
+                ring_version: self.ring.borrow().view.version,
+                build: self.identity.build.clone(),
+                initial_credit: self.identity.credit(),
+            }),
+        );
+        tracing::debug!(peer = %hello.node_id, build = %hello.build, "peer stream accepted");
+        let stream = Served {
+            serving: self.clone(),
+            mux: Arc::clone(&mux),
+            credit: hello.initial_credit,
+            peer: hello.node_id,
+            opening: Arc::default(),
+            _open: self.metrics.peer_connection(Side::Callee),
+        };
+        self.tracker.spawn(stream.read(streaming));
+        Ok(Response::new(Box::pin(Outgoing(mux).map(Ok))))
+    }
+}
+
+impl Incoming {
+    /// Refuses, before any work, who has no business here.
+    fn check(&self, hello: &proto::Hello) -> Result<u32, Status> {
+        if hello.cluster_id != self.identity.cluster_id {
+            return Err(Status::permission_denied("this node belongs to another cluster"));
+        }
+        let highest = hello.protocol_max.min(*PROTOCOL.end());
+        if highest < hello.protocol_min || highest < *PROTOCOL.start() {
+            return Err(Status::failed_precondition(format!(
+                "no common protocol version: we speak {} to {}",
+                PROTOCOL.start(),
+                PROTOCOL.end()
+            )));
+        }
+        if hello.target_incarnation != self.identity.incarnation.0 {
+            return Err(Status::not_found("another incarnation lives at this address"));
+        }
+        Ok(highest)
+    }
+}
+
+/// One stream of one peer.
+struct Served {
+    serving: Incoming,
+    mux: Arc<Mux>,
+    /// Credit that the peer grants on a new channel.
+    credit: u32,
+    peer: String,
+    /// Attaches under way, by channel.
+    opening: Arc<Mutex<HashMap<u32, AbortHandle>>>,
+    _open: GaugeGuard,
+}
+
+impl Served {
+    async fn read(self, mut streaming: Streaming<proto::Frame>) {
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = self.serving.shutdown.cancelled() => break,
+                frame = streaming.next() => frame,
+            };
+            let Some(Ok(proto::Frame { channel, body: Some(body) })) = frame else { break };
+            let result = match body {
+                Body::Attach(attach) => {
+                    self.attach(channel, attach);
+                    Ok(())
+                }
+                Body::Detach(detach) => {
+                    if let Some(opening) = self.opening.lock().remove(&channel) {
+                        opening.abort();
+                    }
+                    let frame = proto::Frame { channel, body: Some(Body::Detach(detach)) };
+                    self.mux.on_frame(frame, self.credit)
+                }
+                body => {
+                    let frame = proto::Frame { channel, body: Some(body) };
+                    self.mux.on_frame(frame, self.credit)
+                }
+            };
+            if let Err(violation) = result {
+                tracing::warn!(peer = %self.peer, what = violation.0, "peer broke the protocol");
+                break;
+            }
+        }
+        for (_, opening) in self.opening.lock().drain() {
+            opening.abort();
+        }
+        self.mux.close();
+    }
+
+    fn attach(&self, channel: u32, attach: proto::Attach) {
+        let mut opening = self.opening.lock();
+        if opening.len() >= MAX_OPENING {
+            let error = Error::new(Code::SessionUnavailable, "too many attaches at once; retry");
+            self.mux.control(channel, Body::Fault(convert::fault_out(&error)));
+            return;
+        }
+        let (serving, mux, credit) = (self.serving.clone(), Arc::clone(&self.mux), self.credit);
+        let done = Arc::clone(&self.opening);
+        // The task cannot finish before it is entered below: its last step needs the lock.
+        let task = self.serving.tracker.spawn(async move {
+            match serving.attach(attach).await {
+                Ok((link, attached)) => mux.accept(channel, link, attached, credit),
+                Err(error) => {
+                    let version = serving.ring.borrow().view.version;
+                    mux.control(channel, convert::error_out(error, version));
+                }
+            }
+            done.lock().remove(&channel);
+        });
+        opening.insert(channel, task.abort_handle());
+    }
+}
+
+impl Incoming {
+    async fn attach(
+        &self,
+        request: proto::Attach,
+    ) -> Result<(crate::link::Link, proto::Attached), AttachError> {
+        if request.hop > MAX_HOPS {
+            return Err(Error::new(Code::OwnerMoving, "passed on too often; retry").into());
+        }
+        let Some(attach) = convert::attach_in(request, &self.routes) else {
+            let text = "this node has no such route: the nodes' configurations differ";
+            return Err(Error::new(Code::Internal, text).into());
+        };
+        let attached = self.registry.attach(attach).await.inspect_err(|error| {
+            if matches!(error, AttachError::NotOwner(_)) {
+                self.metrics.not_owner(Side::Callee);
+            }
+        })?;
+        let (resume, floor_seq) = convert::resume_out(attached.resume);
+        let answer = proto::Attached {
+            epoch: attached.epoch.0,
+            resume: resume.into(),
+            floor_seq,
+            headers: convert::headers_out(&attached.headers),
+            subprotocol: attached.subprotocol,
+        };
+        Ok((attached.link, answer))
+    }
+}
+
+/// Serves the peer protocol, health and reflection until `stop` resolves.
+///
+/// # Errors
+/// Certificates that cannot be used, or a transport that failed.
+pub async fn serve(
+    incoming: Incoming,
+    security: &PeerSecurity,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let mut server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_concurrent_streams(MAX_STREAMS);
+    if let Some(tls) = auth::server_tls(security)? {
+        server = server.tls_config(tls)?;
+    }
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<PeerServer<Incoming>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    server
+        .add_service(PeerServer::with_interceptor(incoming, auth::Ask::new(security)))
+        .add_service(health)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        .await?;
+    Ok(())
+}
