@@ -90,6 +90,7 @@ pub(super) struct Decoder {
     fragment: Option<Box<Fragment>>,
     /// A fault behind messages that are delivered first.
     failed: Option<Fault>,
+    /// A Close or a fault has come: nothing that follows counts.
     over: bool,
 }
 
@@ -118,17 +119,15 @@ impl Decoder {
         Self { role, deflate, max, fragment: None, failed: None, over: false }
     }
 
-    /// The stream has ended, by a Close or a fault: nothing that follows counts.
-    pub(super) fn is_over(&self) -> bool {
-        self.over
-    }
-
     /// Takes whole frames from the start of `input`: data frames up to a batch, or one
     /// control frame. Messages ahead of a fault come out first, the fault by the next call.
     pub(super) fn decode(&mut self, input: &[u8]) -> Result<Step, Fault> {
         if let Some(fault) = self.failed.take() {
             self.over = true;
             return Err(fault);
+        }
+        if self.over {
+            return Ok(Step { consumed: input.len(), incoming: None });
         }
         let mut batch = BatchBuilder::default();
         let mut consumed = 0;
