@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     batch::Batch,
-    codec::{Decoder, Fault, Incoming, Role},
+    codec::{Decoder, Incoming},
+    frame::{Fault, Role},
     outbox::Outbox,
     scratch::with_scratch,
 };
