@@ -1,30 +1,15 @@
 //! From bytes of the wire to messages: RFC 6455 section 5, strictly, without any I/O.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::{
     batch::{Batch, BatchBuilder, Kind, put_header},
     deflate::{self, InflateError},
+    frame::{Fault, Header, Role, is_close_code, put_unmasked},
 };
 
 /// Largest batch in bytes, unless it is one message. A reader that lags is charged by it.
 pub const BATCH_BYTES: usize = 64 * 1024;
-
-/// A masked payload is copied and unmasked in blocks of this many bytes, so that the second
-/// pass finds the block in the first-level cache. A multiple of the key's four bytes.
-const UNMASK_BLOCK: usize = 8 * 1024;
-
-/// Largest payload of a control frame, in bytes (RFC 6455 section 5.5).
-pub(super) const CONTROL_BYTES: usize = 125;
-
-/// Which end of the connection this is: it decides who masks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Receives masked frames, sends plain ones.
-    Server,
-    /// Receives plain frames, sends masked ones.
-    Client,
-}
 
 /// What a Close frame said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,22 +28,6 @@ pub enum Incoming {
     Pong(Bytes),
     /// The peer's last word; whatever follows it is ignored.
     Close(Option<CloseFrame>),
-}
-
-/// A breach of the protocol, and the code to close with (1002, 1007 or 1009).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub close: u16,
-    pub what: &'static str,
-}
-
-impl Fault {
-    const fn protocol(what: &'static str) -> Self {
-        Self { close: 1002, what }
-    }
-
-    const UTF8: Self = Self { close: 1007, what: "text is not UTF-8" };
-    const SIZE: Self = Self { close: 1009, what: "message is too large" };
 }
 
 impl From<InflateError> for Fault {
@@ -90,6 +59,7 @@ pub(super) struct Decoder {
     fragment: Option<Box<Fragment>>,
     /// A fault behind messages that are delivered first.
     failed: Option<Fault>,
+    /// A Close or a fault has come: nothing that follows counts.
     over: bool,
 }
 
@@ -118,17 +88,15 @@ impl Decoder {
         Self { role, deflate, max, fragment: None, failed: None, over: false }
     }
 
-    /// The stream has ended, by a Close or a fault: nothing that follows counts.
-    pub(super) fn is_over(&self) -> bool {
-        self.over
-    }
-
     /// Takes whole frames from the start of `input`: data frames up to a batch, or one
     /// control frame. Messages ahead of a fault come out first, the fault by the next call.
     pub(super) fn decode(&mut self, input: &[u8]) -> Result<Step, Fault> {
         if let Some(fault) = self.failed.take() {
             self.over = true;
             return Err(fault);
+        }
+        if self.over {
+            return Ok(Step { consumed: input.len(), incoming: None });
         }
         let mut batch = BatchBuilder::default();
         let mut consumed = 0;
@@ -300,94 +268,6 @@ impl Fragment {
     }
 }
 
-/// Header of a frame, valid by itself for the role that received it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
-    pub first: u8,
-    /// Bytes of the header, the key included.
-    pub len: usize,
-    /// Bytes of the payload.
-    pub payload: usize,
-    /// Zero for an unmasked frame.
-    key: [u8; 4],
-}
-
-impl Header {
-    /// None if `input` does not hold all of the header yet.
-    pub(super) fn parse(input: &[u8], role: Role, deflate: bool) -> Result<Option<Self>, Fault> {
-        let &[first, second, ..] = input else { return Ok(None) };
-        let (opcode, short) = (first & 0x0F, usize::from(second & 0x7F));
-        if !matches!(opcode, 0..=2 | 8..=10) {
-            return Err(Fault::protocol("reserved opcode"));
-        }
-        let compressible = deflate && matches!(opcode, 1 | 2);
-        if first & 0x30 != 0 || (first & 0x40 != 0 && !compressible) {
-            return Err(Fault::protocol("reserved bit is set"));
-        }
-        if opcode >= 8 && (first & 0x80 == 0 || short > CONTROL_BYTES) {
-            return Err(Fault::protocol("control frame is fragmented or too long"));
-        }
-        let masked = second & 0x80 != 0;
-        if masked != (role == Role::Server) {
-            return Err(Fault::protocol("frame is masked by the wrong side"));
-        }
-        let (mut len, payload) = match short {
-            126 => {
-                let Some(&bytes) = input[2..].first_chunk() else { return Ok(None) };
-                (4, u64::from(u16::from_be_bytes(bytes)))
-            }
-            127 => {
-                let Some(&bytes) = input[2..].first_chunk() else { return Ok(None) };
-                (10, u64::from_be_bytes(bytes))
-            }
-            short => (2, short as u64),
-        };
-        let minimal = match len {
-            4 => payload > 125,
-            10 => payload > 0xFFFF && payload >> 63 == 0,
-            _ => true,
-        };
-        if !minimal {
-            return Err(Fault::protocol("length is not in its shortest form"));
-        }
-        let mut key = [0; 4];
-        if masked {
-            let Some(&bytes) = input[len..].first_chunk() else { return Ok(None) };
-            key = bytes;
-            len += 4;
-        }
-        let payload = usize::try_from(payload).unwrap_or(usize::MAX);
-        Ok(Some(Self { first, len, payload, key }))
-    }
-
-    /// Header and payload, in bytes.
-    pub(super) fn size(&self) -> usize {
-        self.len.saturating_add(self.payload)
-    }
-
-    fn opcode(&self) -> u8 {
-        self.first & 0x0F
-    }
-
-    fn is_final(&self) -> bool {
-        self.first & 0x80 != 0
-    }
-
-    fn is_compressed(&self) -> bool {
-        self.first & 0x40 != 0
-    }
-
-    /// A whole, uncompressed message in one frame: canonical but for the mask.
-    fn is_plain(&self) -> bool {
-        matches!(self.first, 0x81 | 0x82)
-    }
-
-    /// The payload at the start of `bytes` is what a plain frame of this kind may carry.
-    fn is_valid(&self, bytes: &[u8]) -> bool {
-        self.opcode() != 1 || simdutf8::basic::from_utf8(&bytes[..self.payload]).is_ok()
-    }
-}
-
 fn control(header: &Header, payload: &[u8]) -> Result<Incoming, Fault> {
     let mut data = BytesMut::with_capacity(payload.len());
     put_unmasked(&mut data, payload, header.key);
@@ -411,44 +291,6 @@ fn close(payload: &[u8]) -> Result<Option<CloseFrame>, Fault> {
     let reason = simdutf8::basic::from_utf8(reason)
         .map_err(|_| Fault::protocol("close reason is not UTF-8"))?;
     Ok(Some(CloseFrame { code, reason: reason.to_owned() }))
-}
-
-/// Codes that may stand in a Close frame: RFC 6455 section 7.4 and its IANA registry.
-pub(super) const fn is_close_code(code: u16) -> bool {
-    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
-}
-
-/// Appends `payload` unmasked; a key of zero copies.
-fn put_unmasked(out: &mut BytesMut, payload: &[u8], key: [u8; 4]) {
-    if key == [0; 4] {
-        out.put_slice(payload);
-        return;
-    }
-    for block in payload.chunks(UNMASK_BLOCK) {
-        let start = out.len();
-        out.put_slice(block);
-        mask(&mut out[start..], key);
-    }
-}
-
-/// Masks or unmasks in place, a word at a time.
-fn mask(data: &mut [u8], key: [u8; 4]) {
-    let [a, b, c, d] = key;
-    let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    let (words, tail) = data.as_chunks_mut::<8>();
-    for bytes in words {
-        *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
-    }
-    for (byte, key) in tail.iter_mut().zip(key.iter().cycle()) {
-        *byte ^= key;
-    }
-}
-
-/// Copies `from` masked to the start of `to`, which is at least as long.
-pub(super) fn mask_copy(to: &mut [u8], from: &[u8], key: [u8; 4]) {
-    let to = &mut to[..from.len()];
-    to.copy_from_slice(from);
-    mask(to, key);
 }
 
 #[cfg(test)]

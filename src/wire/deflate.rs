@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn a_bomb_is_refused_at_the_limit_without_being_held() {
         let bomb = deflate(&vec![0; 64 << 20], |out| out.unwrap().to_vec());
-        assert!(bomb.len() < 512 << 10);
+        assert!(bomb.len() < 1 << 20, "{}", bomb.len());
         assert_eq!(inflated(&bomb, 100_000), Err(InflateError::TooLarge));
         INFLATER.with_borrow(|inflater| assert!(inflater.out.capacity() <= KEEP_BYTES));
     }
@@ -303,10 +303,13 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_deflated_inflates_to_itself(
-            words in prop::collection::vec(0_u8..20, 64..40_000),
+            words in prop::collection::vec(0_u8..20, 64..9000),
         ) {
-            let sent = deflate(&words, |out| out.map(<[u8]>::to_vec));
-            prop_assert_eq!(inflated(&sent.unwrap(), words.len()), Ok(words));
+            // Repeated, so that there is something to gain.
+            let words = words.repeat(3);
+            let sent = deflate(&words, |out| out.unwrap().to_vec());
+            prop_assert!(sent.len() < words.len());
+            prop_assert!(inflated(&sent, words.len()) == Ok(words));
         }
 
         #[test]

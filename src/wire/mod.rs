@@ -10,9 +10,11 @@ pub mod deflate;
 pub mod handshake;
 pub mod socket;
 
+mod frame;
 mod outbox;
 mod scratch;
 
 pub use batch::{Batch, BatchBuilder, Kind, Message};
-pub use codec::{CloseFrame, Incoming, Role};
+pub use codec::{CloseFrame, Incoming};
+pub use frame::Role;
 pub use socket::{Socket, SocketError, SocketOptions};

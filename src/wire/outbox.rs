@@ -13,8 +13,8 @@ use tokio::io::AsyncWrite;
 
 use super::{
     batch::{Batch, put_header},
-    codec::{CONTROL_BYTES, Header, Role, is_close_code, mask_copy},
     deflate,
+    frame::{CONTROL_BYTES, Header, Role, is_close_code, mask_copy},
     scratch::with_scratch,
 };
 

@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     batch::Batch,
-    codec::{Decoder, Fault, Incoming, Role},
+    codec::{Decoder, Incoming},
+    frame::{Fault, Role},
     outbox::Outbox,
     scratch::with_scratch,
 };
@@ -133,6 +134,9 @@ impl<S: AsyncRead + Unpin> Socket<S> {
                 match step {
                     Ok(step) => {
                         self.rest.advance(step.consumed);
+                        if self.rest.is_empty() {
+                            self.rest = BytesMut::new();
+                        }
                         if let Some(incoming) = step.incoming {
                             return Poll::Ready(Some(Ok(incoming)));
                         }
@@ -169,10 +173,6 @@ impl<S: AsyncRead + Unpin> Socket<S> {
             if end == start {
                 self.rest = BytesMut::new();
                 return Poll::Ready(Ok(Read::End));
-            }
-            if self.decoder.is_over() {
-                self.rest = BytesMut::new();
-                return Poll::Ready(Ok(Read::Nothing));
             }
             if !small {
                 self.rest.extend_from_slice(&scratch[..end]);
