@@ -112,8 +112,7 @@ impl Task {
                     self.reaper.missed();
                 }
             }
-            let live = self.lease.is_live(Instant::now());
-            self.metrics.lease_until(self.lease.until().filter(|_| live));
+            self.metrics.lease_until(self.lease.until());
             self.sleep_until(begun + jittered(self.timing.heartbeat_interval), store.as_deref()).await;
         }
     }

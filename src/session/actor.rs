@@ -32,10 +32,7 @@ use crate::{
     link::{Frame, Link},
     telemetry::metrics::{GaugeGuard, GaugeShare, Outcome, Place, ResumeOutcome},
     upstream::{Connection, DialError, Upgrade},
-    wire::{
-        Batch, CloseFrame,
-        socket::{Incoming, SocketError},
-    },
+    wire::{Batch, CloseFrame, Incoming, SocketError},
 };
 
 /// Bytes towards the upstream above which clients are not read.
@@ -204,7 +201,7 @@ impl Actor {
     /// when it does again.
     fn poll_lease(&mut self, cx: &mut Cx<'_>) -> bool {
         loop {
-            if self.ctx.lease.is_live() {
+            if self.ctx.lease.is_live(Instant::now().into_std()) {
                 self.lease_wait = None;
                 return true;
             }

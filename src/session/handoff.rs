@@ -60,7 +60,7 @@ async fn hand_off(mut actor: Actor) {
                     break;
                 }
                 Ok(Transferred::HeirUnfit) => {}
-                Ok(Transferred::NotOwner) => break,
+                Ok(Transferred::NotOwner | Transferred::NotQuiescing) => break,
                 // The reply may be what was lost, not the commit.
                 Err(error) => {
                     if moved_to(&actor, heir).await {
@@ -90,7 +90,7 @@ async fn moved_to(actor: &Actor, heir: Incarnation) -> bool {
 async fn stop(mut actor: Actor, error: Error) {
     actor.dismiss(&Frame::Failed(error));
     actor.close_upstream(UPSTREAM_CLOSE).await;
-    if actor.ctx.lease.is_live() {
+    if actor.ctx.lease.is_live(Instant::now().into_std()) {
         release(&actor).await;
     }
 }

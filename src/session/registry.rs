@@ -177,7 +177,7 @@ impl Registry {
     }
 
     async fn open(self: &Arc<Self>, attach: &Attach, slot: &Arc<Slot>) -> Result<Handle, AttachError> {
-        if !self.ctx.lease.is_live() {
+        if !self.ctx.lease.is_live(std::time::Instant::now()) {
             return Err(Error::new(Code::SessionUnavailable, "this node's lease is in doubt").into());
         }
         let epoch = claim(&self.ctx, attach).await?;
@@ -229,7 +229,7 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Epoch, AttachError> {
     for _ in 0..ATTEMPTS {
         match ctx.store.claim(&claim).await.map_err(|error| store_error(&error))? {
             Claimed::Won { epoch, from } => {
-                ctx.metrics.claim(ClaimOutcome::Won);
+                ctx.metrics.claim(ClaimOutcome::Claimed);
                 if let Some(from) = from.filter(|from| *from != ctx.me) {
                     ctx.metrics.takeover(TakeoverReason::Dead);
                     tracing::info!(session = %attach.session, %epoch, %from, "session taken over");
@@ -253,7 +253,7 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Epoch, AttachError> {
                 }
             }
             Claimed::Fenced => {
-                ctx.metrics.claim(ClaimOutcome::Fenced);
+                ctx.metrics.claim(ClaimOutcome::Failed);
                 return Err(Error::new(Code::NodeDraining, "this node may not own sessions now").into());
             }
         }

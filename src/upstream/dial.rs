@@ -17,7 +17,7 @@ use crate::{
     config::{Upstream, UpstreamAuth},
     wire::{
         handshake::{self, ClientRequest, HandshakeError},
-        socket::{Role, Socket, SocketOptions},
+        Role, Socket, SocketOptions,
     },
 };
 
@@ -104,10 +104,10 @@ impl Dialer {
             subprotocols: &upgrade.subprotocols,
             offer_deflate: upstream.compression,
         };
-        let connected = handshake::connect(stream, request).await.map_err(|error| match error {
+        let connected = handshake::connect(stream, request, handshake::MAX_HEAD_BYTES).await.map_err(|error| match error {
             HandshakeError::Refused { status, headers, body } => {
                 let headers = handshake::forwardable_response_headers(&headers);
-                DialError::Refused(Box::new(Refusal { status, headers, body }))
+                DialError::Refused(Box::new(Refusal { status: status.as_u16(), headers, body }))
             }
             HandshakeError::Io(error) => unavailable(&error),
             HandshakeError::Invalid(what) => DialError::Unavailable(what.to_owned()),

@@ -56,6 +56,21 @@ impl LeaseHandle {
         self.lease().state(now)
     }
 
+    /// Whether the lease is lost for good.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.state(Instant::now()) == LeaseState::Lost
+    }
+
+    /// When the lease ends unless it is renewed; None when it is not live now.
+    #[must_use]
+    pub fn until(&self) -> Option<Instant> {
+        match self.state(Instant::now()) {
+            LeaseState::Live { until } => Some(until),
+            LeaseState::Suspended | LeaseState::Lost => None,
+        }
+    }
+
     /// Waits until the lease is live (true) or lost (false). Cancel-safe. That it is live
     /// is true of the moment of the answer only.
     pub async fn live(&self) -> bool {
