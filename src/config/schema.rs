@@ -96,7 +96,7 @@ fn kind(kind: Kind) -> Value {
         Kind::Count { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Kind::Size { min, max } => json!({ "anyOf": [
             { "type": "integer", "minimum": min, "maximum": max },
-            { "type": "string", "pattern": "^[0-9]+([KkMmGg][Ii]?)?[Bb]?$" },
+            { "type": "string", "pattern": "^[0-9]+(([KkMmGg][Ii]?)?[Bb])?$" },
         ] }),
         Kind::Duration { .. } => {
             json!({ "type": "string", "pattern": "^([0-9]+(ms|s|m|h|d))+$" })

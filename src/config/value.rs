@@ -99,10 +99,10 @@ impl Kind {
                 url::is_database(text, self == Self::DatabaseUrl)
                     .then(|| Value::Text(text.to_owned()))
             }
-            Self::Filter => tracing_subscriber::EnvFilter::builder()
-                .parse(text)
-                .ok()
-                .map(|_| Value::Text(text.to_owned())),
+            Self::Filter => {
+                let filter = tracing_subscriber::EnvFilter::builder().parse(text).ok();
+                filter.filter(|_| !text.is_empty()).map(|_| Value::Text(text.to_owned()))
+            }
             Self::Secret => {
                 (text.chars().count() >= SECRET_MIN).then(|| Value::Secret(Secret::new(text)))
             }
@@ -292,7 +292,7 @@ fn members(text: &str) -> Option<Vec<(String, String)>> {
         split_host_port(address)?;
         members.push((id.to_owned(), address.to_owned()));
     }
-    Some(members)
+    (!members.is_empty()).then_some(members)
 }
 
 #[cfg(test)]

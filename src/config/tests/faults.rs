@@ -19,7 +19,7 @@ fn every_setting_refuses_nonsense_and_names_flag_variable_or_file_key() {
             continue;
         }
         Given::upstream()
-            .env(&setting.env(), "no sense=")
+            .env(&setting.env(), "=no=sense")
             .refused_with(&[&format!("{}: got ", setting.env()), "expected "]);
         if let Some(key) = setting.file_key().filter(|key| !key.contains('.')) {
             Given::upstream()
