@@ -1,13 +1,31 @@
 //! One validated configuration. What is in here is correct: every fault was reported,
 //! all at once, before any port was bound.
 
-//pub mod file;
-//pub mod load;
+mod check;
+pub mod dump;
+pub mod fault;
+pub mod fields;
+pub mod file;
+pub mod load;
+mod path;
+mod peers;
+pub mod reference;
+pub mod resolve;
+pub mod routes;
+pub mod schema;
 pub mod secret;
+pub mod settings;
+pub mod url;
+pub mod value;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+#[cfg(test)]
+mod tests;
 
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+pub use fault::Faults;
 use http::Uri;
+pub use resolve::{Env, ServeArgs};
 pub use secret::Secret;
 
 use crate::store::StoreOptions;
@@ -24,6 +42,8 @@ pub struct Config {
     pub auth: Auth,
     pub peer: PeerSecurity,
     pub telemetry: Telemetry,
+    /// What works but hardly as intended, to be logged at start; no secret in it.
+    pub warnings: Vec<String>,
 }
 
 /// Names and addresses of this process.
@@ -49,8 +69,8 @@ pub struct Node {
     pub static_members: Vec<(String, String)>,
 }
 
-/// Durations whose relations are checked: `3 x heartbeat <= lease_ttl`, and a margin that
-/// leaves a renewal time to arrive.
+/// Durations whose relations are checked: `3 x heartbeat <= lease_ttl - lease_margin`, and
+/// `drain_dwell + drain_cleanup < drain_timeout`.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     pub heartbeat_interval: Duration,
@@ -131,7 +151,7 @@ pub enum KeySource {
 }
 
 /// What sessions are connected to.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Upstream {
     pub name: String,
     /// `ws://` or `wss://`.
@@ -143,6 +163,20 @@ pub struct Upstream {
     pub compression: bool,
     /// PEM file of additional trust anchors.
     pub ca_file: Option<std::path::PathBuf>,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("name", &self.name)
+            // Its query may hold a credential.
+            .field("url", &url::redact(&self.url.to_string()))
+            .field("auth", &self.auth)
+            .field("max_connection_age", &self.max_connection_age)
+            .field("compression", &self.compression)
+            .field("ca_file", &self.ca_file)
+            .finish()
+    }
 }
 
 /// Whose credential the upstream sees.

@@ -1,0 +1,135 @@
+//! What must hold between settings that are each sound.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{
+    Auth, Upstream, UpstreamAuth,
+    fault::Faults,
+    resolve::Resolved,
+    settings::Key,
+    url::is_loopback,
+    value::{duration_text, split_host_port},
+};
+
+/// Adds a fault for every relation that does not hold.
+pub fn relations(settings: &Resolved, faults: &mut Faults) {
+    ports(settings, faults);
+    reachable(settings, faults);
+    lease(settings, faults);
+    drain(settings, faults);
+    database(settings, faults);
+}
+
+fn ports(settings: &Resolved, faults: &mut Faults) {
+    let listeners = [Key::Listen, Key::PeerListen, Key::AdminListen];
+    for (index, key) in listeners.iter().enumerate() {
+        for other in &listeners[..index] {
+            if settings.sound(&[*key, *other])
+                && clash(settings.address(*key), settings.address(*other))
+            {
+                let expected = format!("a port that {} does not use", other.setting().name);
+                settings.fault(*key, expected, faults);
+            }
+        }
+    }
+}
+
+/// Whether two listeners cannot both be bound. Port 0 is a fresh one each time.
+fn clash(one: SocketAddr, two: SocketAddr) -> bool {
+    let overlap = one.ip() == two.ip() || one.ip().is_unspecified() || two.ip().is_unspecified();
+    one.port() != 0 && one.port() == two.port() && overlap
+}
+
+fn reachable(settings: &Resolved, faults: &mut Faults) {
+    let judged = [Key::PeerListen, Key::Advertise, Key::HeadlessService];
+    let unset =
+        settings.text(Key::Advertise).is_none() && settings.text(Key::HeadlessService).is_none();
+    if settings.sound(&judged) && unset && settings.address(Key::PeerListen).ip().is_unspecified() {
+        let expected = "the host:port at which others reach this node, since peer-listen is not \
+                        an address that they could use";
+        settings.fault(Key::Advertise, expected, faults);
+    }
+}
+
+/// A lease survives two heartbeats that are lost, and ends here before it does in the store.
+fn lease(settings: &Resolved, faults: &mut Faults) {
+    if !settings.sound(&[Key::LeaseTtl, Key::LeaseMargin, Key::HeartbeatInterval]) {
+        return;
+    }
+    let (ttl, margin) = (settings.duration(Key::LeaseTtl), settings.duration(Key::LeaseMargin));
+    if margin * 2 > ttl {
+        let half = duration_text(ttl / 2);
+        settings.fault(Key::LeaseMargin, format!("at most half of lease-ttl ({half})"), faults);
+        return;
+    }
+    let held = ttl.saturating_sub(margin);
+    if settings.duration(Key::HeartbeatInterval) * 3 > held {
+        let third = duration_text(held / 3);
+        let expected = format!("at most a third of lease-ttl less lease-margin ({third})");
+        settings.fault(Key::HeartbeatInterval, expected, faults);
+    }
+}
+
+fn drain(settings: &Resolved, faults: &mut Faults) {
+    if !settings.sound(&[Key::DrainDwell, Key::DrainTimeout, Key::DrainCleanup]) {
+        return;
+    }
+    let parts = settings.duration(Key::DrainDwell) + settings.duration(Key::DrainCleanup);
+    if settings.duration(Key::DrainTimeout) <= parts {
+        let parts = duration_text(parts);
+        let expected = format!("more than drain-dwell and drain-cleanup together ({parts})");
+        settings.fault(Key::DrainTimeout, expected, faults);
+    }
+}
+
+/// Relations of the database's settings, which `migrate` needs too.
+pub fn database(settings: &Resolved, faults: &mut Faults) {
+    let sqlite = settings.text(Key::DatabaseUrl).is_some_and(|url| url.starts_with("sqlite:"));
+    if sqlite && settings.text(Key::DatabaseDirectUrl).is_some() {
+        let expected = "nothing, since database-url is SQLite, which has no pooler to bypass";
+        settings.fault(Key::DatabaseDirectUrl, expected, faults);
+    }
+}
+
+/// What works, but hardly as intended.
+pub fn warn(
+    settings: &Resolved,
+    upstreams: &[Arc<Upstream>],
+    auth: &Auth,
+    warnings: &mut Vec<String>,
+) {
+    let beyond = settings.text(Key::Advertise).is_some_and(|address| {
+        split_host_port(&address).is_some_and(|(host, _)| !is_loopback(host))
+    });
+    if beyond && settings.text(Key::DatabaseUrl).is_some_and(|url| url.starts_with("sqlite:")) {
+        warnings.push(
+            "database-url: SQLite serves one machine only, and this node advertises itself to \
+             others; use postgres:// for a ring of several"
+                .into(),
+        );
+    }
+    let open = !settings.address(Key::Listen).ip().is_loopback();
+    for upstream in upstreams {
+        let name = &upstream.name;
+        let bearer = matches!(upstream.auth, UpstreamAuth::Bearer(_));
+        if bearer && open && !matches!(auth, Auth::ApiKey(_)) {
+            warnings.push(format!(
+                "upstream {name}: whoever reaches the client listener uses the operator's \
+                 credential; set auth.mode to api_key"
+            ));
+        }
+        if !bearer && matches!(auth, Auth::ApiKey(_)) {
+            warnings.push(format!(
+                "upstream {name}: auth is passthrough, so it is sent the key that clients show \
+                 to ringspan; set its auth to {{ bearer_env = … }}"
+            ));
+        }
+        let plain = upstream.url.scheme_str() == Some("ws");
+        if bearer && plain && !upstream.url.host().is_some_and(is_loopback) {
+            warnings.push(format!(
+                "upstream {name}: the operator's credential crosses the network in plain text; \
+                 use wss://"
+            ));
+        }
+    }
+}
