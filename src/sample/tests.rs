@@ -392,16 +392,16 @@ fn a_command_tool_is_found_and_its_arguments_fit_the_schema() {
         { "type": "function", "name": "exec_command", "parameters": {
             "properties": { "cmd": { "type": "string" } }, "required": ["cmd"] } },
     ]);
-    let call = tools::choose(&wanted, &exec).unwrap();
+    let call = tools::choose(&wanted, &exec, None).unwrap();
     assert_eq!(
-        (call.name.as_str(), call.arguments.as_str()),
+        (call.name.as_str(), call.payload.as_str()),
         ("exec_command", r#"{"cmd":"echo hi"}"#)
     );
     let shell = json!([{ "type": "function", "name": "shell", "parameters": {
         "properties": { "command": { "type": "array" }, "n": { "type": "number" } },
         "required": ["command", "n"] } }]);
-    let arguments = tools::choose(&wanted, &shell).unwrap().arguments;
+    let arguments = tools::choose(&wanted, &shell, None).unwrap().payload;
     let arguments: Value = serde_json::from_str(&arguments).unwrap();
     assert_eq!(arguments, json!({ "command": ["bash", "-lc", "echo hi"], "n": 1 }));
-    assert_eq!(tools::choose(&wanted, &Value::Null), None);
+    assert_eq!(tools::choose(&wanted, &Value::Null, None), None);
 }
