@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::request::Refusal;
+use super::{request::Refusal, tools::ScriptTool};
 
 /// Bytes of the last texts that are kept to be quoted and searched for directives.
 const MAX_QUOTED_BYTES: usize = 16 << 10;
@@ -33,6 +33,8 @@ pub(super) struct Conversation {
     pub(super) last_user: String,
     /// First line of the tool output, if one came after the last user text.
     pub(super) tool_line: Option<String>,
+    /// The tool that an item of the conversation offered.
+    pub(super) script_tool: Option<ScriptTool>,
     /// Calls without output yet.
     pending: BTreeSet<String>,
 }
@@ -108,6 +110,7 @@ impl Conversation {
                 }
                 self.tool_output(&text_of(&item["output"]));
             }
+            "additional_tools" => self.script_tool = ScriptTool::find(&item["tools"]),
             _ => {}
         }
         Ok(())

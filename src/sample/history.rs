@@ -85,7 +85,12 @@ pub(super) struct Create {
 
 impl History {
     pub(super) fn new(started: Instant) -> Self {
-        Self { started, opened: AtomicU64::new(0), websockets: Mutex::default(), http: Mutex::default() }
+        Self {
+            started,
+            opened: AtomicU64::new(0),
+            websockets: Mutex::default(),
+            http: Mutex::default(),
+        }
     }
 
     /// Notes a WebSocket.

@@ -102,7 +102,8 @@ const CREATED_AT_BASE: u64 = 1_767_225_600;
 pub struct SampleOptions {
     /// Who is let in, everywhere but under `/_sample`.
     pub auth: SampleAuth,
-    /// Model named when a request names none, and in the `openai-model` header.
+    /// Model named when a request names none, and in the `openai-model` header of an upgrade.
+    /// Codex warns its user if it asked for another one.
     pub model: String,
     /// Age at which an idle Responses connection is ended with
     /// `websocket_connection_limit_reached`; a running turn ends first.

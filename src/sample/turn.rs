@@ -13,7 +13,7 @@ use super::{
     history::{Create, CreateGuard, Record},
     reply::{cut, reply},
     request::{CreateRequest, Refusal},
-    tools::{self, FunctionCall},
+    tools::{self, Call},
 };
 
 /// What a client asks of a running turn.
@@ -32,7 +32,7 @@ pub(super) struct Turn {
     conversation: Conversation,
     cached_bytes: u64,
     directives: Directives,
-    call: Option<FunctionCall>,
+    call: Option<Call>,
     pub(super) response_id: String,
     /// A turn state for a request that had none: an event on a WebSocket, a header by HTTP.
     pub(super) fresh_state: Option<String>,
@@ -80,8 +80,9 @@ impl Turn {
         create.users = conversation.users;
         create.answers = conversation.answers;
         create.outputs = conversation.outputs;
-        let call =
-            directives.tool.as_ref().and_then(|wanted| tools::choose(wanted, &request.tools));
+        let call = directives.tool.as_ref().and_then(|wanted| {
+            tools::choose(wanted, &request.tools, conversation.script_tool.as_ref())
+        });
         Ok(Self {
             sample: Arc::clone(sample),
             conversation,
@@ -244,26 +245,30 @@ impl Running {
         }
     }
 
-    async fn call(&mut self, call: FunctionCall) -> Result<Ending, Gone> {
-        let (item_id, call_id) = (new_id("fc"), new_id("call"));
-        let item = |status: &str, arguments: &str| {
-            json!({
-                "id": item_id, "type": "function_call", "status": status,
-                "name": call.name, "call_id": call_id, "arguments": arguments,
-            })
+    async fn call(&mut self, call: Call) -> Result<Ending, Gone> {
+        let form = call.form;
+        let (item_id, call_id) = (new_id(form.id_prefix), new_id("call"));
+        let item = |status: &str, payload: &str| {
+            let mut item = json!({
+                "id": item_id, "type": form.item, "status": status,
+                "name": call.name, "call_id": call_id,
+            });
+            item[form.field] = payload.into();
+            if let Some(namespace) = &call.namespace {
+                item["namespace"] = namespace.as_str().into();
+            }
+            item
         };
         let added = json!({ "output_index": 0, "item": item("in_progress", "") });
         self.emit.emit("response.output_item.added", added).await?;
         let part = |field: &str| {
-            let mut part = json!({ "item_id": item_id, "output_index": 0 });
-            part[field] = call.arguments.as_str().into();
+            let mut part = json!({ "item_id": item_id, "output_index": 0, "name": call.name });
+            part[field] = call.payload.as_str().into();
             part
         };
-        self.emit.emit("response.function_call_arguments.delta", part("delta")).await?;
-        let mut done = part("arguments");
-        done["name"] = call.name.as_str().into();
-        self.emit.emit("response.function_call_arguments.done", done).await?;
-        let item = item("completed", &call.arguments);
+        self.emit.emit(form.delta, part("delta")).await?;
+        self.emit.emit(form.done, part(form.field)).await?;
+        let item = item("completed", &call.payload);
         let done = json!({ "output_index": 0, "item": item });
         self.emit.emit("response.output_item.done", done).await?;
         self.response["output"] = json!([item]);
@@ -338,7 +343,7 @@ impl Running {
     /// follow-up finds it however fast it comes.
     async fn finish(mut self, ending: Ending) -> Result<(), Gone> {
         let known = self.turn.conversation.bytes - self.text.len() as u64;
-        let spent = self.turn.call.as_ref().map_or(self.text.len(), |call| call.arguments.len());
+        let spent = self.turn.call.as_ref().map_or(self.text.len(), |call| call.payload.len());
         self.response["usage"] = usage(self.turn.cached_bytes, known, spent as u64);
         let mut successor = None;
         let (kind, outcome) = match ending {

@@ -86,7 +86,7 @@ class AppServer:
 
 def run_turn(server, thread, text):
     """One turn; what a user saw of it."""
-    seen = {"errors": [], "started": 0, "messages": [], "deltas": {}, "commands": 0}
+    seen = {"errors": [], "warnings": [], "started": 0, "messages": [], "deltas": {}, "commands": 0}
     began = time.monotonic()
     turn_input = [{"type": "text", "text": text}]
     server.request("turn/start", {"threadId": thread, "input": turn_input})
@@ -98,6 +98,8 @@ def run_turn(server, thread, text):
             seen["errors"].append(
                 {"message": error.get("message"), "will_retry": params.get("willRetry")}
             )
+        elif method in ("warning", "model/rerouted"):
+            seen["warnings"].append({"kind": method, **params})
         elif method == "item/started" and item.get("type") == "agentMessage":
             seen["started"] += 1
         elif method == "item/agentMessage/delta":
@@ -141,7 +143,7 @@ def main():
     options = parser.parse_args()
     version = subprocess.run([options.codex, "--version"], capture_output=True, text=True,
                              check=True).stdout.strip()
-    errors, restarted, failures, counts, slowest = [], 0, [], [], 0.0
+    errors, warnings, restarted, failures, counts, slowest = [], [], 0, [], [], 0.0
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as cwd:
         env = make_home(home, options.base_url, not options.sse, options.model)
         server = AppServer(options.codex, env, cwd)
@@ -158,6 +160,7 @@ def main():
                 again, wrong = judge(seen, wanted, tool)
                 restarted += again
                 errors += [{"turn": n, **error} for error in seen["errors"]]
+                warnings += [{"turn": n, **warning} for warning in seen["warnings"]]
                 failures += [f"turn {n}: {fault}" for fault in wrong]
                 slowest = max(slowest, seen["seconds"])
                 counts += [int(c) for c in re.findall(r"turn (\d+) of", "".join(seen["messages"][-1:]))]
@@ -173,6 +176,7 @@ def main():
         "transport": "sse" if options.sse else "websocket",
         "turns": options.turns, "answered": len(counts), "slowest_seconds": slowest,
         "visible_errors": len(errors), "errors": errors[:20],
+        "warnings": len(warnings), "first_warnings": warnings[:3],
         "restarted_answers": restarted, "failures": failures,
     }
     print(json.dumps(summary, indent=2))
