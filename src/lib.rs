@@ -1,5 +1,6 @@
 //! ringspan: a session-bridge ring. See ARCHITECTURE.md for the way of a frame.
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod ids;
@@ -7,6 +8,8 @@ pub mod link;
 pub mod ownership;
 pub mod peer;
 pub mod ring;
+pub mod route;
+pub mod sample;
 pub mod session;
 pub mod store;
 pub mod telemetry;

@@ -96,7 +96,8 @@ struct Pipe {
 impl Pipe {
     /// Whether enough was consumed for a window update to be worth its bytes.
     fn credit_due(&self) -> bool {
-        self.consumed * 4 >= self.window || (self.consumed > 0 && self.queue.is_empty() && self.consumed * 8 >= self.window)
+        self.consumed * 4 >= self.window
+            || (self.consumed > 0 && self.queue.is_empty() && self.consumed * 8 >= self.window)
     }
 }
 
@@ -201,7 +202,8 @@ impl Receiver {
             // An idle session keeps no buffer.
             pipe.queue = VecDeque::new();
         }
-        let wake = (pipe.queued < pipe.window && pipe.queued + weight >= pipe.window) || pipe.credit_due();
+        let wake =
+            (pipe.queued < pipe.window && pipe.queued + weight >= pipe.window) || pipe.credit_due();
         let writer = if wake { pipe.writer.take() } else { None };
         drop(pipe);
         if let Some(writer) = writer {

@@ -112,8 +112,9 @@ impl Task {
                     self.reaper.missed();
                 }
             }
-            self.metrics.lease_until(self.lease.until());
-            self.sleep_until(begun + jittered(self.timing.heartbeat_interval), store.as_deref()).await;
+            self.metrics.lease_until(self.lease.until().map(Into::into));
+            self.sleep_until(begun + jittered(self.timing.heartbeat_interval), store.as_deref())
+                .await;
         }
     }
 
@@ -150,7 +151,8 @@ impl Task {
     /// A process of this machine that is gone need not be waited for.
     async fn prove_deaths(&self, store: &dyn Store) -> store::Result<()> {
         let view = store.ring().await?;
-        for member in view.members.iter().filter(|m| m.state.is_alive() && m.incarnation != self.me) {
+        for member in view.members.iter().filter(|m| m.state.is_alive() && m.incarnation != self.me)
+        {
             if process::is_proven_dead(&member.process)
                 && store.mark_dead(member.incarnation, true).await?
             {

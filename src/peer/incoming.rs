@@ -1,12 +1,6 @@
 //! The owner's side: serves the streams of other nodes' edges.
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::watch, task::AbortHandle, time::timeout};
@@ -59,7 +53,10 @@ type Frames = Pin<Box<dyn Stream<Item = Result<proto::Frame, Status>> + Send>>;
 impl Peer for Incoming {
     type LinkStream = Frames;
 
-    async fn link(&self, request: Request<Streaming<proto::Frame>>) -> Result<Response<Frames>, Status> {
+    async fn link(
+        &self,
+        request: Request<Streaming<proto::Frame>>,
+    ) -> Result<Response<Frames>, Status> {
         let mut streaming = request.into_inner();
         let first = timeout(HELLO, streaming.message())
             .await

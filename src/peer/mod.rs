@@ -18,8 +18,7 @@ pub mod proto {
     tonic::include_proto!("ringspan.peer.v1");
 
     /// For reflection.
-    pub const DESCRIPTOR: &[u8] =
-        include_bytes!(concat!(env!("OUT_DIR"), "/peer_descriptor.bin"));
+    pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peer_descriptor.bin"));
 }
 
 /// Protocol versions that this build speaks.

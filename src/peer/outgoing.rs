@@ -1,10 +1,6 @@
 //! The edge's side: streams to owners, opened when first needed and closed when idle.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -185,7 +181,12 @@ impl Peers {
         }
     }
 
-    async fn open(&self, peer: &Arc<Peer>, target: Incarnation, addr: &str) -> Result<Open, String> {
+    async fn open(
+        &self,
+        peer: &Arc<Peer>,
+        target: Incarnation,
+        addr: &str,
+    ) -> Result<Open, String> {
         if let Some((at, error)) = &*peer.failed.lock()
             && at.elapsed() < HOLD_OFF
         {
@@ -298,7 +299,8 @@ impl Peers {
     /// Drops what is remembered of peers that left the ring.
     pub fn retain(&self, live: &[Incarnation]) {
         self.peers.lock().retain(|incarnation, peer| {
-            live.contains(incarnation) || peer.stream.get().is_some_and(|open| !open.mux.is_closed())
+            live.contains(incarnation)
+                || peer.stream.get().is_some_and(|open| !open.mux.is_closed())
         });
     }
 }

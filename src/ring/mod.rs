@@ -4,8 +4,8 @@
 //! nodes may hold different views for a while without two owners coming of it.
 
 pub mod build;
-pub mod placement;
 pub mod membership;
+pub mod placement;
 
 pub use membership::{Membership, Ring};
 pub use placement::Placement;

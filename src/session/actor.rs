@@ -64,13 +64,16 @@ pub(super) enum Exit {
     Stopped(Error),
 }
 
-type Dial = Pin<Box<dyn Future<Output = Result<Connection, DialError>> + Send>>;
+type Dial = Pin<Box<dyn Future<Output = Result<Connection, DialError>> + Send + Sync>>;
 
 /// The upstream's side.
 enum Upstream {
     None,
     Dialing(Dial),
-    Connected(Box<Connection>, #[expect(dead_code, reason = "a gauge that counts by living")] GaugeGuard),
+    Connected(
+        Box<Connection>,
+        #[expect(dead_code, reason = "a gauge that counts by living")] GaugeGuard,
+    ),
 }
 
 pub(super) struct Actor {
@@ -102,7 +105,7 @@ pub(super) struct Actor {
     timer: Pin<Box<Sleep>>,
     retime: bool,
     /// Only while the lease is in doubt.
-    lease_wait: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    lease_wait: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     replay_share: GaugeShare,
     _counted: GaugeGuard,
 }
@@ -222,7 +225,8 @@ impl Actor {
         while let Poll::Ready(Some(command)) = self.inbox.poll_recv(cx) {
             match command {
                 Command::Attach(_, reply) => {
-                    let error = Error::new(Code::SessionUnavailable, "this node's lease is in doubt");
+                    let error =
+                        Error::new(Code::SessionUnavailable, "this node's lease is in doubt");
                     drop(reply.send(Err(error.into())));
                 }
                 Command::Drain => self.draining = true,
@@ -237,14 +241,19 @@ impl Actor {
         self.waiting.is_empty() && self.turns.as_ref().is_none_or(Turns::is_idle)
     }
 
-    fn attach(&mut self, attach: Box<Attach>, reply: oneshot::Sender<Result<Attached, AttachError>>) {
+    fn attach(
+        &mut self,
+        attach: Box<Attach>,
+        reply: oneshot::Sender<Result<Attached, AttachError>>,
+    ) {
         if attach.principal != self.principal {
             let error = Error::new(Code::Forbidden, "this session belongs to another principal");
             drop(reply.send(Err(error.into())));
             return;
         }
         if self.clients.len() + self.waiting.len() >= self.ctx.limits.max_clients_per_session {
-            let error = Error::new(Code::TooManySessions, "this session has as many clients as it may");
+            let error =
+                Error::new(Code::TooManySessions, "this session has as many clients as it may");
             drop(reply.send(Err(error.into())));
             return;
         }
@@ -270,7 +279,8 @@ impl Actor {
         let mut client = Client::new(id, ours, attach.client.clone(), now, gauge);
         let mut resume = Resume::New;
         if self.turns.is_none() {
-            let log = self.streams.get(OPAQUE).map(|stream| (stream.log.floor(), stream.log.head()));
+            let log =
+                self.streams.get(OPAQUE).map(|stream| (stream.log.floor(), stream.log.head()));
             let (floor, head) = log.unwrap_or((1, 0));
             let mut next = head + 1;
             if let Some(last) = attach.last_seq {
@@ -358,7 +368,9 @@ impl Actor {
         let mut at = 0;
         while at < self.clients.len() {
             let congested = match &self.upstream {
-                Upstream::Connected(connection, _) => connection.socket.pending() >= UPSTREAM_WINDOW,
+                Upstream::Connected(connection, _) => {
+                    connection.socket.pending() >= UPSTREAM_WINDOW
+                }
                 // Turns queue by themselves; opaque messages wait in their links.
                 _ => self.turns.is_none(),
             };
@@ -393,8 +405,11 @@ impl Actor {
             (Frame::Messages { batch, .. }, Some(_)) => {
                 let id = self.clients[at].id;
                 for message in batch.messages() {
-                    let actions =
-                        self.turns.as_mut().map(|turns| turns.on_client(id, &message)).unwrap_or_default();
+                    let actions = self
+                        .turns
+                        .as_mut()
+                        .map(|turns| turns.on_client(id, &message))
+                        .unwrap_or_default();
                     self.perform(actions);
                 }
                 self.want_upstream();
@@ -535,9 +550,10 @@ impl Actor {
             return false;
         }
         let streams = &self.streams;
-        !self.clients.iter_mut().any(|client| {
-            client.lag(streams) == 0 && client.link.tx.poll_ready(cx).is_ready()
-        })
+        !self
+            .clients
+            .iter_mut()
+            .any(|client| client.lag(streams) == 0 && client.link.tx.poll_ready(cx).is_ready())
     }
 
     fn deliver(&mut self, cx: &mut Cx<'_>, progress: &mut bool) {
@@ -550,7 +566,8 @@ impl Actor {
                     Place::Remote
                 };
                 self.ctx.metrics.slow_client(&self.route.path, place);
-                let frame = CloseFrame { code: 1013, reason: "too slow; resume from last_seq".into() };
+                let frame =
+                    CloseFrame { code: 1013, reason: "too slow; resume from last_seq".into() };
                 self.clients[at].link.tx.send(Frame::Close(Some(frame)));
                 self.remove(at);
                 *progress = true;
@@ -611,7 +628,8 @@ impl Actor {
     /// upstream gives it up in the middle of one.
     fn rotate(&mut self, now: Instant) {
         let Upstream::Connected(connection, _) = &mut self.upstream else { return };
-        if self.turns.is_some() && now >= connection.since + self.route.upstream.max_connection_age {
+        if self.turns.is_some() && now >= connection.since + self.route.upstream.max_connection_age
+        {
             tracing::info!(session = %self.id, "upstream connection reached its age, renewing it");
             connection.socket.queue_close(1000, "");
             drop(connection.socket.poll_flush(&mut Cx::from_waker(std::task::Waker::noop())));
@@ -689,7 +707,9 @@ impl Actor {
 
     /// Closes the upstream politely, within `limit`.
     pub(super) async fn close_upstream(&mut self, limit: Duration) {
-        if let Upstream::Connected(mut connection, _) = std::mem::replace(&mut self.upstream, Upstream::None) {
+        if let Upstream::Connected(mut connection, _) =
+            std::mem::replace(&mut self.upstream, Upstream::None)
+        {
             let frame = self.last_close.take();
             let (code, reason) = frame.as_ref().map_or((1000, ""), |f| (f.code, f.reason.as_str()));
             connection.socket.queue_close(code, reason);
@@ -706,7 +726,8 @@ fn attach_error(error: &DialError) -> AttachError {
             Error::new(Code::UpstreamUnavailable, "the upstream could not be reached").into()
         }
         DialError::Timeout(_) => {
-            Error::new(Code::UpstreamTimeout, "the upstream did not answer the upgrade in time").into()
+            Error::new(Code::UpstreamTimeout, "the upstream did not answer the upgrade in time")
+                .into()
         }
     }
 }

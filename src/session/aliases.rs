@@ -48,7 +48,9 @@ async fn write(store: &dyn Store, batch: &[Alias]) {
     for attempt in 1..=ATTEMPTS {
         match store.put_aliases(batch).await {
             Ok(()) => return,
-            Err(error) => tracing::warn!(%error, attempt, count = batch.len(), "writing aliases failed"),
+            Err(error) => {
+                tracing::warn!(%error, attempt, count = batch.len(), "writing aliases failed")
+            }
         }
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
         pause *= 2;

@@ -125,7 +125,9 @@ impl Client {
     /// Messages that are in a log and were not handed over.
     pub(super) fn lag(&self, streams: &Streams) -> u64 {
         let behind = |cursor: &Cursor| {
-            streams.get(cursor.stream).map_or(0, |stream| (stream.log.head() + 1).saturating_sub(cursor.next))
+            streams
+                .get(cursor.stream)
+                .map_or(0, |stream| (stream.log.head() + 1).saturating_sub(cursor.next))
         };
         self.cursors.iter().map(behind).sum()
     }

@@ -17,9 +17,14 @@ use crate::{
 pub enum ClientEvent {
     Create(Create),
     /// `response.interrupt`, `response.steer`: meant for a response that is running.
-    Control { lane: Option<String>, response_id: Option<String> },
+    Control {
+        lane: Option<String>,
+        response_id: Option<String>,
+    },
     /// A type this build does not know.
-    Other { lane: Option<String> },
+    Other {
+        lane: Option<String>,
+    },
 }
 
 /// The head of a `response.create`.
@@ -64,7 +69,10 @@ impl ClientEvent {
     /// `invalid_request` for what is not a JSON object, `invalid_stream_id`.
     pub fn parse(payload: &[u8]) -> Result<Self, Error> {
         let head: ClientHead<'_> = serde_json::from_slice(payload).map_err(|_| {
-            Error::new(Code::InvalidRequest, "the message is not a JSON object with a string \"type\"")
+            Error::new(
+                Code::InvalidRequest,
+                "the message is not a JSON object with a string \"type\"",
+            )
         })?;
         let lane = head.stream_id.map(Cow::into_owned);
         if lane.as_deref().is_some_and(|lane| !is_lane(lane)) {
@@ -93,7 +101,8 @@ impl ClientEvent {
                 })
             }
             "response.interrupt" | "response.steer" => {
-                Self::Control { lane, response_id: head.response_id.map(Cow::into_owned) }
+                let response_id = head.response_id.or(head.previous_response_id);
+                Self::Control { lane, response_id: response_id.map(Cow::into_owned) }
             }
             _ => Self::Other { lane },
         })
@@ -112,10 +121,30 @@ pub enum Stage {
     Created,
     /// Anything in between, also events of no response.
     Running,
-    /// `response.completed`, `failed` or `incomplete`.
-    Terminal,
+    /// `response.completed`.
+    Completed,
+    /// `response.failed`.
+    Failed,
+    /// `response.incomplete`.
+    Incomplete,
+    /// `response.incomplete` because it was steered: the upstream goes on by itself, with a
+    /// new response for the same create.
+    Steered,
     /// An `error` event: the request ended without a response.
     Error,
+}
+
+impl Stage {
+    /// Whether nothing of the turn follows.
+    #[must_use]
+    pub const fn is_last(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Incomplete | Self::Error)
+    }
+}
+
+fn is_steered(response: Option<&ResponseHead<'_>>) -> bool {
+    let details = response.and_then(|response| response.incomplete_details.as_ref());
+    details.and_then(|details| details.reason.as_deref()) == Some("steered")
 }
 
 /// An upstream event, as far as routing needs it.
@@ -147,6 +176,14 @@ struct ServerHead<'a> {
 struct ResponseHead<'a> {
     #[serde(borrow)]
     id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    incomplete_details: Option<IncompleteHead<'a>>,
+}
+
+#[derive(Deserialize)]
+struct IncompleteHead<'a> {
+    #[serde(borrow)]
+    reason: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -167,7 +204,10 @@ impl ServerEvent {
         let stage = match &*head.r#type {
             "" => return None,
             "response.created" => Stage::Created,
-            "response.completed" | "response.failed" | "response.incomplete" => Stage::Terminal,
+            "response.incomplete" if is_steered(head.response.as_ref()) => Stage::Steered,
+            "response.completed" => Stage::Completed,
+            "response.failed" => Stage::Failed,
+            "response.incomplete" => Stage::Incomplete,
             "error" => Stage::Error,
             _ => Stage::Running,
         };
@@ -253,7 +293,8 @@ mod tests {
     #[test]
     fn upstream_events_tell_their_stage_and_response() {
         let event = |json: &'static str| ServerEvent::parse(&Message::text(json));
-        let created = event(r#"{"type":"response.created","response":{"id":"r1","x":[1]}}"#).unwrap();
+        let created =
+            event(r#"{"type":"response.created","response":{"id":"r1","x":[1]}}"#).unwrap();
         assert_eq!((created.stage, created.response_id.as_deref()), (Stage::Created, Some("r1")));
         assert_eq!(event("42"), None);
         assert_eq!(event(r#"{"a":1}"#), None);

@@ -18,7 +18,7 @@ pub mod turns;
 use std::sync::Arc;
 
 use http::HeaderMap;
-pub use registry::{Context, Handle, Registry};
+pub use registry::{Context, Handle, Registry, owner, store_error};
 
 use crate::{
     config::Route,

@@ -161,7 +161,10 @@ impl Registry {
             return Err(Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere"));
         }
         if sessions.len() >= self.ctx.capacity as usize {
-            return Err(Error::new(Code::TooManySessions, "this node owns as many sessions as it may"));
+            return Err(Error::new(
+                Code::TooManySessions,
+                "this node owns as many sessions as it may",
+            ));
         }
         let slot = Arc::new(Slot::default());
         sessions.insert(id, Arc::clone(&slot));
@@ -176,9 +179,15 @@ impl Registry {
         }
     }
 
-    async fn open(self: &Arc<Self>, attach: &Attach, slot: &Arc<Slot>) -> Result<Handle, AttachError> {
+    async fn open(
+        self: &Arc<Self>,
+        attach: &Attach,
+        slot: &Arc<Slot>,
+    ) -> Result<Handle, AttachError> {
         if !self.ctx.lease.is_live(std::time::Instant::now()) {
-            return Err(Error::new(Code::SessionUnavailable, "this node's lease is in doubt").into());
+            return Err(
+                Error::new(Code::SessionUnavailable, "this node's lease is in doubt").into()
+            );
         }
         let epoch = claim(&self.ctx, attach).await?;
         let (inbox, commands) = mpsc::channel(INBOX);
@@ -254,7 +263,9 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Epoch, AttachError> {
             }
             Claimed::Fenced => {
                 ctx.metrics.claim(ClaimOutcome::Failed);
-                return Err(Error::new(Code::NodeDraining, "this node may not own sessions now").into());
+                return Err(
+                    Error::new(Code::NodeDraining, "this node may not own sessions now").into()
+                );
             }
         }
     }
@@ -264,11 +275,7 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Epoch, AttachError> {
 /// The live owner that a row names.
 #[must_use]
 pub fn owner(row: &SessionRow) -> Option<Owner> {
-    Some(Owner {
-        incarnation: row.live_owner()?,
-        addr: row.owner_addr.clone()?,
-        epoch: row.epoch,
-    })
+    Some(Owner { incarnation: row.live_owner()?, addr: row.owner_addr.clone()?, epoch: row.epoch })
 }
 
 /// What a client is told of the store's failure.

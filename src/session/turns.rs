@@ -206,7 +206,8 @@ impl Turns {
             && self.running() == 1;
         let lane = &mut self.lanes[at];
         if lane.queue.len() >= self.max_queue {
-            let error = Error::new(Code::QueueFull, "too many turns wait in this stream; retry later");
+            let error =
+                Error::new(Code::QueueFull, "too many turns wait in this stream; retry later");
             reply(actions, client, &error, lane_name.as_deref(), 1);
             return;
         }
@@ -307,13 +308,23 @@ impl Turns {
     }
 
     /// There will be no upstream connection now: what waits ends with the reason.
-    pub fn on_unreachable(&mut self, status: u16, body: &serde_json::Value, code: Code) -> Vec<Action> {
+    pub fn on_unreachable(
+        &mut self,
+        status: u16,
+        body: &serde_json::Value,
+        code: Code,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         for lane in &mut self.lanes {
             for turn in std::mem::take(&mut lane.queue) {
                 self.done += 1;
-                let event = error_event_with(status, body, code.retry_after(), lane.name.as_deref());
-                actions.push(Action::Append { turn: turn.no, batch: Batch::one(&event), done: true });
+                let event =
+                    error_event_with(status, body, code.retry_after(), lane.name.as_deref());
+                actions.push(Action::Append {
+                    turn: turn.no,
+                    batch: Batch::one(&event),
+                    done: true,
+                });
             }
         }
         actions
@@ -325,7 +336,8 @@ impl Turns {
         for lane in &mut self.lanes {
             if let Some(turn) = lane.running.take() {
                 self.done += 1;
-                let error = Error::new(Code::UpstreamTimeout, "the upstream fell silent during this turn");
+                let error =
+                    Error::new(Code::UpstreamTimeout, "the upstream fell silent during this turn");
                 let batch = lane.error(&error);
                 actions.push(Action::Append { turn: turn.no, batch, done: true });
             }
@@ -390,12 +402,15 @@ impl Turns {
             }
             (Some(_), _) if event.stage == Stage::Created => return None,
             // A terminal event that names no response proves nothing.
-            (_, None) if event.stage == Stage::Terminal => return None,
+            (_, None) if event.stage.is_last() && event.stage != Stage::Error => return None,
             _ => {}
         }
         turn.progress = Progress::Visible;
         turn.payload = None;
-        let (no, done) = (turn.no, matches!(event.stage, Stage::Terminal | Stage::Error));
+        if event.stage == Stage::Steered {
+            turn.response_id = None;
+        }
+        let (no, done) = (turn.no, event.stage.is_last());
         if done {
             lane.running = None;
             self.done += 1;
@@ -411,7 +426,9 @@ impl Turns {
         if let Some(at) = self.lane(name) {
             return Some(at);
         }
-        if self.lanes.iter().filter(|lane| lane.name.is_some()).count() >= MAX_LANES && name.is_some() {
+        if self.lanes.iter().filter(|lane| lane.name.is_some()).count() >= MAX_LANES
+            && name.is_some()
+        {
             return None;
         }
         let name = name.map(str::to_owned);
@@ -426,7 +443,13 @@ fn flush(actions: &mut Vec<Action>, run: Option<(TurnNo, BatchBuilder)>, done: O
     }
 }
 
-fn reply(actions: &mut Vec<Action>, client: ClientId, error: &Error, lane: Option<&str>, ended: u32) {
+fn reply(
+    actions: &mut Vec<Action>,
+    client: ClientId,
+    error: &Error,
+    lane: Option<&str>,
+    ended: u32,
+) {
     let batch = Batch::one(&error_event(error, lane));
     actions.push(Action::Reply { client, batch, ended });
 }

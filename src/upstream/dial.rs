@@ -16,8 +16,8 @@ use super::{Refusal, Stream, Upgrade};
 use crate::{
     config::{Upstream, UpstreamAuth},
     wire::{
-        handshake::{self, ClientRequest, HandshakeError},
         Role, Socket, SocketOptions,
+        handshake::{self, ClientRequest, HandshakeError},
     },
 };
 
@@ -104,14 +104,16 @@ impl Dialer {
             subprotocols: &upgrade.subprotocols,
             offer_deflate: upstream.compression,
         };
-        let connected = handshake::connect(stream, request, handshake::MAX_HEAD_BYTES).await.map_err(|error| match error {
-            HandshakeError::Refused { status, headers, body } => {
-                let headers = handshake::forwardable_response_headers(&headers);
-                DialError::Refused(Box::new(Refusal { status: status.as_u16(), headers, body }))
-            }
-            HandshakeError::Io(error) => unavailable(&error),
-            HandshakeError::Invalid(what) => DialError::Unavailable(what.to_owned()),
-        })?;
+        let connected = handshake::connect(stream, request, handshake::MAX_HEAD_BYTES)
+            .await
+            .map_err(|error| match error {
+                HandshakeError::Refused { status, headers, body } => {
+                    let headers = handshake::forwardable_response_headers(&headers);
+                    DialError::Refused(Box::new(Refusal { status: status.as_u16(), headers, body }))
+                }
+                HandshakeError::Io(error) => unavailable(&error),
+                HandshakeError::Invalid(what) => DialError::Unavailable(what.to_owned()),
+            })?;
         let options = SocketOptions {
             max_message_bytes: self.max_message_bytes,
             deflate: connected.head.deflate,

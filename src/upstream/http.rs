@@ -48,9 +48,7 @@ impl HttpClient {
             tcp.set_nodelay(true);
             tcp.set_connect_timeout(Some(timeout));
             let connector = match dialer.tls(upstream) {
-                Some(config) => {
-                    HttpsConnectorBuilder::new().with_tls_config((*config).clone())
-                }
+                Some(config) => HttpsConnectorBuilder::new().with_tls_config((*config).clone()),
                 None => HttpsConnectorBuilder::new().with_webpki_roots(),
             };
             let connector = connector.https_or_http().enable_http1().wrap_connector(tcp);

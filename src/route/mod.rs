@@ -1,0 +1,247 @@
+//! From a session's name to a link, wherever the session lives.
+//!
+//! Local table, then owner cache, then the session's row, then placement. The answer has
+//! one type: nobody above can tell a local owner from a remote one.
+
+mod cache;
+
+use std::{sync::Arc, time::Duration};
+
+use cache::OwnerCache;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    error::{Blame, Code, Error},
+    ids::{Incarnation, Principal, SessionId},
+    peer::{MAX_HOPS, PeerError, Peers},
+    ring::Ring,
+    session::{Attach, AttachError, Attached, Owner, Registry, owner, store_error},
+    store::{AliasKind, Store},
+    telemetry::metrics::{Metrics, Side},
+    upstream::Refusal,
+};
+
+/// How long a client may be kept waiting for an owner that is being replaced. Longer waits
+/// are the client's, by `Retry-After`.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// First pause before another look; doubled each time, with jitter.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Why there is no link.
+#[derive(Debug)]
+pub enum RouteError {
+    /// The upstream refused the upgrade.
+    Refused(Box<Refusal>),
+    Failed(Error),
+}
+
+impl From<Error> for RouteError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Finds owners and attaches clients to them.
+pub struct Router {
+    me: Incarnation,
+    store: Arc<dyn Store>,
+    registry: Arc<Registry>,
+    peers: Arc<Peers>,
+    ring: watch::Receiver<Arc<Ring>>,
+    cache: OwnerCache,
+    metrics: Metrics,
+}
+
+/// Where to try next.
+enum Target {
+    Here,
+    There(Owner),
+}
+
+/// What one try came to.
+enum Tried {
+    Attached(Box<Attached>),
+    /// Somebody named another owner.
+    Redirected(Owner),
+    /// Not now; the row may change.
+    Later(Error),
+    /// Not at all.
+    Failed(RouteError),
+}
+
+impl Router {
+    pub fn new(
+        me: Incarnation,
+        store: Arc<dyn Store>,
+        registry: Arc<Registry>,
+        peers: Arc<Peers>,
+        ring: watch::Receiver<Arc<Ring>>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { me, store, registry, peers, ring, cache: OwnerCache::default(), metrics }
+    }
+
+    /// Attaches a client to its session, opening the session if nobody has it.
+    ///
+    /// An attach that reached nobody is tried again, here or elsewhere, because it has no
+    /// effect that a second one could double. Cancel-safe.
+    pub async fn attach(&self, mut attach: Attach) -> Result<Attached, RouteError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = PAUSE;
+        let mut avoid: Vec<Incarnation> = Vec::new();
+        let mut told: Option<Owner> = None;
+        let mut hops = 1;
+        loop {
+            let target = match told.take() {
+                Some(owner) if owner.incarnation == self.me => Target::Here,
+                Some(owner) => Target::There(owner),
+                None => self.target(&attach, &avoid).await?,
+            };
+            let tried = match &target {
+                Target::Here => self.try_here(&attach).await,
+                Target::There(owner) => self.try_there(&attach, owner, hops, &mut avoid).await,
+            };
+            let reason = match tried {
+                Tried::Attached(attached) => {
+                    if let Target::There(owner) = target {
+                        let owner = Owner { epoch: attached.epoch, ..owner };
+                        self.cache.put(attach.session, owner);
+                    }
+                    return Ok(*attached);
+                }
+                Tried::Failed(error) => return Err(error),
+                // Only knowledge that is newer than ours moves us, so two nodes that point
+                // at each other cannot send us round (I8).
+                Tried::Redirected(owner) if owner.epoch > attach.min_epoch && hops < MAX_HOPS => {
+                    attach.min_epoch = owner.epoch;
+                    told = Some(owner);
+                    hops += 1;
+                    continue;
+                }
+                Tried::Redirected(_) => Error::new(Code::OwnerMoving, "the session is moving; retry"),
+                Tried::Later(reason) => reason,
+            };
+            hops = 1;
+            let next = Instant::now() + pause.mul_f64(rand::random_range(0.5..1.5));
+            if next >= deadline {
+                return Err(reason.into());
+            }
+            sleep_until(next).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// The session that an alias names for this principal.
+    ///
+    /// # Errors
+    /// `session_unavailable` when the store does not answer.
+    pub async fn alias(
+        &self,
+        principal: Principal,
+        kind: AliasKind,
+        text: &str,
+    ) -> Result<Option<SessionId>, Error> {
+        let digest = crate::store::Alias::digest(text);
+        self.store.alias(principal, kind, digest).await.map_err(|error| store_error(&error))
+    }
+
+    async fn target(&self, attach: &Attach, avoid: &[Incarnation]) -> Result<Target, Error> {
+        let id = attach.session;
+        if self.registry.has(id) {
+            return Ok(Target::Here);
+        }
+        if let Some(owner) = self.cache.get(id)
+            && self.is_alive(owner.incarnation)
+            && !avoid.contains(&owner.incarnation)
+        {
+            return Ok(Target::There(owner));
+        }
+        let row = self.store.session(id).await.map_err(|error| store_error(&error))?;
+        if let Some(owner) = row.as_ref().and_then(owner) {
+            let here = owner.incarnation == self.me;
+            return Ok(if here { Target::Here } else { Target::There(self.addressed(owner)) });
+        }
+        // Nobody's: the ring proposes who claims it; who cannot be reached is passed over.
+        let epoch = row.map_or_else(Default::default, |row| row.epoch);
+        let ring = self.ring.borrow().clone();
+        let candidates = ring.placement.owner(id).into_iter().chain(ring.placement.successors(id));
+        for candidate in candidates.filter(|candidate| !avoid.contains(candidate)) {
+            if candidate == self.me {
+                break;
+            }
+            if let Some(member) = ring.member(candidate) {
+                let addr = member.peer_addr.clone();
+                return Ok(Target::There(Owner { incarnation: candidate, addr, epoch }));
+            }
+        }
+        Ok(Target::Here)
+    }
+
+    /// A static member list overrides the address that the row names.
+    fn addressed(&self, owner: Owner) -> Owner {
+        let ring = self.ring.borrow();
+        match ring.member(owner.incarnation) {
+            Some(member) => Owner { addr: member.peer_addr.clone(), ..owner },
+            None => owner,
+        }
+    }
+
+    fn is_alive(&self, incarnation: Incarnation) -> bool {
+        self.ring.borrow().member(incarnation).is_some_and(|member| member.state.is_alive())
+    }
+
+    async fn try_here(&self, attach: &Attach) -> Tried {
+        match self.registry.attach(attach.clone()).await {
+            Ok(attached) => Tried::Attached(Box::new(attached)),
+            Err(AttachError::NotOwner(owner)) => Tried::Redirected(self.addressed(owner)),
+            Err(AttachError::Refused(refusal)) => Tried::Failed(RouteError::Refused(refusal)),
+            Err(AttachError::Failed(error)) => failed(error),
+        }
+    }
+
+    async fn try_there(
+        &self,
+        attach: &Attach,
+        owner: &Owner,
+        hop: u32,
+        avoid: &mut Vec<Incarnation>,
+    ) -> Tried {
+        match self.peers.attach(owner.incarnation, &owner.addr, attach, hop).await {
+            Ok(attached) => Tried::Attached(Box::new(attached)),
+            Err(PeerError::Answer(AttachError::NotOwner(owner))) => {
+                self.metrics.not_owner(Side::Caller);
+                self.cache.remove(attach.session);
+                Tried::Redirected(self.addressed(owner))
+            }
+            Err(PeerError::Answer(AttachError::Refused(refusal))) => {
+                Tried::Failed(RouteError::Refused(refusal))
+            }
+            Err(PeerError::Answer(AttachError::Failed(error))) => {
+                self.cache.remove(attach.session);
+                if error.code == Code::NodeDraining {
+                    avoid.push(owner.incarnation);
+                }
+                failed(error)
+            }
+            Err(PeerError::Unreachable(reason)) => {
+                tracing::debug!(session = %attach.session, owner = %owner.incarnation, reason, "owner not reached");
+                self.cache.remove(attach.session);
+                avoid.push(owner.incarnation);
+                let text = "the session's owner cannot be reached; it is replaced when its death is certain";
+                Tried::Later(Error::new(Code::OwnerMoving, text).blame(Blame::Peer))
+            }
+        }
+    }
+}
+
+/// Whether a failure may pass by itself within our patience.
+fn failed(error: Error) -> Tried {
+    match error.code {
+        Code::OwnerMoving | Code::NodeDraining | Code::SessionUnavailable => Tried::Later(error),
+        _ => Tried::Failed(RouteError::Failed(error)),
+    }
+}
