@@ -89,16 +89,16 @@ pub(in crate::admin) fn ring() -> RingInfo {
         state: state.into(),
         load: 1_000 + u32::try_from(n).unwrap() * 137,
         capacity: 20_000,
-        lease_remaining_seconds: 14.2 - 2.5 * share,
+        lease_remaining_seconds: 14.25 - 2.5 * share,
         share,
     };
     RingInfo {
         version: 12,
         me: Some(40),
         members: vec![
-            member(0, "ACTIVE", 0.56, Some("eu-1a")),
+            member(0, "ACTIVE", 0.5625, Some("eu-1a")),
             member(1, "DRAINING", 0.0, Some("eu-1b")),
-            member(2, "ACTIVE", 0.44, None),
+            member(2, "ACTIVE", 0.4375, None),
         ],
     }
 }
