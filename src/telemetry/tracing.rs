@@ -192,11 +192,28 @@ mod tests {
     async fn a_dead_collector_does_not_hold_up_the_exit() {
         // Port 9 of loopback: nothing listens there.
         let config = config(Some("http://127.0.0.1:9"));
-        let provider = provider(&config, "n", |_| None).expect("a plain address");
+        let provider = provider(&config, "n", |_| None).unwrap();
         let tracer = provider.tracer("test");
         opentelemetry::trace::Tracer::start(&tracer, "lost");
         let guard = Guard { provider: Some(provider) };
         let ended = tokio::time::timeout(FLUSH_TIMEOUT * 3, guard.shutdown()).await;
+        assert!(ended.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_last_spans_leave_at_shutdown() {
+        let collector = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", collector.local_addr().unwrap());
+        let provider = provider(&config(Some(&endpoint)), "n", |_| None).unwrap();
+        opentelemetry::trace::Tracer::start(&provider.tracer("test"), "last");
+        let shutdown = tokio::spawn(Guard { provider: Some(provider) }.shutdown());
+        // A collector that is called and hangs up: the call is what matters here.
+        let (mut socket, _) = collector.accept().await.unwrap();
+        let mut preface = [0; 14];
+        tokio::io::AsyncReadExt::read_exact(&mut socket, &mut preface).await.unwrap();
+        assert_eq!(&preface, b"PRI * HTTP/2.0");
+        drop((socket, collector));
+        let ended = tokio::time::timeout(FLUSH_TIMEOUT * 3, shutdown).await;
         assert!(ended.is_ok());
     }
 }

@@ -41,7 +41,7 @@
     if (s < 86400) return `${Math.floor(s / 3600)}h ${two(Math.floor(s / 60) % 60)}m`;
     return `${Math.floor(s / 86400)}d ${two(Math.floor(s / 3600) % 24)}h`;
   }
-  const lease = (seconds) => `${Math.max(0, seconds - since()).toFixed(0)} s`;
+  const lease = (seconds) => `${Math.max(0, seconds - since()).toFixed(0)}\u00a0s`;
   const short = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
   function tile(id, text, kind) {
@@ -84,36 +84,30 @@
     let turn = 0;
     placed.forEach((member, index) => {
       const share = member.share / total;
-      const me = member.incarnation === ring.me;
       // A full circle has no arc of its own: start and end would be one point.
       const end = turn + Math.min(share, 0.9999) - gap;
       const alt = index % 2 === 1 ? "alt" : "";
       const piece = shape("path", `arc ${stateClass(member.state)} ${alt}`, { d: arc(turn + gap, Math.max(end, turn + gap + 0.001)) });
       piece.append(shape("title", "", {}, describe(member)));
       parts.push(piece);
-      knobs.push([member, turn + share / 2, me]);
+      knobs.push([member, turn + share / 2, RADIUS, named ? 10 + 9 * Math.sqrt(share) : 6]);
       turn += share;
     });
     // Those out of placement stand where no share begins: evenly, inside the ring.
     const outside = drawn.filter((member) => !(member.share > 0));
     outside.forEach((member, index) => {
-      const [cx, cy] = point((index + 0.5) / outside.length, 92);
-      const knob = shape("circle", `node ${stateClass(member.state)}`, { cx, cy, r: 9 });
-      knob.append(shape("title", "", {}, describe(member)));
-      parts.push(knob);
-      if (outside.length <= 6) parts.push(shape("text", "sub", { x: cx, y: Number(cy) + 24 }, short(member.node_id, 14)));
+      knobs.push([member, (index + 0.5) / outside.length, 88, named ? 12 : 5]);
     });
-    for (const [member, middle, me] of knobs) {
-      const [cx, cy] = point(middle, RADIUS);
-      const r = named ? 9 + 9 * Math.sqrt(member.share / total) : 6;
-      const knob = shape("circle", `node ${stateClass(member.state)} ${me ? "me" : ""}`, { cx, cy, r: r.toFixed(1) });
+    for (const [member, middle, radius, r] of knobs) {
+      const [cx, cy] = point(middle, radius);
+      const me = member.incarnation === ring.me ? "me" : "";
+      const knob = shape("circle", `node ${stateClass(member.state)} ${me}`, { cx, cy, r: r.toFixed(1) });
       knob.append(shape("title", "", {}, describe(member)));
       parts.push(knob);
       if (named) parts.push(shape("text", "", { x: cx, y: Number(cy) + 4 }, label(member.node_id)));
     }
-    const quiet = outside.length > 0 && outside.length <= 2 ? 0 : 6;
-    parts.push(shape("text", "big", { y: quiet }, `v${ring.version}`));
-    parts.push(shape("text", "sub", { y: quiet + 20 }, words(ring.members.length, "member", "members")));
+    parts.push(shape("text", "big", { y: 6 }, `v${ring.version}`));
+    parts.push(shape("text", "sub", { y: 26 }, words(ring.members.length, "member", "members")));
     at("ring").replaceChildren(...parts);
   }
   /** What fits into a knob: the ordinal of a StatefulSet's pod, else the first letter. */
@@ -133,7 +127,10 @@
     const items = ring.members.slice(0, DRAWN_MEMBERS).map((member) => {
       const name = element("div", "name", dot(member.state), member.node_id);
       if (member.incarnation === ring.me) name.append(element("span", "here", "this node"));
-      const facts = `${lower(member.state)} · ${words(member.load, "session", "sessions")} · ${percent(member.share)} · lease ${lease(member.lease_remaining_seconds)}`;
+      const left = element("span", "left", lease(member.lease_remaining_seconds));
+      left.title = "left of its lease";
+      name.append(left);
+      const facts = `${lower(member.state)} · ${words(member.load, "session", "sessions")} · ${percent(member.share)}`;
       return element("li", "", name, element("div", "facts", facts), bar(member.capacity ? member.load / member.capacity : 0));
     });
     at("legend").replaceChildren(...items);
@@ -190,12 +187,23 @@
   let seen = 0;
   function addEvent(event) {
     if (!seen++) at("events").replaceChildren();
-    const when = element("span", "when", age(event.at_seconds));
-    when.title = "after the node's start";
+    const when = element("span", "when");
+    when.dataset.at = event.at_seconds;
     const item = element("li", "fresh", when, element("b", "", event.kind), event.text);
     if (event.session) item.append(" ", element("code", "muted", short(event.session, 13)));
     at("events").prepend(item);
+    tellAges();
     while (at("events").childElementCount > KEPT_EVENTS) at("events").lastElementChild.remove();
+  }
+
+  /** Events carry the node's own monotonic time; what is shown is how long ago that was. */
+  function tellAges() {
+    if (!last) return;
+    const now = last.health.uptime_seconds + since();
+    for (const when of at("events").querySelectorAll(".when")) {
+      const ago = now - Number(when.dataset.at);
+      when.textContent = ago < 2 ? "now" : `${age(ago)} ago`;
+    }
   }
 
   function draw(snapshot) {
@@ -266,6 +274,7 @@
     if (last && !document.hidden) {
       drawHealth(last);
       drawMembers(last);
+      tellAges();
     }
   }, 1000);
   watch();

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
     admin::view::{
@@ -15,6 +15,7 @@ use crate::{
 
 pub(in crate::admin) struct Fake {
     pub(in crate::admin) events: broadcast::Sender<NodeEvent>,
+    pub(in crate::admin) born: Instant,
     pub(in crate::admin) sessions: u32,
     pub(in crate::admin) draining: AtomicBool,
     pub(in crate::admin) store_down: AtomicBool,
@@ -24,6 +25,7 @@ impl Default for Fake {
     fn default() -> Self {
         Self {
             events: broadcast::Sender::new(4),
+            born: Instant::now(),
             sessions: 6,
             draining: AtomicBool::new(false),
             store_down: AtomicBool::new(false),
@@ -44,7 +46,7 @@ impl NodeView for Fake {
             database: if down { Database::Unreachable } else { Database::Ok },
             draining: self.draining.load(Ordering::Relaxed),
             lease_remaining_seconds: 13.5,
-            uptime_seconds: 3_725.0,
+            uptime_seconds: 3_700.0 + self.born.elapsed().as_secs_f64(),
         }
     }
 
@@ -140,6 +142,6 @@ pub(in crate::admin) fn event(n: u32) -> NodeEvent {
         kind: ["claimed", "handoff", "takeover", "member", "drain"][n as usize % 5].into(),
         session: Some(session(n).id),
         text: format!("Event {n} <img src=x onerror=alert(1)>"),
-        at_seconds: 3_700.0 + f64::from(n),
+        at_seconds: 3_700.0 + 0.7 * f64::from(n),
     }
 }
