@@ -5,75 +5,30 @@
 //! are counted by guards, so that no way out of a function can forget to count down.
 
 mod catalogue;
+mod families;
 mod labels;
 mod process;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use catalogue::{Catalogue, Remaining};
 pub use catalogue::{MetricInfo, render_table};
+use families::Families;
 use labels::{
-    Build, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByOperation, ByOutcome, ByPlace,
-    ByProfile, ByResume, ByRoute, BySide, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
+    ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByOperation, ByOutcome, ByPlace, ByProfile,
+    ByResume, ByRoute, BySide, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
 };
 pub use labels::{
     ClaimOutcome, Direction, HandoffReason, Outcome, Place, ResumeOutcome, Side, StoreFailure,
     TakeoverReason, TurnOutcome,
 };
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
-use prometheus_client::{metrics::family::Family, registry::Unit};
 use tokio::time::Instant;
 
 use crate::{config::Profile, error::Error, store::MemberState};
 
-/// 50 µs to 13 s: one exchange with a peer or the store.
-const EXCHANGE_BUCKETS: [f64; 13] =
-    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 2.5, 10.0];
-/// 1 ms to 30 min: a turn, whose length the upstream and its model decide.
-const TURN_BUCKETS: [f64; 14] =
-    [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0, 1_800.0];
-
-/// A family of histograms over the same buckets.
-type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
-
 /// All metrics; a cheap handle.
 #[derive(Clone)]
-pub struct Metrics(Arc<Inner>);
-
-struct Inner {
-    catalogue: Catalogue,
-    sessions: Family<ByProfile, Gauge>,
-    clients: Family<ByPlace, Gauge>,
-    slow_clients: Family<ByPlace, Counter>,
-    frames: Family<ByDirection, Counter>,
-    frame_bytes: Family<ByDirection, Counter>,
-    forwarded_frames: Family<ByDirection, Counter>,
-    forward: Histograms<ByOutcome>,
-    replay_bytes: Family<ByRoute, Gauge>,
-    resumes: Family<ByResume, Counter>,
-    turns: Family<ByTurn, Counter>,
-    turn_first_event: Histograms<ByRoute>,
-    turn_seconds: Histograms<ByTurn>,
-    turn_queue: Family<ByRoute, Gauge>,
-    ring_members: Family<ByState, Gauge>,
-    ring_version: Gauge,
-    lease: Remaining,
-    claims: Family<ByClaim, Counter>,
-    takeovers: Family<ByTakeover, Counter>,
-    not_owner: Family<BySide, Counter>,
-    handoffs: Family<ByHandoff, Counter>,
-    handoff_seconds: Histograms<ByHandoff>,
-    drain_state: Gauge,
-    drain_remaining: Gauge,
-    upstream_connections: Family<ByUpstream, Gauge>,
-    upstream_dials: Family<ByDial, Counter>,
-    breaker: Family<ByUpstream, Gauge>,
-    peer_connections: Family<BySide, Gauge>,
-    peer_rtt: Histogram,
-    store_seconds: Histograms<ByOperation>,
-    store_errors: Family<ByStoreFailure, Counter>,
-    errors: Family<ByError, Counter>,
-}
+pub struct Metrics(Arc<Families>);
 
 /// How far a drain is; the value of `drain_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,189 +59,7 @@ impl Metrics {
     /// All metrics at their zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut c = Catalogue::default();
-        c.collect(Box::new(process::Process), process::infos());
-        c.info(
-            "build",
-            "Version and revision of this build",
-            Build {
-                version: env!("CARGO_PKG_VERSION"),
-                revision: option_env!("RINGSPAN_REVISION").unwrap_or("unknown"),
-            },
-        );
-        let seconds = || Some(Unit::Seconds);
-        let bytes = || Some(Unit::Bytes);
-        let exchange = || Histogram::new(EXCHANGE_BUCKETS);
-        let turn = || Histogram::new(TURN_BUCKETS);
-        Self(Arc::new(Inner {
-            sessions: c.add("sessions", None, "Sessions owned by this node", Family::default()),
-            clients: c.add(
-                "attached_clients",
-                None,
-                "Client sockets and HTTP turns on this node, by where their session's owner is",
-                Family::default(),
-            ),
-            slow_clients: c.add(
-                "slow_clients",
-                None,
-                "Clients dropped because they did not take what was sent",
-                Family::default(),
-            ),
-            frames: c.add(
-                "frames",
-                None,
-                "Messages between the clients of this node and their sessions",
-                Family::default(),
-            ),
-            frame_bytes: c.add(
-                "frame",
-                bytes(),
-                "Bytes of the messages between the clients of this node and their sessions",
-                Family::default(),
-            ),
-            forwarded_frames: c.add(
-                "forwarded_frames",
-                None,
-                "Messages that this node, as the edge, exchanged with an owner elsewhere",
-                Family::default(),
-            ),
-            forward: c.add(
-                "forward",
-                seconds(),
-                "Time to attach to a session at its owner on another node",
-                Family::new_with_constructor(exchange as fn() -> Histogram),
-            ),
-            replay_bytes: c.add(
-                "replay_buffer",
-                bytes(),
-                "Bytes held to replay to clients that come back",
-                Family::default(),
-            ),
-            resumes: c.add(
-                "resumes",
-                None,
-                "Clients that came back with a cursor, by what they were told",
-                Family::default(),
-            ),
-            turns: c.add("turns", None, "Turns that ended", Family::default()),
-            turn_first_event: c.add(
-                "turn_first_event",
-                seconds(),
-                "Time from a turn's acceptance to its first event",
-                Family::new_with_constructor(turn as fn() -> Histogram),
-            ),
-            turn_seconds: c.add(
-                "turn",
-                seconds(),
-                "Time from a turn's acceptance to its end",
-                Family::new_with_constructor(turn as fn() -> Histogram),
-            ),
-            turn_queue: c.add(
-                "turn_queue_depth",
-                None,
-                "Turns accepted and waiting for their lane",
-                Family::default(),
-            ),
-            ring_members: c.add(
-                "ring_members",
-                None,
-                "Members of the ring as this node sees it",
-                Family::default(),
-            ),
-            ring_version: c.add(
-                "ring_version",
-                None,
-                "Version of the ring that this node acts on",
-                Gauge::default(),
-            ),
-            lease: c.add(
-                "lease_remaining",
-                seconds(),
-                "Time until this node must stop serving unless a heartbeat succeeds",
-                Remaining::default(),
-            ),
-            claims: c.add("claims", None, "Attempts to own a session", Family::default()),
-            takeovers: c.add(
-                "takeovers",
-                None,
-                "Sessions taken over from a dead or gone owner",
-                Family::default(),
-            ),
-            not_owner: c.add(
-                "not_owner",
-                None,
-                "Peer calls that reached a node that did not own the session",
-                Family::default(),
-            ),
-            handoffs: c.add("handoffs", None, "Planned transfers of sessions", Family::default()),
-            handoff_seconds: c.add(
-                "handoff",
-                seconds(),
-                "Time from the offer of a planned transfer to its end",
-                Family::new_with_constructor(exchange as fn() -> Histogram),
-            ),
-            drain_state: c.add(
-                "drain_state",
-                None,
-                "Drain: 0 serving, 1 dwelling, 2 handing off, 3 cutting, 4 lingering",
-                Gauge::default(),
-            ),
-            drain_remaining: c.add(
-                "drain_remaining_sessions",
-                None,
-                "Sessions that a drain has still to move or end",
-                Gauge::default(),
-            ),
-            upstream_connections: c.add(
-                "upstream_connections",
-                None,
-                "Open connections to upstreams",
-                Family::default(),
-            ),
-            upstream_dials: c.add(
-                "upstream_dials",
-                None,
-                "Attempts to connect to an upstream",
-                Family::default(),
-            ),
-            breaker: c.add(
-                "breaker_state",
-                None,
-                "Circuit breaker of an upstream: 0 closed, 1 half open, 2 open",
-                Family::default(),
-            ),
-            peer_connections: c.add(
-                "peer_connections",
-                None,
-                "Open streams between this node and its peers",
-                Family::default(),
-            ),
-            peer_rtt: c.add(
-                "peer_rtt",
-                seconds(),
-                "Round trip to a peer, measured by ping",
-                exchange(),
-            ),
-            store_seconds: c.add(
-                "store",
-                seconds(),
-                "Time that the store took to answer, failures included",
-                Family::new_with_constructor(exchange as fn() -> Histogram),
-            ),
-            store_errors: c.add(
-                "store_errors",
-                None,
-                "Store operations that failed",
-                Family::default(),
-            ),
-            errors: c.add(
-                "errors",
-                None,
-                "Errors told to clients, by code and by who is to blame",
-                Family::default(),
-            ),
-            catalogue: c,
-        }))
+        Self(Arc::new(Families::new()))
     }
 
     /// `OpenMetrics` text, without the families that have no value yet.

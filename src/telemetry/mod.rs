@@ -4,5 +4,8 @@
 //! key; every label's values are bounded by the code or by the configuration.
 
 pub mod metrics;
+pub mod propagation;
+pub mod tracing;
 
 pub use metrics::Metrics;
+pub use tracing::{Guard, InitError, init};

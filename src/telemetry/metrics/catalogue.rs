@@ -154,7 +154,7 @@ impl Catalogue {
         infos
     }
 
-    /// OpenMetrics text. Writing to a string cannot fail.
+    /// `OpenMetrics` text. Writing to a string cannot fail.
     pub(super) fn encode(&self) -> String {
         let mut text = String::with_capacity(16 * 1024);
         let _ = text::encode(&mut text, &self.registry);

@@ -1,0 +1,74 @@
+//! The JSON API.
+
+use axum::{
+    Json,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use super::{
+    Admin, Failure,
+    view::{DrainAnswer, RingInfo, SessionInfo, SessionPage, SessionQuery},
+};
+use crate::error::Code;
+
+pub(super) async fn ring(State(admin): State<Admin>) -> Json<RingInfo> {
+    Json(admin.view.ring().await)
+}
+
+pub(super) async fn sessions(
+    State(admin): State<Admin>,
+    query: Result<Query<SessionQuery>, QueryRejection>,
+) -> Result<Json<SessionPage>, Failure> {
+    let Query(query) =
+        query.map_err(|fault| Failure::new(Code::InvalidRequest, fault.body_text()))?;
+    let mut sessions = admin.view.sessions(&query).await?;
+    sessions.truncate(query.limit());
+    let full = sessions.len() == query.limit();
+    let next = sessions.last().filter(|_| full).map(|last| last.id.clone());
+    Ok(Json(SessionPage { sessions, next }))
+}
+
+pub(super) async fn session(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+) -> Result<Json<SessionInfo>, Failure> {
+    let found = admin.view.session(&id).await?;
+    found.map(Json).ok_or_else(|| Failure::new(Code::NotFound, "There is no such session."))
+}
+
+pub(super) async fn drain(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    if !same_site(&headers) {
+        let why = "A page of another site may not drain this node.";
+        return Err(Failure::new(Code::Forbidden, why));
+    }
+    let answer = admin.view.drain().await;
+    let status = match answer {
+        DrainAnswer::Accepted => StatusCode::ACCEPTED,
+        DrainAnswer::Already => StatusCode::OK,
+        DrainAnswer::Refused => StatusCode::CONFLICT,
+    };
+    Ok((status, Json(json!({ "drain": answer }))).into_response())
+}
+
+/// Whether a browser, if it is one, sends this from our own page. An operator's browser
+/// must not be a way for any page it visits to drain the nodes it can reach.
+fn same_site(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let origin_is_ours = text("origin").is_none_or(|origin| {
+        let host = text(header::HOST.as_str()).unwrap_or_default();
+        origin.split_once("://").is_some_and(|(_, from)| from == host)
+    });
+    let fetch_is_ours =
+        text("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
+    origin_is_ours && fetch_is_ours
+}
+
+pub(super) async fn not_found() -> Failure {
+    Failure::new(Code::NotFound, "There is nothing at this path of the admin listener.")
+}

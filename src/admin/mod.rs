@@ -1,0 +1,113 @@
+//! The admin listener: health, metrics, the status page and its API.
+//!
+//! It is meant for operators and probes inside the cluster and asks nobody who they are:
+//! bind it where only they can reach it. What it can change is one thing, a drain.
+
+mod api;
+pub mod client;
+mod events;
+mod health;
+mod page;
+pub mod terminal;
+pub mod view;
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+pub use view::NodeView;
+
+use crate::{
+    error::{Code, Error},
+    telemetry::Metrics,
+};
+
+/// How long a shutdown waits for answers that are under way.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Admin {
+    view: Arc<dyn NodeView>,
+    metrics: Metrics,
+    feed: Arc<events::Feed>,
+}
+
+/// Answers on `listener` until `shutdown`, and then for a short while what is under way.
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve(
+    listener: TcpListener,
+    view: Arc<dyn NodeView>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let router = router(view, metrics, shutdown.clone());
+    let server =
+        axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let deadline = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    tokio::select! {
+        ended = server.into_future() => ended,
+        () = deadline => Ok(()),
+    }
+}
+
+/// All routes of the listener.
+fn router(view: Arc<dyn NodeView>, metrics: Metrics, shutdown: CancellationToken) -> Router {
+    let feed = Arc::new(events::Feed::new(shutdown));
+    Router::new()
+        .route("/", get(page::index))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/api/v1/ring", get(api::ring))
+        .route("/api/v1/sessions", get(api::sessions))
+        .route("/api/v1/sessions/{id}", get(api::session))
+        .route("/api/v1/events", get(events::subscribe))
+        .route("/api/v1/drain", post(api::drain))
+        .fallback(api::not_found)
+        .with_state(Admin { view, metrics, feed })
+}
+
+/// A failure in the form that all of ringspan's HTTP answers share.
+struct Failure(Error);
+
+impl Failure {
+    fn new(code: Code, message: impl Into<String>) -> Self {
+        Self(Error::new(code, message))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Self(error) = self;
+        let status = axum::http::StatusCode::from_u16(error.code.status())
+            .unwrap_or(axum::http::StatusCode::INTERNAL_SERVER_ERROR);
+        let body = axum::Json(serde_json::json!({ "error": error.body() }));
+        let mut response = (status, body).into_response();
+        if let Some(wait) = error.code.retry_after() {
+            let wait = HeaderValue::from(wait.as_secs());
+            response.headers_mut().insert(header::RETRY_AFTER, wait);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests;
