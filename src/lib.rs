@@ -1,5 +1,6 @@
 //! ringspan: a session-bridge ring. See ARCHITECTURE.md for the way of a frame.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod error;
