@@ -1,6 +1,6 @@
 //! Promises about claims: one winner, growing epochs, no takeover from the living.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use ringspan::{
     ids::{Epoch, Incarnation},
@@ -71,6 +71,23 @@ pub async fn epochs_are_unique_and_grow(ring: Ring) {
             last = Some(epoch);
         }
     }
+}
+
+pub async fn a_call_that_is_dropped_half_way_leaves_the_store_usable(ring: Ring) {
+    let me = ring.node("n1").await;
+    for n in 0..100 {
+        let key = format!("k{n}");
+        // From "not even begun" to "just answered", in steps.
+        let after = Duration::from_micros(50 * n);
+        let claim = claim(me, &key, None);
+        let answered = tokio::time::timeout(after, ring.store.claim(&claim)).await;
+        let row = ring.other.session(id(&key)).await.unwrap();
+        if let Ok(won) = answered {
+            let epoch = row.unwrap().epoch;
+            assert_eq!(won, Ok(Claimed::Won { epoch, from: None }));
+        }
+    }
+    ring.win(me, "after", None).await;
 }
 
 pub async fn a_claim_needs_the_epoch_that_the_row_has(ring: Ring) {

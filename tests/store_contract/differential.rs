@@ -5,7 +5,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 use proptest::{
     collection::vec,
     prelude::*,
-    test_runner::{Config, TestRunner},
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 use ringspan::{
     ids::{Epoch, Incarnation, Principal, SessionId},
@@ -302,7 +302,13 @@ fn random_calls_get_the_same_answers_from_every_store() {
         schema::migrate(&postgres, |_| {}).await.unwrap();
         postgres
     });
-    let mut runner = TestRunner::new(Config { cases: CASES, ..Config::default() });
+    let seed: u64 = std::env::var("RINGSPAN_TEST_SEED")
+        .map_or_else(|_| rand::random(), |text| text.parse().expect("a number"));
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let config = Config { cases: CASES, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, rng);
     let outcome = runner.run(&vec(call(), 1..CALLS), |calls| {
         runtime.block_on(async {
             let (mut subjects, _dir) = subjects(&postgres).await;
@@ -325,6 +331,6 @@ fn random_calls_get_the_same_answers_from_every_store() {
         })
     });
     if let Err(failure) = outcome {
-        panic!("{failure}");
+        panic!("RINGSPAN_TEST_SEED={seed}\n{failure}");
     }
 }

@@ -63,6 +63,7 @@ contract! {
         of_many_claimants_of_a_new_session_one_wins
         of_many_claimants_of_an_orphan_one_wins
         epochs_are_unique_and_grow
+        a_call_that_is_dropped_half_way_leaves_the_store_usable
         a_claim_needs_the_epoch_that_the_row_has
         a_takeover_waits_for_the_owners_death
         a_member_with_an_expired_lease_claims_nothing

@@ -69,7 +69,7 @@ async fn measure(name: &str, store: Arc<dyn Store>, me: Incarnation) {
         rate(move |caller, n| {
             let store = Arc::clone(&store);
             async move {
-                assert!(store.session(crate::ring::id(&format!("{caller}/{n}"))).await.is_ok())
+                assert!(store.session(crate::ring::id(&format!("{caller}/{n}"))).await.is_ok());
             }
         })
         .await;

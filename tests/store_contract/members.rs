@@ -193,3 +193,13 @@ pub async fn an_unknown_incarnation_is_fenced_everywhere(ring: Ring) {
     assert_eq!(ring.store.leave(nobody).await.unwrap_err(), fenced);
     assert!(!ring.store.mark_dead(nobody, true).await.unwrap());
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_leases_of_the_memory_store_follow_paused_time() {
+    let ring = Ring::memory();
+    let me = ring.node("n1").await;
+    tokio::time::advance(LONG / 2).await;
+    assert!(!ring.store.mark_dead(me, false).await.unwrap());
+    tokio::time::advance(LONG / 2).await;
+    assert!(ring.store.mark_dead(me, false).await.unwrap());
+}

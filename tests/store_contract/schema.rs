@@ -16,7 +16,7 @@ use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 
 use crate::{
     postgres_server::{PASSWORD, Server},
-    ring::options,
+    ring::{Ring, options},
 };
 
 /// An unmigrated database of each SQL backend, with what keeps it in place.
@@ -193,8 +193,24 @@ async fn a_call_that_is_given_up_does_not_block_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_was_cut_off_returns_and_hears_again() {
+    let ring = Ring::postgres().await;
+    let limit = Duration::from_secs(30);
+    let hint = async || tokio::time::timeout(limit, ring.store.ring_hint()).await.expect("a hint");
+    hint().await;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+        WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    for round in 0..3 {
+        tamper(ring.options.as_ref().unwrap(), cut).await;
+        hint().await;
+        ring.node(&format!("n{round}")).await;
+        hint().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_member_of_a_sqlite_ring_survives_a_reboot() {
-    let ring = crate::ring::Ring::sqlite().await;
+    let ring = Ring::sqlite().await;
     let me = ring.node("n1").await;
     let epoch = ring.win(me, "k", None).await;
     let options = ring.options.clone().unwrap();
