@@ -211,7 +211,9 @@ impl Actor {
             let lease = &self.ctx.lease;
             let wait = self.lease_wait.get_or_insert_with(|| {
                 let lease = lease.clone();
-                Box::pin(async move { drop(lease.live().await) })
+                Box::pin(async move {
+                    let _ = lease.live().await;
+                })
             });
             if wait.as_mut().poll(cx).is_pending() || self.ctx.lease.is_lost() {
                 return false;
@@ -276,7 +278,7 @@ impl Actor {
         let place = if remote { Place::Remote } else { Place::Local };
         let now = Instant::now();
         let gauge = self.ctx.metrics.client(&self.route.path, place);
-        let mut client = Client::new(id, ours, attach.client.clone(), now, gauge);
+        let mut client = Client::new(id, ours, attach.client.clone(), gauge);
         let mut resume = Resume::New;
         if self.turns.is_none() {
             let log =
