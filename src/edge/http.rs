@@ -38,6 +38,11 @@ use crate::{
     wire::{Batch, Kind, Message},
 };
 
+/// Events that the API sends over WebSocket only; over HTTP they are headers, and the SDKs'
+/// stream helpers fail on them.
+const WEBSOCKET_ONLY: [&str; 3] =
+    ["response.metadata", "codex.rate_limits", "responsesapi.websocket_timing"];
+
 /// One turn.
 pub(super) async fn create(edge: Arc<Edge>, route: Arc<Route>, request: Request) -> Response {
     match turn(&edge, &route, request).await {
@@ -274,6 +279,9 @@ fn sse_text(batch: &Batch) -> Bytes {
     let mut out = Vec::with_capacity(batch.weight() + 64 * batch.len() as usize);
     for message in batch.messages() {
         if let Ok(Name { r#type: name }) = serde_json::from_slice(&message.payload) {
+            if WEBSOCKET_ONLY.contains(&&*name) {
+                continue;
+            }
             out.extend_from_slice(b"event: ");
             out.extend_from_slice(name.as_bytes());
             out.push(b'\n');

@@ -157,7 +157,7 @@ impl Client {
             self.link = link;
             let next = match event {
                 Event::FromClient(Incoming::Messages(batch)) => {
-                    self.from_client(&batch, &mut pump).await;
+                    self.on_message(&batch, &mut pump).await;
                     Next::Go
                 }
                 Event::FromClient(Incoming::Ping(payload)) => {
@@ -169,7 +169,7 @@ impl Client {
                     self.link = None;
                     return pump.close_as(close).await;
                 }
-                Event::FromSession(frame) => self.from_session(frame, &mut pump).await,
+                Event::FromSession(frame) => self.on_frame(frame, &mut pump).await,
                 Event::SessionGone => {
                     self.lost(&mut pump);
                     self.boundary()
@@ -201,7 +201,7 @@ impl Client {
         }
     }
 
-    async fn from_client(&mut self, batch: &Batch, pump: &mut Pump) {
+    async fn on_message(&mut self, batch: &Batch, pump: &mut Pump) {
         for message in batch.messages() {
             let event = match message.kind {
                 Kind::Text => ClientEvent::parse(&message.payload).ok(),
@@ -251,11 +251,12 @@ impl Client {
         {
             found = self.edge.router.alias(self.principal, AliasKind::Response, previous).await?;
         }
-        if found.is_none() && self.session.is_none() {
-            if let Some(key) = &create.prompt_cache_key {
-                self.key_label.clone_from(key);
-                found = Some(SessionId::derive(&self.principal, &self.route.path, key));
-            }
+        if found.is_none()
+            && self.session.is_none()
+            && let Some(key) = &create.prompt_cache_key
+        {
+            self.key_label.clone_from(key);
+            found = Some(SessionId::derive(&self.principal, &self.route.path, key));
         }
         if let Some(session) = found.filter(|session| self.session != Some(*session)) {
             self.session = Some(session);
@@ -265,7 +266,7 @@ impl Client {
         Ok(())
     }
 
-    async fn from_session(&mut self, frame: Frame, pump: &mut Pump) -> Next {
+    async fn on_frame(&mut self, frame: Frame, pump: &mut Pump) -> Next {
         match frame {
             Frame::Messages { batch, ended, .. } => {
                 self.remember(&batch);
@@ -340,7 +341,9 @@ impl Client {
                 self.link = Some(attached.link);
                 let messages: Vec<Message> =
                     self.creates.iter().map(|create| create.message.clone()).collect();
-                messages.iter().for_each(|message| self.send(message));
+                for message in &messages {
+                    self.send(message);
+                }
             }
             Err(error) => {
                 for create in std::mem::take(&mut self.creates) {

@@ -64,6 +64,9 @@ pub(super) enum Exit {
     Stopped(Error),
 }
 
+/// An attach that waits, and who waits for its answer.
+type Waiting = (Box<Attach>, oneshot::Sender<Result<Attached, AttachError>>);
+
 type Dial = Pin<Box<dyn Future<Output = Result<Connection, DialError>> + Send + Sync>>;
 
 /// The upstream's side.
@@ -91,7 +94,7 @@ pub(super) struct Actor {
     headers: HeaderMap,
     subprotocol: Option<String>,
     /// Attached as soon as the upstream is there.
-    waiting: Vec<(Box<Attach>, oneshot::Sender<Result<Attached, AttachError>>)>,
+    waiting: Vec<Waiting>,
     pub(super) clients: Vec<Client>,
     next_client: ClientId,
     pub(super) streams: Streams,
@@ -642,7 +645,7 @@ impl Actor {
 
     fn next_deadline(&self) -> Instant {
         /// A timer has to stand somewhere.
-        const IDLE: Duration = Duration::from_secs(3600);
+        const IDLE: Duration = Duration::from_hours(1);
         let now = Instant::now();
         let limits = &self.ctx.limits;
         let mut deadline = now + IDLE;
