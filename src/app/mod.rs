@@ -276,7 +276,7 @@ impl App {
             () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead")),
             () = signals.wanted() => Ok(()),
             () = node.drain_wanted.notified() => Ok(()),
-            ended = &mut peer => Err(failure("peer", ended.map(|r| r.err()))),
+            ended = &mut peer => Err(failure("peer", ended.map(Result::err))),
             ended = &mut admin => Err(failure("admin", ended.map(|r| r.err().map(Into::into)))),
         };
         let result = match result {

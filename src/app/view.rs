@@ -28,7 +28,7 @@ impl NodeView for Node {
             until.map_or(0.0, |until| until.saturating_duration_since(now).as_secs_f64());
         let active = ring.member(self.me).is_some_and(|me| me.state == MemberState::Active);
         // A lease older than two heartbeats is one that the store did not renew.
-        let fresh = self.timing.lease_ttl - self.timing.lease_margin;
+        let fresh = self.timing.lease_ttl.saturating_sub(self.timing.lease_margin);
         let database =
             until.is_some_and(|until| until + self.timing.heartbeat_interval * 2 > now + fresh);
         let draining = self.draining.load(Relaxed);
