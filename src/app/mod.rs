@@ -100,6 +100,7 @@ impl App {
     /// # Errors
     /// A store that cannot be reached or has the wrong schema, an address in use, a node id
     /// that another live process holds, a certificate that cannot be read.
+    #[expect(clippy::too_many_lines, reason = "wiring reads best as one list")]
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -189,7 +190,7 @@ impl App {
             background.clone(),
             stop.background.clone(),
         )?);
-        let routes: Arc<[_]> = config.routes.into();
+        let served: Arc<[_]> = config.routes.into();
         let router = Router::new(
             me,
             Arc::clone(&store),
@@ -202,7 +203,7 @@ impl App {
         let edge = Arc::new(Edge {
             node_id: Arc::clone(&node_id),
             router: Arc::new(router),
-            routes: Arc::clone(&routes),
+            routes: Arc::clone(&served),
             auth: Authenticator::new(config.auth, cluster.secret),
             limits: config.limits,
             metrics: metrics.clone(),
@@ -213,7 +214,7 @@ impl App {
         let incoming = Incoming {
             identity,
             registry: Arc::clone(&registry),
-            routes,
+            routes: served,
             ring: ring.clone(),
             metrics: metrics.clone(),
             tracker: background.clone(),

@@ -128,7 +128,7 @@ impl Actor {
         let turns = match route.profile {
             Profile::Responses => Some(Turns::new(ctx.limits.turn_queue)),
             Profile::Opaque => {
-                streams.open(OPAQUE);
+                streams.open(OPAQUE, None);
                 None
             }
         };

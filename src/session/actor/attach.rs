@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    sync::Arc,
     task::{Context as Cx, Poll},
     time::Duration,
 };
@@ -14,7 +13,10 @@ use crate::{
     error::{Code, Error},
     link::{Frame, Link},
     session::{Attach, AttachError, Attached, Resume, clients::Client, stats::ClientStat},
-    telemetry::metrics::{Place, ResumeOutcome},
+    telemetry::{
+        metrics::{Place, ResumeOutcome},
+        propagation,
+    },
 };
 
 impl Actor {
@@ -57,7 +59,8 @@ impl Actor {
         let place = if remote { Place::Remote } else { Place::Local };
         let now = Instant::now();
         let gauge = self.ctx.metrics.client(&self.route.path, place);
-        let mut client = Client::new(id, ours, attach.client.clone(), gauge);
+        let trace = propagation::extract(&attach.upgrade.headers);
+        let mut client = Client::new(id, ours, attach.client.clone(), trace, gauge);
         let mut resume = Resume::New;
         if self.turns.is_none() {
             let log =
