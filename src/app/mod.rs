@@ -62,6 +62,7 @@ struct Node {
     lease: LeaseHandle,
     ring: watch::Receiver<Arc<Ring>>,
     registry: Arc<Registry>,
+    peers: Arc<Peers>,
     metrics: Metrics,
     events: Events,
     /// Sockets and turns of clients.
@@ -195,7 +196,7 @@ impl App {
             me,
             Arc::clone(&store),
             Arc::clone(&registry),
-            peers,
+            Arc::clone(&peers),
             ring.clone(),
             metrics.clone(),
         );
@@ -228,6 +229,7 @@ impl App {
             lease,
             ring,
             registry,
+            peers,
             metrics,
             events,
             clients,
