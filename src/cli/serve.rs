@@ -33,9 +33,6 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
 async fn serve(config: Config) -> anyhow::Result<Exit> {
     let format = config.telemetry.log_format;
     let guard = telemetry::init(&config.telemetry, &config.node.id)?;
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
     let served = run_app(config).await;
     // The logs of a node are read by machines where they are JSON: no other line there.
     let served = match served {

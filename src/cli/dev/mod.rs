@@ -12,7 +12,10 @@ mod show;
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -46,12 +49,12 @@ pub(super) async fn run(args: DevArgs) -> anyhow::Result<Exit> {
     let stop = CancellationToken::new();
     let sample = start_sample(&stop).await?;
     let upstream = args.upstream.clone();
-    let plan = Plan::new(&scratch, args.nodes, sample, upstream)?;
+    let mut plan = Plan::new(&scratch, args.nodes, sample, upstream)?;
     let mut nodes = Nodes::new(screen.clone());
     let started = tokio::select! {
         biased;
         () = signals.recv() => None,
-        started = start(&plan, &mut nodes, &screen) => Some(started),
+        started = start(&mut plan, &mut nodes, &screen) => Some(started),
     };
     let exit = match started {
         None => Ok(stop_all(&mut nodes, &mut signals, &screen).await),
@@ -90,7 +93,7 @@ async fn start_sample(stop: &CancellationToken) -> anyhow::Result<SocketAddr> {
 }
 
 /// Brings up the database and the nodes, and waits until each of them sees all.
-async fn start(plan: &Plan, nodes: &mut Nodes, screen: &Screen) -> anyhow::Result<Vec<Member>> {
+async fn start(plan: &mut Plan, nodes: &mut Nodes, screen: &Screen) -> anyhow::Result<Vec<Member>> {
     screen.progress("preparing the database");
     let options = StoreOptions {
         url: plan.database_url.clone(),
@@ -100,23 +103,29 @@ async fn start(plan: &Plan, nodes: &mut Nodes, screen: &Screen) -> anyhow::Resul
     };
     schema::migrate(&options, |_| {}).await?;
     let limit = Instant::now() + START_LIMIT;
-    let mut waiting = Vec::new();
-    for planned in &plan.nodes {
-        waiting.push(nodes.start(plan.command(planned)?, &planned.name)?);
+    let mut started = Vec::new();
+    for index in 0..plan.nodes.len() {
+        started.push(nodes.start(plan.command(index)?, &plan.nodes[index].name)?);
     }
     let mut members = Vec::new();
-    for (planned, waiting) in plan.nodes.iter().zip(waiting) {
-        let done = members.len();
-        screen.progress(&format!("starting nodes: {done} of {} ready", plan.nodes.len()));
-        let ready = tokio::time::timeout_at(limit, waiting.ready).await;
-        let ready = ready.with_context(|| format!("{} is not ready in time", planned.name))?;
-        let (client, admin) =
-            ready.with_context(|| format!("{} ended before it was ready", planned.name))?;
-        members.push(Member { name: planned.name.clone(), pid: waiting.pid, client, admin });
+    for (index, mut starting) in started.into_iter().enumerate() {
+        let name = plan.nodes[index].name.clone();
+        screen.progress(&format!("starting nodes: {index} of {} ready", plan.nodes.len()));
+        let mut ready = timeout_at(limit, &mut starting.ready).await;
+        if let Ok(Err(_)) = ready
+            && plan.move_elsewhere(index)
+        {
+            // Its ports were free when they were chosen; somebody may have been faster.
+            starting = nodes.start(plan.command(index)?, &name)?;
+            ready = timeout_at(limit, &mut starting.ready).await;
+        }
+        let ready = ready.with_context(|| format!("{name} is not ready in time"))?;
+        let (client, admin) = ready.with_context(|| format!("{name} ended at its start"))?;
+        members.push(Member { name, pid: starting.pid, client, admin });
     }
     screen.progress("waiting for the nodes to see each other");
-    let complete = tokio::time::timeout_at(limit, complete(&members));
-    complete.await.context("the nodes did not see each other in time")??;
+    let complete = timeout_at(limit, complete(&members)).await;
+    complete.context("the nodes did not see each other in time")??;
     screen.progress_done();
     Ok(members)
 }
@@ -156,9 +165,9 @@ async fn attend(
             biased;
             () = signals.recv() => return Ok(stop_all(nodes, signals, screen).await),
             ended = nodes.next_end() => match ended {
-                Some(ended) => {
-                    screen.print(&format!("{} ended: {}\n", ended.name, ended.how()));
-                }
+                // One that never served was replaced at once.
+                Some(ended) if !ended.served => {}
+                Some(ended) => screen.print(&format!("{} ended: {}\n", ended.name, ended.how())),
                 None => anyhow::bail!("no node is left"),
             },
         }
@@ -177,12 +186,10 @@ async fn stop_all(nodes: &mut Nodes, signals: &mut Signals, screen: &Screen) -> 
             biased;
             () = signals.recv() => nodes.kill(),
             ended = nodes.next_end() => match ended {
-                Some(ended) if ended.clean() => {}
+                Some(ended) if ended.as_asked() => {}
                 Some(ended) => {
                     screen.print(&format!("{} ended: {}\n", ended.name, ended.how()));
-                    if !ended.killed_by_us {
-                        exit = Exit::Failure;
-                    }
+                    exit = Exit::Failure;
                 }
                 None => return exit,
             },

@@ -43,13 +43,21 @@ pub(super) struct Starting {
 pub(super) struct Ended {
     pub(super) name: String,
     status: io::Result<ExitStatus>,
-    pub(super) killed_by_us: bool,
+    /// It had said that it serves.
+    pub(super) served: bool,
+    asked: Stage,
 }
 
 impl Ended {
-    /// Whether it drained and left.
-    pub(super) fn clean(&self) -> bool {
-        self.status.as_ref().is_ok_and(ExitStatus::success)
+    /// Whether it ended as it was asked to: drained, or killed because that was wanted, or
+    /// before it could do any better.
+    pub(super) fn as_asked(&self) -> bool {
+        let drained = self.status.as_ref().is_ok_and(ExitStatus::success);
+        match self.asked {
+            Stage::Run => false,
+            Stage::Terminate => drained || !self.served,
+            Stage::Kill => true,
+        }
     }
 
     /// In words.
@@ -120,7 +128,7 @@ async fn watch_over(
     mut child: Child,
     name: String,
     mut stage: watch::Receiver<Stage>,
-    mut pumps: JoinSet<()>,
+    mut pumps: JoinSet<bool>,
 ) -> Ended {
     let mut seen = Stage::Run;
     let mut limit = None;
@@ -144,9 +152,14 @@ async fn watch_over(
         limit = Some(Instant::now() + STOP_LIMIT);
         terminate(&child);
     };
-    let last = async { while pumps.join_next().await.is_some() {} };
+    let mut served = false;
+    let last = async {
+        while let Some(ready) = pumps.join_next().await {
+            served |= ready.unwrap_or(false);
+        }
+    };
     let _ = tokio::time::timeout(LAST_LINES, last).await;
-    Ended { name, status, killed_by_us: seen == Stage::Kill }
+    Ended { name, status, served, asked: seen }
 }
 
 fn terminate(child: &Child) {
@@ -158,23 +171,29 @@ fn terminate(child: &Child) {
     }
 }
 
-/// Shows what a process says, line by line, and passes on that it is ready.
+/// Shows what a process says, line by line, and passes on that it is ready; answers whether
+/// it was.
 async fn pump(
     from: impl AsyncRead + Unpin,
     name: String,
     screen: Screen,
     mut told: Option<oneshot::Sender<(SocketAddr, SocketAddr)>>,
-) {
+) -> bool {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
+    let mut ready = false;
     while let Ok(1..) = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await {
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end();
         match parse_ready(text).and_then(|at| Some((at, told.take()?))) {
-            // Nobody may be waiting any more; the summary says what this line does.
-            Some((at, told)) => drop(told.send(at)),
+            Some((at, told)) => {
+                ready = true;
+                // Fails if nobody waits any more. The summary says what this line does.
+                let _ = told.send(at);
+            }
             None => screen.log(&name, text),
         }
         line.clear();
     }
+    ready
 }

@@ -59,6 +59,13 @@ pub(super) struct Planned {
     admin: SocketAddr,
 }
 
+impl Planned {
+    /// Whether a port that it should have had was in use.
+    pub(super) fn moved(&self) -> bool {
+        self.client == any_port() || self.admin == any_port()
+    }
+}
+
 /// All that is to be.
 pub(super) struct Plan {
     pub(super) nodes: Vec<Planned>,
@@ -94,12 +101,20 @@ impl Plan {
         Ok(Self { nodes, database_url, sample, upstream, config, token })
     }
 
+    /// Leaves the ports of a node to the kernel. False if they were.
+    pub(super) fn move_elsewhere(&mut self, index: usize) -> bool {
+        let node = &mut self.nodes[index];
+        let had_a_port = node.client != any_port() || node.admin != any_port();
+        (node.client, node.admin) = (any_port(), any_port());
+        had_a_port
+    }
+
     /// The process of one node.
-    pub(super) fn command(&self, node: &Planned) -> anyhow::Result<Command> {
+    pub(super) fn command(&self, index: usize) -> anyhow::Result<Command> {
         let program = std::env::current_exe().context("this program's own path is not known")?;
         let mut command = Command::new(program);
         command.arg("serve");
-        for (key, value) in self.settings(node) {
+        for (key, value) in self.settings(&self.nodes[index]) {
             command.arg(format!("--{}={value}", key.setting().name));
         }
         // What the user's environment says of one node cannot hold for all of these; what

@@ -52,8 +52,13 @@ fn write_summary(
         "  echo      ws://{sample}/echo (the sample upstream), behind /rooms/{{room}} and /echo"
     )?;
     writeln!(text, "  database  {} (removed at the end)\n", plan.database_url)?;
-    if !members.iter().any(|member| member.client.port() == 8080) {
-        writeln!(text, "  port 8080 was in use, and so node-1 has another one\n")?;
+    let moved: Vec<_> = plan.nodes.iter().filter(|node| node.moved()).map(|it| &*it.name).collect();
+    if !moved.is_empty() {
+        writeln!(
+            text,
+            "  the usual ports were in use, so others were taken: {}\n",
+            moved.join(", ")
+        )?;
     }
     match members {
         [] => Ok(()),
