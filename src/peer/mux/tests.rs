@@ -2,6 +2,8 @@
 //! is under way can be looked at.
 
 mod credit;
+mod edges;
+mod order;
 
 use std::{collections::VecDeque, task::Waker};
 

@@ -1,5 +1,6 @@
 //! The rules of turns, one at a time. [`model`] drives them in any order.
 
+mod edges;
 mod model;
 
 use std::collections::BTreeMap;
