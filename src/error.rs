@@ -42,6 +42,8 @@ pub enum Code {
     OutcomeUnknown,
     NodeDraining,
     TooManySessions,
+    /// Between nodes: one node is full, others may have room.
+    NodeFull,
     QueueFull,
     NotAuthorized,
     Forbidden,
@@ -68,6 +70,7 @@ impl Code {
             Self::OutcomeUnknown => "outcome_unknown",
             Self::NodeDraining => "node_draining",
             Self::TooManySessions => "too_many_sessions",
+            Self::NodeFull => "node_full",
             Self::QueueFull => "queue_full",
             Self::NotAuthorized => "not_authorized",
             Self::Forbidden => "forbidden",
@@ -94,6 +97,7 @@ impl Code {
             Self::OutcomeUnknown,
             Self::NodeDraining,
             Self::TooManySessions,
+            Self::NodeFull,
             Self::QueueFull,
             Self::NotAuthorized,
             Self::Forbidden,
@@ -121,7 +125,7 @@ impl Code {
             Self::SessionUnavailable | Self::OwnerMoving | Self::NodeDraining => 503,
             Self::OutcomeUnknown | Self::UpstreamUnavailable => 502,
             Self::UpstreamTimeout => 504,
-            Self::TooManySessions | Self::QueueFull => 429,
+            Self::TooManySessions | Self::NodeFull | Self::QueueFull => 429,
             Self::NotAuthorized => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
@@ -168,7 +172,7 @@ impl Code {
             | Self::UpstreamUnavailable
             | Self::UpstreamTimeout
             | Self::QueueFull => Some(Duration::from_secs(1)),
-            Self::TooManySessions => Some(Duration::from_secs(5)),
+            Self::TooManySessions | Self::NodeFull => Some(Duration::from_secs(5)),
             _ => None,
         }
     }
@@ -182,7 +186,9 @@ impl Code {
                 Blame::Upstream
             }
             Self::SessionUnavailable => Blame::Store,
-            Self::NodeDraining | Self::TooManySessions | Self::Internal => Blame::Us,
+            Self::NodeDraining | Self::TooManySessions | Self::NodeFull | Self::Internal => {
+                Blame::Us
+            }
             _ => Blame::Client,
         }
     }

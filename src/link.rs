@@ -19,6 +19,9 @@ use crate::{
     wire::{Batch, CloseFrame},
 };
 
+/// What a frame costs beside its payload, so that empty ones are bounded too.
+pub const ITEM: usize = 32;
+
 /// What travels on a link, both ways.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -46,8 +49,6 @@ impl Frame {
     /// Bytes this frame takes of a window.
     #[must_use]
     pub fn weight(&self) -> usize {
-        /// What an item costs beside its payload, so that empty ones are bounded too.
-        const ITEM: usize = 32;
         ITEM + match self {
             Self::Messages { batch, .. } => batch.weight(),
             Self::Ping(payload) | Self::Pong(payload) => payload.len(),
@@ -82,15 +83,22 @@ pub fn pipe(window: usize) -> (Sender, Receiver) {
 
 #[derive(Debug, Default)]
 struct Pipe {
-    queue: VecDeque<Frame>,
+    queue: VecDeque<Queued>,
     /// Weight of `queue`.
     queued: usize,
     window: usize,
-    /// Weight taken out since the sender last asked.
+    /// Charge of what was taken out since the sender last asked.
     consumed: usize,
     closed: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    frame: Frame,
+    /// What its sender still owes somebody further away for it.
+    charge: usize,
 }
 
 impl Pipe {
@@ -122,12 +130,19 @@ impl Sender {
     /// [`Sender::poll_ready`] first where a client decides how much comes. False when the
     /// receiver is gone.
     pub fn send(&mut self, frame: Frame) -> bool {
+        let charge = frame.weight();
+        self.send_charged(frame, charge)
+    }
+
+    /// As [`Sender::send`], with a charge of its own for [`Sender::poll_consumed`]: what was
+    /// granted back for parts of the frame before it was whole is not granted again.
+    pub fn send_charged(&mut self, frame: Frame, charge: usize) -> bool {
         let mut pipe = self.pipe.lock();
         if pipe.closed {
             return false;
         }
         pipe.queued += frame.weight();
-        pipe.queue.push_back(frame);
+        pipe.queue.push_back(Queued { frame, charge });
         let reader = pipe.reader.take();
         drop(pipe);
         if let Some(reader) = reader {
@@ -142,8 +157,8 @@ impl Sender {
         self.send(frame)
     }
 
-    /// Bytes that the receiver took since the last call, once they are worth telling; for a
-    /// sender that grants credit to somebody further away.
+    /// The charge of what the receiver took since the last call, once it is worth telling; for
+    /// a sender that grants credit to somebody further away.
     pub fn poll_consumed(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         let mut pipe = self.pipe.lock();
         if pipe.credit_due() {
@@ -188,7 +203,7 @@ impl Receiver {
     /// The next frame; None once the sender is gone and everything was taken.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         let mut pipe = self.pipe.lock();
-        let Some(frame) = pipe.queue.pop_front() else {
+        let Some(Queued { frame, charge }) = pipe.queue.pop_front() else {
             if pipe.closed {
                 return Poll::Ready(None);
             }
@@ -197,7 +212,7 @@ impl Receiver {
         };
         let weight = frame.weight();
         pipe.queued -= weight;
-        pipe.consumed += weight;
+        pipe.consumed += charge;
         if pipe.queue.is_empty() {
             // An idle session keeps no buffer.
             pipe.queue = VecDeque::new();

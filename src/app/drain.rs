@@ -42,6 +42,7 @@ impl Node {
         self.registry.begin_drain();
         self.step(DrainState::Dwelling, "drain begins: out of placement, forwarding");
         self.leave_placement(deadline).await?;
+        self.release_unopened().await;
 
         if self.ring.borrow().has_other_active(self.me) {
             // Balancers and peers hear of it; what they still send here is forwarded.
@@ -68,6 +69,9 @@ impl Node {
         self.sessions.close();
         drop(timeout_at(deadline, self.sessions.wait()).await);
         self.step(DrainState::Lingering, "owns nothing any more");
+        // A heartbeat after the leave would be told that this node is no member any more.
+        let renewer = self.renewer.lock().take();
+        drop(tokio::task::spawn_blocking(move || drop(renewer)).await);
         let left = self.leave(deadline).await;
         sleep(LINGER.min(deadline.saturating_duration_since(Instant::now()))).await;
         tracing::info!(took = ?begun.elapsed(), "drained");
@@ -113,6 +117,13 @@ impl Node {
         while !self.registry.is_empty() && Instant::now() < until {
             self.metrics.drain(DrainState::HandingOff, self.registry.len());
             sleep(LOOK).await;
+            // Those that were still being opened when the others were told.
+            for handle in self.registry.list() {
+                if !handles.iter().any(|told| told.id == handle.id && told.epoch == handle.epoch) {
+                    handle.drain().await;
+                    handles.push(handle);
+                }
+            }
         }
         self.metrics.drain(DrainState::HandingOff, self.registry.len());
     }
@@ -120,15 +131,21 @@ impl Node {
     /// Sessions that were handed to us and that nobody has asked for since: their rows name
     /// us, no task does. Whoever asks for one next may claim it.
     async fn release_unopened(&self) {
-        let filter =
+        let mut filter =
             SessionFilter { owner: Some(self.me), limit: BATCH, ..SessionFilter::default() };
-        let rows = match self.store.sessions(&filter).await {
-            Ok(rows) => rows,
-            Err(error) => return tracing::warn!(%error, "listing our sessions failed"),
-        };
-        for row in rows.into_iter().filter(|row| self.registry.get(row.id).is_none()) {
-            if let Err(error) = self.store.release(row.id, self.me, row.epoch).await {
-                tracing::warn!(session = %row.id, %error, "releasing a session failed");
+        loop {
+            let rows = match self.store.sessions(&filter).await {
+                Ok(rows) => rows,
+                Err(error) => return tracing::warn!(%error, "listing our sessions failed"),
+            };
+            filter.after = rows.last().map(|row| row.id);
+            if rows.is_empty() {
+                return;
+            }
+            for row in rows.into_iter().filter(|row| !self.registry.knows(row.id)) {
+                if let Err(error) = self.store.release(row.id, self.me, row.epoch).await {
+                    tracing::warn!(session = %row.id, %error, "releasing a session failed");
+                }
             }
         }
     }

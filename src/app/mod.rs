@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -32,7 +33,11 @@ use crate::{
     peer::{self, Identity, Incoming, Peers},
     ring::{Membership, Ring},
     route::Router,
-    session::{self, Registry, aliases::AliasWriter},
+    session::{
+        self, Registry,
+        aliases::AliasWriter,
+        replica::{Heirs, Replicator},
+    },
     store::{self, Store, schema},
     telemetry::{events::Events, metrics::Metrics},
     upstream::{Dialer, HttpClient},
@@ -50,7 +55,6 @@ pub struct Addresses {
 pub struct App {
     addresses: Addresses,
     node: Arc<Node>,
-    renewer: Renewer,
     servers: Servers,
 }
 
@@ -75,6 +79,8 @@ struct Node {
     drain_wanted: Notify,
     draining: AtomicBool,
     load: Arc<AtomicU32>,
+    /// None once the node has left.
+    renewer: Mutex<Option<Renewer>>,
     stop: Stop,
 }
 
@@ -161,20 +167,6 @@ impl App {
         let http = HttpClient::new(&upstreams, &dialer, config.limits.turn_idle_timeout);
         let node_id: Arc<str> = config.node.id.as_str().into();
         let (sessions, clients) = (TaskTracker::new(), TaskTracker::new());
-        let registry = Registry::new(session::Context {
-            me,
-            node_id: Arc::clone(&node_id),
-            capacity: config.node.capacity,
-            store: Arc::clone(&store),
-            lease: lease.clone(),
-            ring: ring.clone(),
-            limits: config.limits,
-            metrics: metrics.clone(),
-            dialer,
-            aliases: AliasWriter::start(Arc::clone(&store), &background),
-            tracker: sessions.clone(),
-            events: events.clone(),
-        });
         let identity = Identity {
             cluster_id: cluster.id,
             incarnation: me,
@@ -192,6 +184,24 @@ impl App {
             background.clone(),
             stop.background.clone(),
         )?);
+        let replicator =
+            Replicator::start(me, Arc::clone(&peers) as Arc<dyn Heirs>, ring.clone(), &background);
+        let registry = Registry::new(session::Context {
+            me,
+            node_id: Arc::clone(&node_id),
+            capacity: config.node.capacity,
+            store: Arc::clone(&store),
+            lease: lease.clone(),
+            ring: ring.clone(),
+            limits: config.limits,
+            metrics: metrics.clone(),
+            dialer,
+            aliases: AliasWriter::start(Arc::clone(&store), &background),
+            heirs: Arc::clone(&peers) as Arc<dyn Heirs>,
+            replicator,
+            tracker: sessions.clone(),
+            events: events.clone(),
+        });
         let served: Arc<[_]> = config.routes.into();
         let router = Router::new(
             me,
@@ -239,6 +249,7 @@ impl App {
             drain_wanted: Notify::new(),
             draining: AtomicBool::new(false),
             load,
+            renewer: Mutex::new(Some(renewer)),
             stop: stop.clone(),
         });
         let security = config.peer;
@@ -258,7 +269,7 @@ impl App {
         background.spawn(upkeep::run(Arc::clone(&node)));
         node.store.activate(me).await.context("entering the ring")?;
         tracing::info!(node = %node.id, incarnation = %me, client = %addresses.client, peer = %addresses.peer, admin = %addresses.admin, "serving");
-        Ok(Self { addresses, node, renewer, servers })
+        Ok(Self { addresses, node, servers })
     }
 
     /// Where the node listens.
@@ -272,7 +283,7 @@ impl App {
     /// # Errors
     /// The lease was lost, a listener failed, or a second signal ended the drain.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self { node, renewer, servers, .. } = self;
+        let Self { node, servers, .. } = self;
         let Servers { mut peer, mut admin, client } = servers;
         let mut signals = Signals::new()?;
         let result = tokio::select! {
@@ -299,7 +310,7 @@ impl App {
         node.stop.accept.cancel();
         node.stop.peers.cancel();
         node.stop.background.cancel();
-        drop(renewer);
+        drop(node.renewer.lock().take());
         drop(tokio::time::timeout(Duration::from_secs(1), client).await);
         result
     }

@@ -16,7 +16,6 @@ pub fn relations(settings: &Resolved, faults: &mut Faults) {
     ports(settings, faults);
     reachable(settings, faults);
     lease(settings, faults);
-    drain(settings, faults);
     database(settings, faults);
 }
 
@@ -67,18 +66,6 @@ fn lease(settings: &Resolved, faults: &mut Faults) {
         let third = duration_text(held / 3);
         let expected = format!("at most a third of lease-ttl less lease-margin ({third})");
         settings.fault(Key::HeartbeatInterval, expected, faults);
-    }
-}
-
-fn drain(settings: &Resolved, faults: &mut Faults) {
-    if !settings.sound(&[Key::DrainDwell, Key::DrainTimeout, Key::DrainCleanup]) {
-        return;
-    }
-    let parts = settings.duration(Key::DrainDwell) + settings.duration(Key::DrainCleanup);
-    if settings.duration(Key::DrainTimeout) <= parts {
-        let parts = duration_text(parts);
-        let expected = format!("more than drain-dwell and drain-cleanup together ({parts})");
-        settings.fault(Key::DrainTimeout, expected, faults);
     }
 }
 

@@ -182,6 +182,7 @@ fn limits(settings: &Resolved) -> Limits {
         max_clients_per_session: settings.count(Key::MaxClientsPerSession),
         max_clients: settings.count(Key::MaxClients),
         replay_bytes: settings.count(Key::ReplayBytes),
+        history_bytes: settings.count(Key::HistoryBytes),
         replay_ttl: settings.duration(Key::ReplayTtl),
         turn_queue: settings.count(Key::TurnQueue),
         upgrade_timeout: settings.duration(Key::UpgradeTimeout),

@@ -69,8 +69,7 @@ pub struct Node {
     pub static_members: Vec<(String, String)>,
 }
 
-/// Durations whose relations are checked: `3 x heartbeat <= lease_ttl - lease_margin`, and
-/// `drain_dwell + drain_cleanup < drain_timeout`.
+/// Durations whose relations are checked: `3 x heartbeat <= lease_ttl - lease_margin`.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     pub heartbeat_interval: Duration,
@@ -97,6 +96,8 @@ pub struct Limits {
     /// Replay log of a session.
     pub replay_bytes: usize,
     pub replay_ttl: Duration,
+    /// Conversation kept for a session whose upstream stores nothing.
+    pub history_bytes: usize,
     /// Turns waiting in one lane.
     pub turn_queue: usize,
     pub upgrade_timeout: Duration,

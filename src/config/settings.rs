@@ -213,9 +213,9 @@ settings! {
         DrainDwell "drain-dwell" duration(0, 10 * MINUTE), Is("10s"),
             "How long a draining node still accepts clients, while balancers learn of it.";
         DrainTimeout "drain-timeout" duration(100, 24 * HOUR), Is("60s"),
-            "Absolute limit of a drain, dwell and cleanup included.";
+            "Limit of handing sessions over and letting turns end, after the dwell.";
         DrainCleanup "drain-cleanup" duration(0, 10 * MINUTE), Is("10s"),
-            "End of the drain that is kept for forced transfers.";
+            "Time kept at the end for closing what is left.";
     }
     Upstream {
         Upstream "upstream" UpstreamUrl, Unset,
@@ -234,13 +234,15 @@ settings! {
             "Bytes in flight between a session and one client before back-pressure.";
         ReplayBytes "replay-bytes" Size { min: 0, max: GIB }, Is("1MiB"),
             "Replay log of a session, from which clients resume.";
-        ReplayTtl "replay-ttl" duration(0, 24 * HOUR), Is("2m"),
+        ReplayTtl "replay-ttl" duration(1000, 24 * HOUR), Is("2m"),
             "How long the replay log keeps a message.";
+        HistoryBytes "history-bytes" Size { min: 0, max: GIB }, Is("16MiB"),
+            "Conversation of a session kept for upstreams that store nothing (`store: false`).";
         MaxClients "max-clients" Count { min: 1, max: 10_000_000 }, Is("10000"),
             "Client sockets and HTTP turns on this node.";
         MaxClientsPerSession "max-clients-per-session" Count { min: 1, max: 100_000 }, Is("64"),
             "Clients attached to one session.";
-        TurnQueue "turn-queue" Count { min: 0, max: 4096 }, Is("16"),
+        TurnQueue "turn-queue" Count { min: 1, max: 4096 }, Is("16"),
             "Turns waiting in one lane of a session.";
         UpgradeTimeout "upgrade-timeout" duration(10, 5 * MINUTE), Is("10s"),
             "Limit of a client's request head, TLS and upgrade.";

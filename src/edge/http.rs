@@ -20,7 +20,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::{BodyExt, Limited, combinators::UnsyncBoxBody};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Value, value::RawValue};
 use tracing::{Instrument, field::Empty};
 
 use super::{Edge, key, reply};
@@ -29,10 +29,11 @@ use crate::{
     error::{Code, Error, Result},
     ids::{Epoch, SessionId},
     link::{Frame, Link},
-    route::RouteError,
+    route::{RouteError, TURN_PATIENCE},
     session::{
         Attach, ClientKind,
         event::{ClientEvent, ServerEvent, Stage, error_event},
+        fields::Fields,
     },
     store::AliasKind,
     telemetry::propagation,
@@ -70,13 +71,15 @@ async fn turn(
     let named = key::responses(request.headers())?;
     let (parts, body) = request.into_parts();
     let bytes = read_body(&parts.headers, body, edge.limits.max_message_bytes).await?;
-    let mut fields: Map<String, Value> = serde_json::from_slice(&bytes)
-        .map_err(|_| Error::new(Code::InvalidRequest, "the body is not a JSON object"))?;
+    let fields = Fields::parse(&bytes)
+        .ok_or_else(|| Error::new(Code::InvalidRequest, "the body is not a JSON object"))?;
+    let stream = fields.get("stream").unwrap_or(false);
+    let payload = fields.with(&[("type", Some(b"\"response.create\"")), ("stream", Some(b"true"))]);
     drop(bytes);
-    let stream = fields.get("stream").and_then(Value::as_bool).unwrap_or(false);
-    fields.insert("type".to_owned(), "response.create".into());
-    fields.insert("stream".to_owned(), true.into());
-    let message = Message { kind: Kind::Text, payload: Value::Object(fields).to_string().into() };
+    if payload.len() > edge.limits.max_message_bytes {
+        return Err(too_large().into());
+    }
+    let message = Message { kind: Kind::Text, payload };
     let ClientEvent::Create(create) = ClientEvent::parse(&message.payload)? else {
         return Err(Error::new(Code::Internal, "the request was not understood").into());
     };
@@ -104,17 +107,20 @@ async fn turn(
     let (attached, first, events) = loop {
         let mut attached = edge
             .router
-            .attach(Attach {
-                session,
-                principal,
-                route: Arc::clone(route),
-                key_label: key_label.clone(),
-                upgrade: upgrade.clone(),
-                last_seq: None,
-                last_epoch: None,
-                min_epoch: Epoch::default(),
-                client: edge.label(ClientKind::Http),
-            })
+            .attach(
+                Attach {
+                    session,
+                    principal,
+                    route: Arc::clone(route),
+                    key_label: key_label.clone(),
+                    upgrade: upgrade.clone(),
+                    last_seq: None,
+                    last_epoch: None,
+                    min_epoch: Epoch::default(),
+                    client: edge.label(ClientKind::Http),
+                },
+                TURN_PATIENCE,
+            )
             .await?;
         let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0 };
         attached.link.tx.send(frame);
@@ -143,7 +149,6 @@ async fn turn(
 
 /// The body, inflated and bounded.
 async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes> {
-    let too_large = || Error::new(Code::FrameTooLarge, "the body is larger than this node accepts");
     let bytes = Limited::new(body, limit).collect().await.map_err(|_| too_large())?.to_bytes();
     match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(bytes),
@@ -158,6 +163,10 @@ async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Byte
             Err(Error::new(Code::InvalidRequest, "content-encoding must be identity or zstd"))
         }
     }
+}
+
+fn too_large() -> Error {
+    Error::new(Code::FrameTooLarge, "the body is larger than this node accepts")
 }
 
 /// Headers that describe the body do not describe the upgrade that it becomes.

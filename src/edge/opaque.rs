@@ -18,6 +18,7 @@ use crate::{
     error::Result,
     ids::{Epoch, SessionId},
     link::{Frame, Link},
+    route::UPGRADE_PATIENCE,
     session::{Attach, ClientKind},
     telemetry::{metrics::Direction, propagation},
     upstream::Upgrade,
@@ -42,7 +43,8 @@ pub(super) async fn handle(
     let session = attach.session;
     let span = tracing::info_span!("attach", %session, route = %route.path, epoch = Empty);
     propagation::enter(&span, &mut attach.upgrade.headers);
-    let attached = match edge.router.attach(attach).instrument(span.clone()).await {
+    let attached = match edge.router.attach(attach, UPGRADE_PATIENCE).instrument(span.clone()).await
+    {
         Ok(attached) => attached,
         Err(error) => return edge.refuse_route(&error),
     };

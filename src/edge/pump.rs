@@ -118,7 +118,7 @@ impl Pump {
             {
                 return Poll::Ready(self.incoming(incoming));
             }
-            if self.socket.pending() == 0 {
+            if !self.socket.needs_flush() {
                 self.stalled = None;
                 return Poll::Pending;
             }

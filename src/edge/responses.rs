@@ -3,7 +3,7 @@
 //! The client's socket outlives its link: when the session moves, the edge attaches to the
 //! new owner and sends again what the old one had certainly not taken.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use axum::{extract::Request, response::Response};
 use tracing::{Instrument, field::Empty};
@@ -18,7 +18,7 @@ use crate::{
     error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     link::{Frame, Link},
-    route::RouteError,
+    route::{RouteError, TURN_PATIENCE, UPGRADE_PATIENCE},
     session::{
         Attach, ClientKind,
         event::{ClientEvent, Create, ServerEvent, Stage, error_event, error_event_with},
@@ -48,7 +48,7 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     // A client that names its session learns of a refusal now; for another one it takes its
     // first request to know which session it means.
     let attached = match client.session {
-        Some(_) => match client.attach().instrument(span.clone()).await {
+        Some(_) => match client.attach(UPGRADE_PATIENCE).instrument(span.clone()).await {
             Ok(attached) => Some(attached),
             Err(error) => return edge.refuse_route(&error),
         },
@@ -132,22 +132,25 @@ impl Client {
         })
     }
 
-    async fn attach(&mut self) -> Result<crate::session::Attached, RouteError> {
+    async fn attach(&mut self, patience: Duration) -> Result<crate::session::Attached, RouteError> {
         let session = *self.session.get_or_insert_with(SessionId::random);
         let attached = self
             .edge
             .router
-            .attach(Attach {
-                session,
-                principal: self.principal,
-                route: Arc::clone(&self.route),
-                key_label: self.key_label.clone(),
-                upgrade: self.upgrade.clone(),
-                last_seq: None,
-                last_epoch: None,
-                min_epoch: self.epoch,
-                client: self.edge.label(ClientKind::WebSocket),
-            })
+            .attach(
+                Attach {
+                    session,
+                    principal: self.principal,
+                    route: Arc::clone(&self.route),
+                    key_label: self.key_label.clone(),
+                    upgrade: self.upgrade.clone(),
+                    last_seq: None,
+                    last_epoch: None,
+                    min_epoch: self.epoch,
+                    client: self.edge.label(ClientKind::WebSocket),
+                },
+                patience,
+            )
             .await?;
         self.epoch = attached.epoch;
         tracing::Span::current().record("session", tracing::field::display(session));
@@ -242,7 +245,7 @@ impl Client {
             self.choose(create).await?;
         }
         if self.link.is_none() {
-            let attached = self.attach().await?;
+            let attached = self.attach(TURN_PATIENCE).await?;
             self.link = Some(attached.link);
         }
         Ok(())
@@ -256,7 +259,12 @@ impl Client {
             && self.creates.is_empty()
             && !self.known.contains(previous)
         {
-            found = self.edge.router.alias(self.principal, AliasKind::Response, previous).await?;
+            let alias = self.edge.router.alias(self.principal, AliasKind::Response, previous).await;
+            found = match alias {
+                Err(error) if self.session.is_none() => return Err(error),
+                // The store is away; the session that we have is the likely one.
+                other => other.ok().flatten(),
+            };
         }
         if found.is_none()
             && self.session.is_none()
@@ -343,10 +351,7 @@ impl Client {
     /// The session has a new owner. A planned transfer happens between turns, so whatever is
     /// outstanding was never taken by the old one (I5): it is sent to the new one.
     async fn follow(&mut self, pump: &mut Pump) {
-        if self.creates.is_empty() {
-            return;
-        }
-        match self.attach().await {
+        match self.attach(TURN_PATIENCE).await {
             Ok(attached) => {
                 self.link = Some(attached.link);
                 let messages: Vec<Message> =

@@ -26,6 +26,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Edge, http as http_edge, opaque, responses, upgrade::Seat};
 use crate::config::{Profile, Route};
 
+/// What a client hears that is one too many.
+const FULL_ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n\
+connection: close\r\ncontent-type: application/json\r\ncontent-length: 135\r\n\r\n\
+{\"error\":{\"type\":\"server_error\",\"code\":\"session_unavailable\",\"message\":\"this node has as many clients as it may\",\"param\":null}}";
+
 /// How long a full node waits before it looks again.
 const FULL: Duration = Duration::from_millis(50);
 
@@ -54,7 +59,8 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
         };
         let Ok(permit) = Arc::clone(&clients).try_acquire_owned() else {
             tracing::warn!("as many clients as allowed; refusing one");
-            drop(stream);
+            // Not waited for: it fits into an empty socket buffer, or the client is no loss.
+            drop(stream.try_write(FULL_ANSWER));
             continue;
         };
         tune(&stream);

@@ -70,6 +70,7 @@ impl Pending {
                 Resume::Gap { floor } => format!("gap; floor={floor}"),
             };
             reply::put(&mut response, "ringspan-resume", &resume);
+            reply::put(&mut response, "ringspan-seq", &attached.seq.to_string());
         }
         let options = SocketOptions { max_message_bytes, deflate };
         let socket = async move {

@@ -6,7 +6,10 @@ use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::watch, task::AbortHandle, time::timeout};
 use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{
+    Request, Response, Status, Streaming, service::interceptor::InterceptedService,
+    transport::Server,
+};
 
 use super::{
     MAX_HOPS, PROTOCOL, auth, convert,
@@ -34,6 +37,9 @@ const HELLO: Duration = Duration::from_secs(5);
 /// HTTP/2 streams of one connection: one carries sessions, few carry health checks.
 const MAX_STREAMS: u32 = 128;
 
+/// Largest message of a call: conversations are what is large, and they are bounded.
+const MAX_CALL: usize = 256 * 1024 * 1024;
+
 /// Attaches of one stream that may be under way.
 const MAX_OPENING: usize = 8192;
 
@@ -57,6 +63,32 @@ type Frames = Pin<Box<dyn Stream<Item = Result<proto::Frame, Status>> + Send>>;
 #[tonic::async_trait]
 impl Peer for Incoming {
     type LinkStream = Frames;
+
+    async fn prepare(
+        &self,
+        request: Request<proto::PrepareRequest>,
+    ) -> Result<Response<proto::PrepareResponse>, Status> {
+        let request = request.into_inner();
+        self.check_target(request.target_incarnation)?;
+        let kept = self.keep_all(request.conversations);
+        Ok(Response::new(proto::PrepareResponse { kept }))
+    }
+
+    async fn activate(
+        &self,
+        request: Request<proto::ActivateRequest>,
+    ) -> Result<Response<proto::ActivateResponse>, Status> {
+        let request = request.into_inner();
+        self.check_target(request.target_incarnation)?;
+        let id = request.session.as_ref().try_into().map(SessionId);
+        let id = id.map_err(|_| Status::invalid_argument("a session id is 16 bytes"))?;
+        // The commit is what counts; a session that cannot be opened now is opened when a
+        // client asks.
+        if let Err(error) = self.registry.activate(id).await {
+            tracing::debug!(session = %id, ?error, "opening a session ahead of its client failed");
+        }
+        Ok(Response::new(proto::ActivateResponse {}))
+    }
 
     async fn describe(
         &self,
@@ -107,9 +139,7 @@ impl Incoming {
         &self,
         request: &proto::DescribeRequest,
     ) -> Result<proto::DescribeResponse, Status> {
-        if request.target_incarnation != self.identity.incarnation.0 {
-            return Err(Status::not_found("another incarnation lives at this address"));
-        }
+        self.check_target(request.target_incarnation)?;
         let ids = request.sessions.iter().take(MAX_DESCRIBED);
         let handles = ids.filter_map(|id| id.as_ref().try_into().ok().map(SessionId));
         let sessions = handles.filter_map(|id| self.registry.get(id));
@@ -129,10 +159,16 @@ impl Incoming {
                 PROTOCOL.end()
             )));
         }
-        if hello.target_incarnation != self.identity.incarnation.0 {
-            return Err(Status::not_found("another incarnation lives at this address"));
-        }
+        self.check_target(hello.target_incarnation)?;
         Ok(highest)
+    }
+
+    /// Addresses are reused, incarnations are not.
+    fn check_target(&self, target: i64) -> Result<(), Status> {
+        if target == self.identity.incarnation.0 {
+            return Ok(());
+        }
+        Err(Status::not_found("another incarnation lives at this address"))
     }
 }
 
@@ -239,6 +275,7 @@ impl Incoming {
             floor_seq,
             headers: convert::headers_out(&attached.headers),
             subprotocol: attached.subprotocol,
+            seq: attached.seq,
         };
         Ok((attached.link, answer))
     }
@@ -271,7 +308,10 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     server
-        .add_service(PeerServer::with_interceptor(incoming, auth::Ask::new(security)))
+        .add_service(InterceptedService::new(
+            PeerServer::new(incoming).max_decoding_message_size(MAX_CALL),
+            auth::Ask::new(security),
+        ))
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)

@@ -6,6 +6,7 @@
 mod auth;
 mod convert;
 mod describe;
+mod heirs;
 mod incoming;
 mod mux;
 mod outgoing;

@@ -28,7 +28,8 @@ use super::{
     proto::{self, frame::Body},
 };
 use crate::{
-    link::{Frame, Link},
+    error::{Code, Error},
+    link::{Frame, ITEM, Link},
     session::AttachError,
     wire::Batch,
 };
@@ -64,8 +65,6 @@ struct Channel {
     rest: Option<Rest>,
     /// Start of a run that is being received in chunks.
     partial: BytesMut,
-    /// Credit that was granted for chunks before the link took them.
-    prepaid: usize,
     /// Who waits for the answer, on the side that asked.
     answer: Option<oneshot::Sender<Answer>>,
     /// The last frame of our side was sent.
@@ -108,6 +107,14 @@ impl Wake for ChannelWaker {
             self.ready.push(self.channel);
         }
     }
+}
+
+/// What a run of messages came to.
+enum Received {
+    Whole,
+    /// A chunk of so many bytes; more follows.
+    Part(usize),
+    TooLarge,
 }
 
 /// The peer broke the protocol; the stream ends.
@@ -181,7 +188,6 @@ impl Mux {
             credit,
             rest: None,
             partial: BytesMut::new(),
-            prepaid: 0,
             answer,
             said_last: false,
             waker: Arc::new(ChannelWaker { channel: id, queued: AtomicBool::new(false), ready }),
@@ -227,14 +233,25 @@ impl Mux {
         let State { channels, control, .. } = &mut *state;
         let Some(channel) = channels.get_mut(&id) else { return Ok(()) };
         let sent = match body {
-            Body::Messages(run) => {
-                let grant = self.receive(channel, run)?;
-                if grant > 0 {
-                    control.push_back(grant_frame(id, grant));
+            Body::Messages(run) => match self.receive(channel, run)? {
+                Received::Whole => true,
+                Received::Part(bytes) => {
+                    control.push_back(grant_frame(id, bytes));
                     self.ready.task.wake();
+                    true
                 }
-                true
-            }
+                // Its session's fault, or a limit that differs between nodes: the others on
+                // this stream have no part in it.
+                Received::TooLarge => {
+                    let text = "a message is larger than a node of the ring accepts";
+                    let error = Error::new(Code::FrameTooLarge, text);
+                    let fault = convert::fault_out(&error);
+                    control.push_back(frame(id, Body::Fault(fault)));
+                    self.ready.task.wake();
+                    channel.link.tx.send(Frame::Failed(error));
+                    false
+                }
+            },
             Body::Credit(grant) => {
                 channel.credit += i64::from(grant.bytes);
                 channel.waker.wake_by_ref();
@@ -283,17 +300,18 @@ impl Mux {
         Ok(())
     }
 
-    /// Puts a run into its link; answers the credit to grant at once.
-    fn receive(&self, channel: &mut Channel, run: proto::Messages) -> Result<usize, Violation> {
+    /// Puts a run into its link, once it is whole.
+    fn receive(&self, channel: &mut Channel, run: proto::Messages) -> Result<Received, Violation> {
         if channel.partial.len() + run.frames.len() > self.max_message + 2 * CHUNK {
-            return Err(Violation("a message larger than the limit"));
+            return Ok(Received::TooLarge);
         }
         if run.more {
             let size = run.frames.len();
             channel.partial.extend_from_slice(&run.frames);
-            channel.prepaid += size;
-            return Ok(size);
+            return Ok(Received::Part(size));
         }
+        // The earlier chunks were granted back as they came.
+        let charge = ITEM + run.frames.len();
         let bytes = if channel.partial.is_empty() {
             run.frames
         } else {
@@ -302,8 +320,9 @@ impl Mux {
         };
         let batch = Batch::from_wire(bytes).ok_or(Violation("a run that is not whole frames"))?;
         // A link that nobody reads any more takes nothing; its channel is on its way out.
-        channel.link.tx.send(Frame::Messages { batch, first_seq: run.first_seq, ended: run.ended });
-        Ok(0)
+        let (first_seq, ended) = (run.first_seq, run.ended);
+        channel.link.tx.send_charged(Frame::Messages { batch, first_seq, ended }, charge);
+        Ok(Received::Whole)
     }
 
     /// The next frame to send. None when the stream is over.
@@ -344,12 +363,8 @@ impl Channel {
             return None;
         }
         if let Poll::Ready(consumed) = self.link.tx.poll_consumed(&mut cx) {
-            let granted = consumed.saturating_sub(self.prepaid);
-            self.prepaid = self.prepaid.saturating_sub(consumed);
-            if granted > 0 {
-                let bytes = u32::try_from(granted).unwrap_or(u32::MAX);
-                return Some(Body::Credit(proto::Credit { bytes }));
-            }
+            let bytes = u32::try_from(consumed).unwrap_or(u32::MAX);
+            return Some(Body::Credit(proto::Credit { bytes }));
         }
         if self.credit <= 0 {
             return None;
@@ -362,7 +377,12 @@ impl Channel {
             self.said_last = true;
             return Some(Body::Detach(proto::Detach {}));
         };
-        self.credit -= ITEM;
+        // Chunks pay for their bytes one by one.
+        let charge = match &frame {
+            Frame::Messages { .. } => ITEM,
+            other => other.weight(),
+        };
+        self.credit -= signed(charge);
         Some(match frame {
             Frame::Messages { batch, first_seq, ended } => {
                 let rest = Rest { bytes: batch.into_bytes(), first_seq, ended };
@@ -387,7 +407,7 @@ impl Channel {
 
     fn chunk(&mut self, mut rest: Rest) -> Body {
         let frames = rest.bytes.split_to(rest.bytes.len().min(CHUNK));
-        self.credit -= i64::try_from(frames.len()).unwrap_or(i64::MAX);
+        self.credit -= signed(frames.len());
         let (first_seq, ended, more) = (rest.first_seq, rest.ended, !rest.bytes.is_empty());
         if more {
             self.rest = Some(rest);
@@ -396,8 +416,9 @@ impl Channel {
     }
 }
 
-/// What [`Frame::weight`] counts beside the payload.
-const ITEM: i64 = 32;
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
 
 fn frame(channel: u32, body: Body) -> proto::Frame {
     proto::Frame { channel, body: Some(body) }

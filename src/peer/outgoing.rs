@@ -169,6 +169,7 @@ impl Peers {
             link: ours,
             epoch,
             resume,
+            seq: attached.seq,
             headers: convert::headers_in(attached.headers),
             subprotocol: attached.subprotocol,
         })
@@ -298,7 +299,9 @@ impl Peers {
                         }
                         None => break,
                     },
-                    () = tokio::time::sleep(IDLE), if mux.channels() == 0 => break,
+                    () = tokio::time::sleep(IDLE) => if mux.channels() == 0 {
+                        break;
+                    },
                 }
             }
             mux.close();

@@ -24,9 +24,13 @@ use crate::{
     upstream::Refusal,
 };
 
-/// How long a client may be kept waiting for an owner that is being replaced. Longer waits
-/// are the client's, by `Retry-After`.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long an upgrade may wait for an owner that is being replaced. Longer waits are the
+/// client's, by `Retry-After`, which the clients that matter honour in silence.
+pub const UPGRADE_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long a turn may wait for it on a connection that is open already: longer than a lease
+/// lasts by default, shorter than clients' own time-outs.
+pub const TURN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// First pause before another look; doubled each time, with jitter.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -88,9 +92,14 @@ impl Router {
     /// Attaches a client to its session, opening the session if nobody has it.
     ///
     /// An attach that reached nobody is tried again, here or elsewhere, because it has no
-    /// effect that a second one could double. Cancel-safe.
-    pub async fn attach(&self, mut attach: Attach) -> Result<Attached, RouteError> {
-        let deadline = Instant::now() + PATIENCE;
+    /// effect that a second one could double. `patience` bounds the wait for an owner that is
+    /// being replaced. Cancel-safe.
+    pub async fn attach(
+        &self,
+        mut attach: Attach,
+        patience: Duration,
+    ) -> Result<Attached, RouteError> {
+        let deadline = Instant::now() + patience;
         let mut pause = PAUSE;
         let mut avoid: Vec<Incarnation> = Vec::new();
         let mut told: Option<Owner> = None;
@@ -102,7 +111,7 @@ impl Router {
                 None => self.target(&attach, &avoid).await?,
             };
             let tried = match &target {
-                Target::Here => self.try_here(&attach).await,
+                Target::Here => self.try_here(&attach, &mut avoid).await,
                 Target::There(owner) => self.try_there(&attach, owner, hops, &mut avoid).await,
             };
             let reason = match tried {
@@ -130,7 +139,7 @@ impl Router {
             hops = 1;
             let next = Instant::now() + pause.mul_f64(rand::random_range(0.5..1.5));
             if next >= deadline {
-                return Err(reason.into());
+                return Err(for_client(reason).into());
             }
             sleep_until(next).await;
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -196,12 +205,17 @@ impl Router {
         self.ring.borrow().member(incarnation).is_some_and(|member| member.state.is_alive())
     }
 
-    async fn try_here(&self, attach: &Attach) -> Tried {
+    async fn try_here(&self, attach: &Attach, avoid: &mut Vec<Incarnation>) -> Tried {
         match self.registry.attach(attach.clone()).await {
             Ok(attached) => Tried::Attached(Box::new(attached)),
             Err(AttachError::NotOwner(owner)) => Tried::Redirected(self.addressed(owner)),
             Err(AttachError::Refused(refusal)) => Tried::Failed(RouteError::Refused(refusal)),
-            Err(AttachError::Failed(error)) => failed(error),
+            Err(AttachError::Failed(error)) => {
+                if elsewhere(&error) {
+                    avoid.push(self.me);
+                }
+                failed(error)
+            }
         }
     }
 
@@ -224,7 +238,7 @@ impl Router {
             }
             Err(PeerError::Answer(AttachError::Failed(error))) => {
                 self.cache.remove(attach.session);
-                if error.code == Code::NodeDraining {
+                if elsewhere(&error) {
                     avoid.push(owner.incarnation);
                 }
                 failed(error)
@@ -240,10 +254,25 @@ impl Router {
     }
 }
 
+/// Whether another node may do what this one will not.
+fn elsewhere(error: &Error) -> bool {
+    matches!(error.code, Code::NodeDraining | Code::NodeFull)
+}
+
+/// What a client is told when no node has room.
+fn for_client(error: Error) -> Error {
+    if error.code != Code::NodeFull {
+        return error;
+    }
+    Error::new(Code::TooManySessions, "the ring owns as many sessions as it may; retry later")
+}
+
 /// Whether a failure may pass by itself within our patience.
 fn failed(error: Error) -> Tried {
     match error.code {
-        Code::OwnerMoving | Code::NodeDraining | Code::SessionUnavailable => Tried::Later(error),
+        Code::OwnerMoving | Code::NodeDraining | Code::NodeFull | Code::SessionUnavailable => {
+            Tried::Later(error)
+        }
         _ => Tried::Failed(RouteError::Failed(error)),
     }
 }

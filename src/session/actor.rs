@@ -24,12 +24,13 @@ use tokio::{
 use super::{
     Attach, AttachError, Attached, Context,
     clients::{Client, Delivery, Streams},
+    history::Past,
     registry::Ownership,
     stats::Stats,
-    turns::{ClientId, Turns},
+    turns::{Bounds, ClientId, Turns},
 };
 use crate::{
-    config::{Profile, Route},
+    config::{Limits, Profile, Route},
     error::{Code, Error},
     ids::{Epoch, Principal, SessionId},
     link::Frame,
@@ -41,6 +42,18 @@ use crate::{
 /// Bytes towards the upstream above which clients are not read.
 const UPSTREAM_WINDOW: usize = 64 * 1024;
 
+/// Reason of the close that a client gets when the log has moved on without it.
+pub(super) const TOO_SLOW: &str = "too slow; resume from last_seq";
+
+fn turn_bounds(limits: &Limits) -> Bounds {
+    Bounds {
+        queue: limits.turn_queue,
+        // Room for a few of the largest requests.
+        payload_bytes: limits.max_message_bytes.saturating_mul(4),
+        history_bytes: limits.history_bytes,
+    }
+}
+
 /// Number of an opaque session's log.
 pub(super) const OPAQUE: u64 = 0;
 
@@ -49,6 +62,10 @@ pub(super) enum Command {
     Attach(Box<Attach>, oneshot::Sender<Result<Attached, AttachError>>),
     /// Hand the session over as soon as no turn runs.
     Drain,
+    /// Bring the upstream up before a client asks.
+    WarmUp,
+    /// The heir lacks what a part builds on: send it everything.
+    Replicate,
     /// End now; clients are told the error.
     Stop(Error),
 }
@@ -92,9 +109,14 @@ pub(super) struct Actor {
     pub(super) route: Arc<Route>,
     pub(super) stats: Arc<Stats>,
     inbox: mpsc::Receiver<Command>,
+    /// For who may have to ask this actor something later.
+    pub(super) itself: mpsc::WeakSender<Command>,
+    pub(super) key_label: String,
+    /// The heir has been sent what came before.
+    pub(super) replicated: bool,
     upstream: Upstream,
     /// How the upstream is asked for a connection: as the newest client asked.
-    upgrade: Upgrade,
+    pub(super) upgrade: Upgrade,
     /// What the upstream answered to the upgrade.
     headers: HeaderMap,
     subprotocol: Option<String>,
@@ -123,13 +145,15 @@ impl Actor {
         ctx: Arc<Context>,
         attach: &Attach,
         claimed: Ownership,
+        past: Vec<Past>,
         stats: Arc<Stats>,
         inbox: mpsc::Receiver<Command>,
+        itself: mpsc::WeakSender<Command>,
     ) -> Self {
         let route = Arc::clone(&attach.route);
         let mut streams = Streams::default();
         let turns = match route.profile {
-            Profile::Responses => Some(Turns::new(ctx.limits.turn_queue)),
+            Profile::Responses => Some(Turns::new(turn_bounds(&ctx.limits), past)),
             Profile::Opaque => {
                 streams.open(OPAQUE, None);
                 None
@@ -143,6 +167,9 @@ impl Actor {
             first: claimed.first,
             stats,
             inbox,
+            itself,
+            key_label: attach.key_label.clone(),
+            replicated: false,
             upstream: Upstream::None,
             upgrade: attach.upgrade.clone(),
             headers: HeaderMap::new(),
@@ -182,6 +209,8 @@ impl Actor {
                 match command {
                     Command::Attach(attach, reply) => self.attach(attach, reply),
                     Command::Drain => self.draining = true,
+                    Command::WarmUp => self.warm_up(),
+                    Command::Replicate => self.replicate_all(),
                     Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
                 }
             }
@@ -193,7 +222,7 @@ impl Actor {
                 return Poll::Ready(exit);
             }
             self.deliver(cx, &mut progress);
-            if let Some(exit) = self.poll_flush(cx) {
+            if let Some(exit) = self.poll_flush(cx, &mut progress) {
                 return Poll::Ready(exit);
             }
             if self.draining && self.is_idle() {
@@ -224,7 +253,7 @@ impl Actor {
                     let _ = lease.live().await;
                 })
             });
-            if wait.as_mut().poll(cx).is_pending() || self.ctx.lease.is_lost() {
+            if self.ctx.lease.is_lost() || wait.as_mut().poll(cx).is_pending() {
                 return false;
             }
             self.lease_wait = None;
@@ -241,6 +270,7 @@ impl Actor {
                     drop(reply.send(Err(error.into())));
                 }
                 Command::Drain => self.draining = true,
+                Command::WarmUp | Command::Replicate => {}
                 Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
             }
         }
@@ -298,15 +328,14 @@ impl Actor {
     fn deliver(&mut self, cx: &mut Cx<'_>, progress: &mut bool) {
         let mut at = 0;
         while at < self.clients.len() {
-            if self.clients[at].deliver(&self.streams, cx) == Delivery::TooSlow {
+            if self.clients[at].deliver(&self.streams, cx, progress) == Delivery::TooSlow {
                 let place = if *self.clients[at].label.edge_node == *self.ctx.node_id {
                     Place::Local
                 } else {
                     Place::Remote
                 };
                 self.ctx.metrics.slow_client(&self.route.path, place);
-                let frame =
-                    CloseFrame { code: 1013, reason: "too slow; resume from last_seq".into() };
+                let frame = CloseFrame { code: 1013, reason: TOO_SLOW.into() };
                 self.clients[at].link.tx.send(Frame::Close(Some(frame)));
                 self.remove(at);
                 *progress = true;

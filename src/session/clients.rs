@@ -52,6 +52,11 @@ impl Streams {
         self.0.iter_mut().rev().find(|stream| stream.no == no)
     }
 
+    /// Closes the log of a turn that never ran.
+    pub(super) fn forget(&mut self, no: u64) {
+        self.0.retain(|stream| stream.no != no);
+    }
+
     /// Bytes in all logs.
     pub(super) fn bytes(&self) -> usize {
         self.0.iter().map(|stream| stream.log.bytes()).sum()
@@ -153,14 +158,20 @@ impl Client {
         !self.replies.is_empty()
     }
 
-    /// Hands over what the link has room for.
-    pub(super) fn deliver(&mut self, streams: &Streams, cx: &mut Context<'_>) -> Delivery {
+    /// Hands over what the link has room for; `sent` is set if that was anything.
+    pub(super) fn deliver(
+        &mut self,
+        streams: &Streams,
+        cx: &mut Context<'_>,
+        sent: &mut bool,
+    ) -> Delivery {
         while let Some(frame) = self.replies.pop_front() {
             if self.link.tx.poll_ready(cx).is_pending() {
                 self.replies.push_front(frame);
                 return Delivery::Blocked;
             }
             self.link.tx.send(frame);
+            *sent = true;
         }
         let mut at = 0;
         while at < self.cursors.len() {
@@ -180,6 +191,7 @@ impl Client {
             let next = cursor.next + u64::from(batch.len());
             let last = stream.done.is_some() && next > stream.log.head();
             self.send(cursor, batch, last);
+            *sent = true;
             if last {
                 self.cursors.swap_remove(at);
             } else {

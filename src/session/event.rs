@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::fields::Fields;
 use crate::{
     error::{Code, Error},
     wire::{Kind, Message},
@@ -39,25 +39,8 @@ pub struct Create {
     pub fingerprint: u128,
 }
 
-#[derive(Deserialize)]
-struct ClientHead<'a> {
-    #[serde(borrow, default)]
-    r#type: Cow<'a, str>,
-    #[serde(borrow)]
-    stream_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    response_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    previous_response_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    prompt_cache_key: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    model: Option<Cow<'a, str>>,
-    store: Option<bool>,
-    generate: Option<bool>,
-    #[serde(borrow)]
-    input: Option<&'a RawValue>,
-}
+/// Fields that differ between two sendings of the same request.
+const UNRELATED: [&str; 2] = ["client_metadata", "stream"];
 
 /// Longest lane name, and its letters, as the API documents them.
 const MAX_LANE: usize = 256;
@@ -68,41 +51,42 @@ impl ClientEvent {
     /// # Errors
     /// `invalid_request` for what is not a JSON object, `invalid_stream_id`.
     pub fn parse(payload: &[u8]) -> Result<Self, Error> {
-        let head: ClientHead<'_> = serde_json::from_slice(payload).map_err(|_| {
-            Error::new(
-                Code::InvalidRequest,
-                "the message is not a JSON object with a string \"type\"",
-            )
-        })?;
-        let lane = head.stream_id.map(Cow::into_owned);
-        if lane.as_deref().is_some_and(|lane| !is_lane(lane)) {
-            let text = "stream_id must be 1 to 256 of A-Z a-z 0-9 _ . -";
-            return Err(Error::new(Code::InvalidStreamId, text).param("stream_id"));
-        }
-        Ok(match &*head.r#type {
+        let bad = || {
+            let text = "the message is not a JSON object with a string \"type\"";
+            Error::new(Code::InvalidRequest, text)
+        };
+        let fields = Fields::parse(payload).ok_or_else(bad)?;
+        let kind: String = fields.get("type").ok_or_else(bad)?;
+        let lane = match fields.raw("stream_id") {
+            None | Some("null") => None,
+            Some(_) => {
+                let lane = fields.get::<String>("stream_id").filter(|lane| is_lane(lane));
+                let text = "stream_id must be 1 to 256 of A-Z a-z 0-9 _ . -";
+                let bad = || Error::new(Code::InvalidStreamId, text).param("stream_id");
+                Some(lane.ok_or_else(bad)?)
+            }
+        };
+        Ok(match kind.as_str() {
             "response.create" => {
                 let mut hash = Xxh3::new();
-                for part in [
-                    lane.as_deref().unwrap_or_default(),
-                    head.previous_response_id.as_deref().unwrap_or_default(),
-                    head.model.as_deref().unwrap_or_default(),
-                    head.input.map_or("", RawValue::get),
-                    if head.generate == Some(false) { "prewarm" } else { "" },
-                ] {
-                    hash.update(&(part.len() as u64).to_le_bytes());
-                    hash.update(part.as_bytes());
+                for (key, value) in fields.iter().filter(|(key, _)| !UNRELATED.contains(key)) {
+                    for part in [key, value] {
+                        hash.update(&(part.len() as u64).to_le_bytes());
+                        hash.update(part.as_bytes());
+                    }
                 }
                 Self::Create(Create {
                     lane,
-                    previous_response_id: head.previous_response_id.map(Cow::into_owned),
-                    prompt_cache_key: head.prompt_cache_key.map(Cow::into_owned),
-                    store: head.store != Some(false),
+                    previous_response_id: fields.get("previous_response_id"),
+                    prompt_cache_key: fields.get("prompt_cache_key"),
+                    store: fields.get("store") != Some(false),
                     fingerprint: hash.digest128(),
                 })
             }
             "response.interrupt" | "response.steer" => {
-                let response_id = head.response_id.or(head.previous_response_id);
-                Self::Control { lane, response_id: response_id.map(Cow::into_owned) }
+                let response_id =
+                    fields.get("response_id").or_else(|| fields.get("previous_response_id"));
+                Self::Control { lane, response_id }
             }
             _ => Self::Other { lane },
         })
@@ -130,6 +114,8 @@ pub enum Stage {
     /// `response.incomplete` because it was steered: the upstream goes on by itself, with a
     /// new response for the same create.
     Steered,
+    /// `response.output_item.done`.
+    ItemDone,
     /// An `error` event: the request ended without a response.
     Error,
 }
@@ -208,6 +194,7 @@ impl ServerEvent {
             "response.completed" => Stage::Completed,
             "response.failed" => Stage::Failed,
             "response.incomplete" => Stage::Incomplete,
+            "response.output_item.done" => Stage::ItemDone,
             "error" => Stage::Error,
             _ => Stage::Running,
         };
@@ -219,6 +206,12 @@ impl ServerEvent {
             error_code: head.error.and_then(|error| error.code).map(Cow::into_owned),
         })
     }
+}
+
+/// The output item that a `response.output_item.done` brings.
+#[must_use]
+pub fn done_item(message: &Message) -> Option<String> {
+    Fields::parse(&message.payload)?.raw("item").map(str::to_owned)
 }
 
 /// An `error` event as clients of the Responses WebSocket know it. `status` is always

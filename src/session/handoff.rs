@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::actor::{Actor, Exit};
 use crate::{
@@ -18,6 +18,9 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// How long an upstream may take for a close.
 const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
+
+/// How long an heir may take to keep a conversation.
+const PREPARE: Duration = Duration::from_secs(2);
 
 /// Heirs that are asked before the session is left to whoever wants it.
 const MAX_HEIRS: usize = 4;
@@ -50,15 +53,20 @@ async fn hand_off(mut actor: Actor) {
     let quiesced = store.quiesce(id, me, epoch).await;
     actor.settle(SETTLE).await;
     let mut outcome = Outcome::Failed;
+    let mut moved = None;
     if quiesced == Ok(true) {
         let heirs = actor.ctx.ring.borrow().placement.heirs(id, &[me]);
         for heir in heirs.into_iter().take(MAX_HEIRS) {
+            if !prepare(&actor, heir).await {
+                continue;
+            }
             match store.transfer(id, me, epoch, heir).await {
                 Ok(Transferred::Moved(epoch)) => {
                     tracing::info!(session = %id, %heir, %epoch, "session handed over");
                     let text = format!("handed over to incarnation {heir}, epoch {epoch}");
                     actor.ctx.events.emit("handoff", Some(&id), &text);
                     outcome = Outcome::Ok;
+                    moved = Some(heir);
                     break;
                 }
                 Ok(Transferred::HeirUnfit) => {}
@@ -67,6 +75,7 @@ async fn hand_off(mut actor: Actor) {
                 Err(error) => {
                     if moved_to(&actor, heir).await {
                         outcome = Outcome::Ok;
+                        moved = Some(heir);
                     } else {
                         tracing::warn!(session = %id, %error, "handing the session over failed");
                     }
@@ -81,7 +90,36 @@ async fn hand_off(mut actor: Actor) {
     }
     actor.ctx.metrics.handoff(HandoffReason::Drain, outcome, started.elapsed());
     actor.dismiss(&Frame::Moved);
+    if let Some(heir) = moved.filter(|_| actor.turns.is_some()) {
+        activate(&actor, heir).await;
+    }
     actor.close_upstream(UPSTREAM_CLOSE).await;
+}
+
+/// Leaves the conversation with the heir before it owns the session: once it does, a client
+/// may ask at any moment. False if the heir does not answer, so another one is asked.
+async fn prepare(actor: &Actor, heir: Incarnation) -> bool {
+    let Some(prepared) = actor.prepared() else { return true };
+    let Some(addr) = addr_of(actor, heir) else { return false };
+    match timeout(PREPARE, actor.ctx.heirs.prepare(heir, &addr, &[prepared])).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(session = %actor.id, %heir, error, "preparing the heir failed");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Only a nudge: the heir learns of the session at the latest when a client asks.
+async fn activate(actor: &Actor, heir: Incarnation) {
+    if let Some(addr) = addr_of(actor, heir) {
+        drop(timeout(PREPARE, actor.ctx.heirs.activate(heir, &addr, actor.id)).await);
+    }
+}
+
+fn addr_of(actor: &Actor, heir: Incarnation) -> Option<String> {
+    actor.ctx.ring.borrow().member(heir).map(|member| member.peer_addr.clone())
 }
 
 async fn moved_to(actor: &Actor, heir: Incarnation) -> bool {

@@ -7,13 +7,17 @@ mod actor;
 pub mod aliases;
 mod clients;
 pub mod event;
+pub mod fields;
 mod handoff;
+pub mod history;
 mod log;
 
 mod registry;
+pub mod replica;
 mod responses;
 pub mod stats;
 pub mod turns;
+pub mod warm;
 
 use std::sync::Arc;
 
@@ -83,6 +87,8 @@ pub struct Attached {
     pub link: Link,
     pub epoch: Epoch,
     pub resume: Resume,
+    /// Number of the message before the first that follows; 0 where messages have none.
+    pub seq: u64,
     /// End-to-end headers of the upstream's answer to the upgrade.
     pub headers: HeaderMap,
     pub subprotocol: Option<String>,

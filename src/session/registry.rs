@@ -13,11 +13,13 @@ use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Attach, AttachError, Attached, Owner,
+    Attach, AttachError, Attached, ClientKind, ClientLabel, Owner,
     actor::{Actor, Command},
     aliases::AliasWriter,
     handoff,
+    replica::{Heirs, Replicator},
     stats::Stats,
+    warm::{Prepared, WarmStore},
 };
 use crate::{
     config::{Limits, Route},
@@ -45,6 +47,8 @@ pub struct Context {
     pub metrics: Metrics,
     pub dialer: Dialer,
     pub aliases: AliasWriter,
+    pub heirs: Arc<dyn Heirs>,
+    pub replicator: Replicator,
     pub tracker: TaskTracker,
     pub events: Events,
 }
@@ -60,11 +64,25 @@ pub struct Registry {
     ctx: Arc<Context>,
     sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
     draining: AtomicBool,
+    warm: WarmStore,
 }
 
 /// One session, perhaps still being opened. Whoever comes first opens; others wait for it.
 #[derive(Default)]
 struct Slot(OnceCell<Handle>);
+
+/// An attach under way. However it ends, it leaves no slot behind that nobody opens.
+struct Opening<'a> {
+    registry: &'a Registry,
+    id: SessionId,
+    slot: Arc<Slot>,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.registry.abandon(self.id, &self.slot);
+    }
+}
 
 /// An open session, as the rest of the node sees it.
 #[derive(Clone)]
@@ -85,6 +103,7 @@ impl Registry {
             ctx: Arc::new(ctx),
             sessions: Mutex::default(),
             draining: AtomicBool::new(false),
+            warm: WarmStore::default(),
         })
     }
 
@@ -97,6 +116,12 @@ impl Registry {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether the session is open here, or being opened.
+    #[must_use]
+    pub fn knows(&self, id: SessionId) -> bool {
+        self.sessions.lock().contains_key(&id)
     }
 
     /// Whether the session is open here.
@@ -129,18 +154,14 @@ impl Registry {
     pub async fn attach(self: &Arc<Self>, attach: Attach) -> Result<Attached, AttachError> {
         for _ in 0..ATTEMPTS {
             let slot = self.slot(attach.session)?;
-            let handle = match slot.0.get_or_try_init(|| self.open(&attach, &slot)).await {
-                Ok(handle) => handle.clone(),
-                Err(error) => {
-                    self.forget(attach.session, &slot);
-                    return Err(error);
-                }
-            };
+            let opening = Opening { registry: self, id: attach.session, slot };
+            let slot = &opening.slot;
+            let handle = slot.0.get_or_try_init(|| self.open(&attach, slot)).await?.clone();
             if handle.epoch < attach.min_epoch {
                 // The caller has seen a later owner: ours is over, we just do not know yet.
                 let error = Error::new(Code::OwnerMoving, "the session has a new owner");
                 drop(handle.inbox.send(Command::Stop(error)).await);
-                self.forget(attach.session, &slot);
+                self.forget(attach.session, slot);
                 continue;
             }
             let (reply, answer) = oneshot::channel();
@@ -151,9 +172,41 @@ impl Registry {
                 return answer;
             }
             // It ended before it answered.
-            self.forget(attach.session, &slot);
+            self.forget(attach.session, slot);
         }
         Err(Error::new(Code::OwnerMoving, "the session keeps ending; retry").into())
+    }
+
+    /// Keeps a conversation that another node's session leaves here. False if it is a part
+    /// of something that is not here.
+    pub fn keep(&self, prepared: Prepared) -> bool {
+        self.warm.keep(prepared, &self.ctx.limits)
+    }
+
+    /// Opens a session that was handed to this node, and brings its upstream up, before a
+    /// client asks for it.
+    pub async fn activate(self: &Arc<Self>, id: SessionId) -> Result<(), AttachError> {
+        let Some(warm) = self.warm.peek(id) else { return Ok(()) };
+        let attach = Attach {
+            session: id,
+            principal: warm.principal,
+            route: warm.route,
+            key_label: warm.key_label,
+            upgrade: warm.upgrade,
+            last_seq: None,
+            last_epoch: None,
+            min_epoch: Epoch::default(),
+            client: ClientLabel {
+                edge_node: Arc::clone(&self.ctx.node_id),
+                kind: ClientKind::Http,
+            },
+        };
+        let slot = self.slot(id)?;
+        let opening = Opening { registry: self, id, slot };
+        let slot = &opening.slot;
+        let handle = slot.0.get_or_try_init(|| self.open(&attach, slot)).await?;
+        drop(handle.inbox.try_send(Command::WarmUp));
+        Ok(())
     }
 
     fn slot(&self, id: SessionId) -> Result<Arc<Slot>, Error> {
@@ -165,14 +218,24 @@ impl Registry {
             return Err(Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere"));
         }
         if sessions.len() >= self.ctx.capacity as usize {
-            return Err(Error::new(
-                Code::TooManySessions,
-                "this node owns as many sessions as it may",
-            ));
+            return Err(Error::new(Code::NodeFull, "this node owns as many sessions as it may"));
         }
         let slot = Arc::new(Slot::default());
         sessions.insert(id, Arc::clone(&slot));
         Ok(slot)
+    }
+
+    /// Removes a slot that nobody has opened, once nobody tries to any more. While others
+    /// hold it one of them may still open it, and a second slot would be a second owner.
+    fn abandon(&self, id: SessionId, slot: &Arc<Slot>) {
+        /// The map's and the caller's own.
+        const HOLDERS: usize = 2;
+
+        let mut sessions = self.sessions.lock();
+        let idle = !slot.0.initialized() && Arc::strong_count(slot) <= HOLDERS;
+        if idle && sessions.get(&id).is_some_and(|current| Arc::ptr_eq(current, slot)) {
+            sessions.remove(&id);
+        }
     }
 
     /// Removes that very slot; a successor under the same id stays.
@@ -196,8 +259,21 @@ impl Registry {
         let claimed = claim(&self.ctx, attach).await?;
         let (inbox, commands) = mpsc::channel(INBOX);
         let stats = Arc::new(Stats::default());
-        let actor =
-            Actor::new(Arc::clone(&self.ctx), attach, claimed, Arc::clone(&stats), commands);
+        // What another owner left here; a session that nobody owned has nothing to remember.
+        let warm = self
+            .warm
+            .take(attach.session)
+            .filter(|warm| !claimed.first && warm.principal == attach.principal);
+        let past = warm.map(|warm| warm.past).unwrap_or_default();
+        let actor = Actor::new(
+            Arc::clone(&self.ctx),
+            attach,
+            claimed,
+            past,
+            Arc::clone(&stats),
+            commands,
+            inbox.downgrade(),
+        );
         let (registry, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
         let id = attach.session;
         self.ctx.tracker.spawn(async move {

@@ -1,5 +1,7 @@
 //! Performs what the rules of turns decide.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::field::Empty;
@@ -8,7 +10,10 @@ use super::{
     actor::Actor,
     clients::TurnWatch,
     event::{ServerEvent, Stage},
+    history::Past,
+    replica::Copy,
     turns::{Action, TurnNo},
+    warm::{Prepared, Warm},
 };
 use crate::{
     error::{Code, Error},
@@ -43,7 +48,9 @@ impl Actor {
                         client.reply(Frame::Messages { batch, first_seq: 0, ended });
                     }
                 }
+                Action::Forget(turn) => self.streams.forget(turn),
                 Action::HangUp => self.hang_up(),
+                Action::Remembered(past) => self.remembered(past),
                 Action::Alias(response_id) => self.ctx.aliases.put(Alias {
                     principal: self.principal,
                     kind: AliasKind::Response,
@@ -56,6 +63,45 @@ impl Actor {
 }
 
 impl Actor {
+    /// The conversation with what it takes to go on with it.
+    pub(super) fn warm(&self, past: Vec<Past>) -> Warm {
+        Warm {
+            principal: self.principal,
+            route: Arc::clone(&self.route),
+            key_label: self.key_label.clone(),
+            upgrade: self.upgrade.clone(),
+            past,
+        }
+    }
+
+    /// All of the conversation, for an heir.
+    pub(super) fn prepared(&self) -> Option<Prepared> {
+        let past = self.turns.as_ref()?.history().all().to_vec();
+        Some(Prepared { session: self.id, append: false, warm: self.warm(past) })
+    }
+
+    /// A turn's end is where the heir is told of it.
+    fn remembered(&mut self, past: Past) {
+        let append = past.previous.is_some() && self.replicated;
+        let prepared = if append {
+            Some(Prepared { session: self.id, append, warm: self.warm(vec![past]) })
+        } else {
+            self.prepared()
+        };
+        self.replicate(prepared);
+    }
+
+    pub(super) fn replicate_all(&mut self) {
+        let prepared = self.prepared();
+        self.replicate(prepared);
+    }
+
+    fn replicate(&mut self, prepared: Option<Prepared>) {
+        let Some(prepared) = prepared else { return };
+        let copy = Copy { prepared, actor: self.itself.clone() };
+        self.replicated = self.ctx.replicator.put(copy);
+    }
+
     fn open_turn(&mut self, no: TurnNo) {
         let span = tracing::info_span!(parent: None, "turn", session = %self.id, turn = no, outcome = Empty);
         let watch = TurnWatch {

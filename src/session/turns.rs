@@ -2,15 +2,21 @@
 //! when its client or its upstream goes. Pure: no socket, no clock, no store.
 //!
 //! *Invariant (I2):* a turn is dispatched once. It is dispatched again only by the rule in
-//! [`Turn::may_redispatch`], and only if the upstream connection that had it is gone.
+//! [`Turn::may_redispatch`], and only if the upstream connection that had it is gone, or
+//! has answered that it does not know the conversation (then nothing ran).
 //! *Invariant (I3):* a turn gets one terminal event; what an upstream says of a response
 //! that is not running is dropped, because a stale terminal event corrupts clients.
 
-use std::collections::VecDeque;
+mod lane;
 
-use bytes::Bytes;
+use std::collections::HashSet;
 
-use super::event::{ClientEvent, Create, ServerEvent, Stage, error_event, error_event_with};
+use lane::{Lane, Progress, Turn};
+
+use super::{
+    event::{ClientEvent, Create, ServerEvent, Stage, done_item, error_event, error_event_with},
+    history::{History, Past},
+};
 use crate::{
     error::{Code, Error},
     wire::{Batch, BatchBuilder, Kind, Message},
@@ -26,6 +32,9 @@ pub type TurnNo = u64;
 const MAX_LANES: usize = 32;
 const MAX_ACTIVE: usize = 16;
 
+/// The upstream's word for a response that its connection has not made.
+const NOT_FOUND: &str = "previous_response_not_found";
+
 /// What the session must do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
@@ -37,60 +46,27 @@ pub enum Action {
     Subscribe { client: ClientId, turn: TurnNo },
     /// Append to a turn's log; `done` ends it.
     Append { turn: TurnNo, batch: Batch, done: bool },
+    /// A turn that never ran and never will: its log is closed.
+    Forget(TurnNo),
     /// Answer one client outside any turn's log; `ended` of its creates end with it.
     Reply { client: ClientId, batch: Batch, ended: u32 },
     /// Hang up on the upstream: what it is doing is no longer wanted.
     HangUp,
     /// The response is known by this id from now on.
     Alias(String),
+    /// The conversation has grown by this response.
+    Remembered(Past),
 }
 
-/// How far a turn has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    Queued,
-    /// The upstream may have it.
-    Dispatched,
-    /// Events of it were passed on.
-    Visible,
-}
-
-#[derive(Debug)]
-struct Turn {
-    no: TurnNo,
-    client: Option<ClientId>,
-    create: Create,
-    /// The request itself, kept while it may have to be sent (again).
-    payload: Option<Bytes>,
-    response_id: Option<String>,
-    progress: Progress,
-    redispatched: bool,
-}
-
-impl Turn {
-    /// A turn that asked for nothing to be stored, refers to nothing that only the lost
-    /// connection knew, and of which nobody has seen anything, has no effect that a second
-    /// run could double: the model's answer is all there is, and it was not delivered.
-    fn may_redispatch(&self) -> bool {
-        self.progress == Progress::Dispatched
-            && !self.redispatched
-            && !self.create.store
-            && self.create.previous_response_id.is_none()
-            && self.payload.is_some()
-    }
-}
-
-#[derive(Debug)]
-struct Lane {
-    name: Option<String>,
-    running: Option<Turn>,
-    queue: VecDeque<Turn>,
-}
-
-impl Lane {
-    fn error(&self, error: &Error) -> Batch {
-        Batch::one(&error_event(error, self.name.as_deref()))
-    }
+/// Bounds of a session's turns.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Turns that may wait in one lane behind the one that runs.
+    pub queue: usize,
+    /// Bytes of all requests that wait or may have to be sent again.
+    pub payload_bytes: usize,
+    /// Bytes of conversation kept.
+    pub history_bytes: usize,
 }
 
 /// All turns of a session.
@@ -98,16 +74,27 @@ impl Lane {
 pub struct Turns {
     lanes: Vec<Lane>,
     next: TurnNo,
-    max_queue: usize,
+    bounds: Bounds,
     connected: bool,
+    /// Responses that the present connection made: it knows them, and no other does.
+    known: HashSet<String>,
+    history: History,
     /// Turns finished, for operators.
     done: u64,
 }
 
 impl Turns {
     #[must_use]
-    pub fn new(max_queue: usize) -> Self {
-        Self { lanes: Vec::new(), next: 1, max_queue, connected: false, done: 0 }
+    pub fn new(bounds: Bounds, past: Vec<Past>) -> Self {
+        Self {
+            lanes: Vec::new(),
+            next: 1,
+            bounds,
+            connected: false,
+            known: HashSet::new(),
+            history: History::new(bounds.history_bytes, past),
+            done: 0,
+        }
     }
 
     /// Turns that the upstream has.
@@ -116,10 +103,11 @@ impl Turns {
         self.lanes.iter().filter(|lane| lane.running.is_some()).count()
     }
 
-    /// Turns that wait.
+    /// Turns that wait, and somebody waits for them.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.queue.len()).sum()
+        let wanted = |lane: &Lane| lane.queue.iter().filter(|turn| turn.client.is_some()).count();
+        self.lanes.iter().map(wanted).sum()
     }
 
     /// Turns that have ended.
@@ -128,10 +116,16 @@ impl Turns {
         self.done
     }
 
-    /// No turn runs or waits.
+    /// No turn runs, and nobody waits for one.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.running.is_none() && lane.queue.is_empty())
+        self.running() == 0 && self.queued() == 0
+    }
+
+    /// What has been said, for the session's heir.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// A message from a client.
@@ -186,55 +180,43 @@ impl Turns {
         message: &Message,
         actions: &mut Vec<Action>,
     ) {
-        let lane_name = create.lane.clone();
-        let Some(at) = self.lane_or_new(create.lane.as_deref()) else {
+        let name = create.lane.clone();
+        let Some(at) = self.lane_or_new(name.as_deref()) else {
             let error = Error::new(Code::StreamLimitReached, "at most 32 distinct stream ids");
-            reply(actions, client, &error.param("stream_id"), lane_name.as_deref(), 1);
+            reply(actions, client, &error.param("stream_id"), name.as_deref(), 1);
             return;
         };
-        let lane = &mut self.lanes[at];
-        let same = |turn: &&mut Turn| {
-            turn.client.is_none() && turn.create.fingerprint == create.fingerprint
-        };
-        if let Some(turn) = lane.running.as_mut().filter(same) {
+        if let Some(turn) = self.lanes[at].orphan(create.fingerprint) {
             // The client lost its socket and asks again: the answer is under way.
             turn.client = Some(client);
             actions.push(Action::Subscribe { client, turn: turn.no });
+            self.dispatch(actions);
             return;
         }
-        let abandons = create.previous_response_id.is_none()
+        let held: usize = self.lanes.iter().map(Lane::payload_bytes).sum();
+        let lane = &self.lanes[at];
+        let busy = lane.running.is_some() || !self.connected;
+        if (busy && lane.queue.len() >= self.bounds.queue.max(1))
+            || (held > 0 && held + message.payload.len() > self.bounds.payload_bytes)
+        {
+            let error = Error::new(Code::QueueFull, "too much waits in this session; retry later");
+            reply(actions, client, &error, name.as_deref(), 1);
+            return;
+        }
+        let superseded = create.previous_response_id.is_none()
             && lane.running.as_ref().is_some_and(|turn| turn.client.is_none())
             && self.running() == 1;
-        let lane = &mut self.lanes[at];
-        if lane.queue.len() >= self.max_queue {
-            let error =
-                Error::new(Code::QueueFull, "too many turns wait in this stream; retry later");
-            reply(actions, client, &error, lane_name.as_deref(), 1);
-            return;
-        }
-        let turn = Turn {
-            no: self.next,
-            client: Some(client),
-            create,
-            payload: Some(message.payload.clone()),
-            response_id: None,
-            progress: Progress::Queued,
-            redispatched: false,
-        };
+        let turn = Turn::new(self.next, client, create, message.payload.clone());
         self.next += 1;
         actions.push(Action::Open(turn.no));
         actions.push(Action::Subscribe { client, turn: turn.no });
-        lane.queue.push_back(turn);
-        if abandons {
+        self.lanes[at].queue.push_back(turn);
+        if superseded {
             // Nobody waits for the turn that runs, and the new one brings its whole
             // history: do what the client's own connection would have done, hang up.
             let error = Error::new(Code::OutcomeUnknown, "superseded after its client went away");
-            let batch = lane.error(&error);
-            if let Some(turn) = lane.running.take() {
-                self.done += 1;
-                actions.push(Action::Append { turn: turn.no, batch, done: true });
-            }
-            self.connected = false;
+            self.end(at, &error, actions);
+            self.lost_connection();
             actions.push(Action::HangUp);
         }
         self.dispatch(actions);
@@ -247,33 +229,44 @@ impl Turns {
         }
         let mut active = self.running();
         for lane in &mut self.lanes {
-            if active >= MAX_ACTIVE {
-                break;
+            while active < MAX_ACTIVE && lane.running.is_none() {
+                let Some(mut turn) = lane.queue.pop_front() else { break };
+                if turn.client.is_none() {
+                    // It waited to be run again, and nobody came back for it.
+                    self.done += 1;
+                    actions.push(Action::Forget(turn.no));
+                    continue;
+                }
+                let Some(payload) = turn.request(&self.known, &self.history) else { continue };
+                turn.progress = Progress::Dispatched;
+                actions.push(Action::Upstream(Batch::one(&Message::text(payload))));
+                lane.running = Some(turn);
+                active += 1;
             }
-            if lane.running.is_some() {
-                continue;
-            }
-            let Some(mut turn) = lane.queue.pop_front() else { continue };
-            let Some(payload) = turn.payload.clone() else { continue };
-            turn.progress = Progress::Dispatched;
-            if turn.create.store || turn.create.previous_response_id.is_some() {
-                turn.payload = None;
-            }
-            actions.push(Action::Upstream(Batch::one(&Message::text(payload))));
-            lane.running = Some(turn);
-            active += 1;
         }
     }
 
     /// A client is gone. Its waiting turns never ran and never will; a running one goes on,
     /// so that the client can come back for it.
-    pub fn on_client_gone(&mut self, client: ClientId) {
+    pub fn on_client_gone(&mut self, client: ClientId) -> Vec<Action> {
+        let mut actions = Vec::new();
         for lane in &mut self.lanes {
-            lane.queue.retain(|turn| turn.client != Some(client));
+            lane.queue.retain_mut(|turn| {
+                if turn.client != Some(client) {
+                    return true;
+                }
+                turn.client = None;
+                // One that ran before is kept like a running one: the client may come back.
+                if !turn.redispatched {
+                    actions.push(Action::Forget(turn.no));
+                }
+                turn.redispatched
+            });
             if let Some(turn) = lane.running.as_mut().filter(|turn| turn.client == Some(client)) {
                 turn.client = None;
             }
         }
+        actions
     }
 
     /// The upstream connection is there.
@@ -288,24 +281,37 @@ impl Turns {
     /// ends with an honest error.
     pub fn on_disconnected(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.connected = false;
-        for lane in &mut self.lanes {
-            let Some(mut turn) = lane.running.take() else { continue };
-            if turn.may_redispatch() {
-                turn.progress = Progress::Queued;
-                turn.redispatched = true;
-                lane.queue.push_front(turn);
+        for at in 0..self.lanes.len() {
+            let lane = &mut self.lanes[at];
+            if lane.running.as_ref().is_some_and(|turn| turn.may_redispatch(&self.history)) {
+                lane.requeue();
                 continue;
             }
-            self.done += 1;
             let error = Error::new(
                 Code::OutcomeUnknown,
                 "the upstream connection was lost during this turn; whether it finished is unknown",
             );
-            let batch = lane.error(&error);
+            self.end(at, &error, &mut actions);
+        }
+        self.lost_connection();
+        actions
+    }
+
+    fn lost_connection(&mut self) {
+        self.connected = false;
+        self.known.clear();
+        // Lanes are the connection's; the next one begins with none.
+        self.lanes.retain(|lane| lane.running.is_some() || !lane.queue.is_empty());
+    }
+
+    /// Ends a lane's running turn, if it has one, with an error of ours.
+    fn end(&mut self, at: usize, error: &Error, actions: &mut Vec<Action>) {
+        let lane = &mut self.lanes[at];
+        if let Some(turn) = lane.running.take() {
+            self.done += 1;
+            let batch = Batch::one(&error_event(error, lane.name.as_deref()));
             actions.push(Action::Append { turn: turn.no, batch, done: true });
         }
-        actions
     }
 
     /// There will be no upstream connection now: what waits ends with the reason.
@@ -319,13 +325,10 @@ impl Turns {
         for lane in &mut self.lanes {
             for turn in std::mem::take(&mut lane.queue) {
                 self.done += 1;
-                let event =
-                    error_event_with(status, body, code.retry_after(), lane.name.as_deref());
-                actions.push(Action::Append {
-                    turn: turn.no,
-                    batch: Batch::one(&event),
-                    done: true,
-                });
+                let name = lane.name.as_deref();
+                let event = error_event_with(status, body, code.retry_after(), name);
+                let batch = Batch::one(&event);
+                actions.push(Action::Append { turn: turn.no, batch, done: true });
             }
         }
         actions
@@ -334,16 +337,11 @@ impl Turns {
     /// A running turn has been silent for too long: it ends, and the connection with it.
     pub fn on_silence(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
-        for lane in &mut self.lanes {
-            if let Some(turn) = lane.running.take() {
-                self.done += 1;
-                let error =
-                    Error::new(Code::UpstreamTimeout, "the upstream fell silent during this turn");
-                let batch = lane.error(&error);
-                actions.push(Action::Append { turn: turn.no, batch, done: true });
-            }
+        let error = Error::new(Code::UpstreamTimeout, "the upstream fell silent during this turn");
+        for at in 0..self.lanes.len() {
+            self.end(at, &error, &mut actions);
         }
-        self.connected = false;
+        self.lost_connection();
         actions.push(Action::HangUp);
         actions
     }
@@ -364,7 +362,7 @@ impl Turns {
                 }
                 _ => {
                     whole &= run.is_none();
-                    flush(&mut actions, run.take(), None);
+                    flush(&mut actions, run.take(), false);
                     let mut builder = BatchBuilder::default();
                     builder.push(message.kind, &message.payload);
                     run = Some((turn, builder));
@@ -372,8 +370,7 @@ impl Turns {
             }
             if done {
                 whole = false;
-                flush(&mut actions, run.take(), Some(true));
-                self.dispatch(&mut actions);
+                flush(&mut actions, run.take(), true);
             }
         }
         match run {
@@ -381,15 +378,17 @@ impl Turns {
             Some((turn, _)) if whole => {
                 actions.push(Action::Append { turn, batch: batch.clone(), done: false });
             }
-            run => flush(&mut actions, run, None),
+            run => flush(&mut actions, run, false),
         }
+        // Only now: nothing in this batch can be of a turn that the upstream did not have.
+        self.dispatch(&mut actions);
         actions
     }
 
     /// The turn that a message belongs to, and whether it ends it. None: not for anybody.
     fn place(&mut self, message: &Message, actions: &mut Vec<Action>) -> Option<(TurnNo, bool)> {
         let event = ServerEvent::parse(message)?;
-        let at = self.lane(event.lane.as_deref())?;
+        let at = self.meant(&event)?;
         let lane = &mut self.lanes[at];
         let turn = lane.running.as_mut()?;
         match (&turn.response_id, &event.response_id) {
@@ -399,6 +398,7 @@ impl Turns {
                     return None;
                 }
                 turn.response_id = Some(told.clone());
+                self.known.insert(told.clone());
                 actions.push(Action::Alias(told.clone()));
             }
             (Some(_), _) if event.stage == Stage::Created => return None,
@@ -406,17 +406,43 @@ impl Turns {
             (_, None) if event.stage.is_last() && event.stage != Stage::Error => return None,
             _ => {}
         }
+        if event.error_code.as_deref() == Some(NOT_FOUND) && turn.may_tell_all(&self.history) {
+            // This connection has not heard what the conversation was: told once, in full.
+            turn.tell_all = true;
+            lane.requeue();
+            return None;
+        }
         turn.progress = Progress::Visible;
         turn.payload = None;
-        if event.stage == Stage::Steered {
-            turn.response_id = None;
+        match event.stage {
+            Stage::Steered => turn.response_id = None,
+            Stage::ItemDone => turn.output.extend(done_item(message)),
+            _ => {}
         }
         let (no, done) = (turn.no, event.stage.is_last());
         if done {
-            lane.running = None;
             self.done += 1;
+            let turn = lane.running.take()?;
+            if let Some(past) = turn.into_past(event.stage, lane.name.clone()) {
+                self.history.push(past.clone());
+                actions.push(Action::Remembered(past));
+            }
         }
         Some((no, done))
+    }
+
+    /// The lane that an event is of. An error of the whole connection names none: it is the
+    /// running turn's, if there is just one.
+    fn meant(&self, event: &ServerEvent) -> Option<usize> {
+        let named = self.lane(event.lane.as_deref());
+        if event.stage != Stage::Error || event.lane.is_some() {
+            return named;
+        }
+        let running = |at: &usize| self.lanes[*at].running.is_some();
+        named.filter(running).or_else(|| {
+            let mut busy = (0..self.lanes.len()).filter(running);
+            busy.next().filter(|_| busy.next().is_none())
+        })
     }
 
     fn lane(&self, name: Option<&str>) -> Option<usize> {
@@ -427,20 +453,18 @@ impl Turns {
         if let Some(at) = self.lane(name) {
             return Some(at);
         }
-        if self.lanes.iter().filter(|lane| lane.name.is_some()).count() >= MAX_LANES
-            && name.is_some()
-        {
+        let named = self.lanes.iter().filter(|lane| lane.name.is_some()).count();
+        if named >= MAX_LANES && name.is_some() {
             return None;
         }
-        let name = name.map(str::to_owned);
-        self.lanes.push(Lane { name, running: None, queue: VecDeque::new() });
+        self.lanes.push(Lane::new(name.map(str::to_owned)));
         Some(self.lanes.len() - 1)
     }
 }
 
-fn flush(actions: &mut Vec<Action>, run: Option<(TurnNo, BatchBuilder)>, done: Option<bool>) {
+fn flush(actions: &mut Vec<Action>, run: Option<(TurnNo, BatchBuilder)>, done: bool) {
     if let Some((turn, builder)) = run {
-        actions.push(Action::Append { turn, batch: builder.finish(), done: done.unwrap_or(false) });
+        actions.push(Action::Append { turn, batch: builder.finish(), done });
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Socket<S> {
     rest: BytesMut,
     /// The decoder may have more to say without another read.
     ready: bool,
+    /// The stream below may hold bytes that it took and did not send (TLS does).
+    unflushed: bool,
 }
 
 /// What one read brought.
@@ -78,8 +80,15 @@ impl<S> Socket<S> {
             decoder: Decoder::new(role, options.max_message_bytes, options.deflate),
             outbox: Outbox::new(role, options.deflate),
             ready: !leftover.is_empty(),
+            unflushed: false,
             rest: leftover.into(),
         }
+    }
+
+    /// Whether [`Self::poll_flush`] has anything to do.
+    #[must_use]
+    pub fn needs_flush(&self) -> bool {
+        self.unflushed || self.outbox.pending() > 0
     }
 
     /// Queues messages, sharing their bytes. Never blocks: bound it by [`Self::pending`].
@@ -197,8 +206,13 @@ impl<S: AsyncRead + Unpin> Socket<S> {
 impl<S: AsyncWrite + Unpin> Socket<S> {
     /// Writes everything queued, then flushes the stream. Cancel-safe.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.outbox.pending() > 0 {
+            self.unflushed = true;
+        }
         ready!(self.outbox.poll_write(&mut self.io, cx))?;
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 
     /// Like [`Self::poll_flush`]. Cancel-safe.

@@ -103,9 +103,6 @@ fn timing_that_would_lose_a_lease_is_refused() {
     Given::upstream()
         .flag(Key::LeaseMargin, "8s")
         .refused_with(&["--lease-margin: got \"8s\"", "at most half of lease-ttl (7s500ms)"]);
-    Given::upstream()
-        .flag(Key::DrainTimeout, "20s")
-        .refused_with(&["--drain-timeout: got \"20s\"", "together (20s)"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Actor, OPAQUE, Upstream};
+use super::{Actor, OPAQUE, TOO_SLOW, Upstream};
 use crate::{
     error::{Code, Error},
     link::{Frame, Link},
@@ -17,6 +17,7 @@ use crate::{
         metrics::{Place, ResumeOutcome},
         propagation,
     },
+    wire::CloseFrame,
 };
 
 impl Actor {
@@ -62,6 +63,7 @@ impl Actor {
         let trace = propagation::extract(&attach.upgrade.headers);
         let mut client = Client::new(id, ours, attach.client.clone(), trace, gauge);
         let mut resume = Resume::New;
+        let mut seq = 0;
         if self.turns.is_none() {
             let log =
                 self.streams.get(OPAQUE).map(|stream| (stream.log.floor(), stream.log.head()));
@@ -86,6 +88,7 @@ impl Actor {
                 self.ctx.metrics.resume(&self.route.path, outcome);
             }
             client.subscribe(OPAQUE, next);
+            seq = next - 1;
         }
         let attached = Attached {
             link: theirs,
@@ -93,6 +96,7 @@ impl Actor {
             resume,
             headers: self.headers.clone(),
             subprotocol: self.subprotocol.clone(),
+            seq,
         };
         if reply.send(Ok(attached)).is_err() {
             // The client left while it waited.
@@ -144,9 +148,8 @@ impl Actor {
     pub(super) fn remove(&mut self, at: usize) {
         let client = self.clients.swap_remove(at);
         self.stats.clients.lock().retain(|stat| stat.id != client.id);
-        if let Some(turns) = &mut self.turns {
-            turns.on_client_gone(client.id);
-        }
+        let actions = self.turns.as_mut().map(|turns| turns.on_client_gone(client.id));
+        self.perform(actions.unwrap_or_default());
         if self.clients.is_empty() {
             self.alone_since = Some(Instant::now());
             self.retime = true;
@@ -163,10 +166,19 @@ impl Actor {
         drop(tokio::time::timeout(limit, settled).await);
     }
 
-    /// Says a last word to every client.
+    /// Says a last word to every client. One that has not got everything before it must not
+    /// take `frame` for the whole story: it is told that something is missing.
     pub(in crate::session) fn dismiss(&mut self, frame: &Frame) {
         for client in &mut self.clients {
-            client.link.tx.send(frame.clone());
+            let frame = if client.lag(&self.streams) == 0 && !client.has_replies() {
+                frame.clone()
+            } else if self.turns.is_some() {
+                let text = "the session moved before this client had read its answer";
+                Frame::Failed(Error::new(Code::OutcomeUnknown, text))
+            } else {
+                Frame::Close(Some(CloseFrame { code: 1013, reason: TOO_SLOW.into() }))
+            };
+            client.link.tx.send(frame);
         }
         self.clients.clear();
         self.stats.clients.lock().clear();

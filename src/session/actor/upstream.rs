@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::{Actor, Exit, OPAQUE, Upstream};
+use super::{Actor, Exit, OPAQUE, UPSTREAM_WINDOW, Upstream};
 use crate::{
     error::{Code, Error},
     link::Frame,
@@ -30,6 +30,13 @@ impl Actor {
         self.upstream = Upstream::Dialing(Box::pin(
             async move { dialer.dial(&upstream, &upgrade).await }.instrument(span),
         ));
+    }
+
+    /// Connects before a client asks, where a later request would have to wait for it.
+    pub(super) fn warm_up(&mut self) {
+        if matches!(self.upstream, Upstream::None) {
+            self.dial();
+        }
     }
 
     pub(super) fn poll_dial(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
@@ -67,7 +74,10 @@ impl Actor {
                 for (_, reply) in std::mem::take(&mut self.waiting) {
                     drop(reply.send(Err(attach_error(&error))));
                 }
-                (self.clients.is_empty()).then_some(Exit::Unreachable)
+                // A session that has something to remember waits for its client.
+                let nothing =
+                    self.turns.as_ref().is_none_or(|turns| turns.history().all().is_empty());
+                (self.clients.is_empty() && nothing).then_some(Exit::Unreachable)
             }
         }
     }
@@ -160,13 +170,18 @@ impl Actor {
         None
     }
 
-    pub(super) fn poll_flush(&mut self, cx: &mut Cx<'_>) -> Option<Exit> {
+    pub(super) fn poll_flush(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
         let Upstream::Connected(connection, _) = &mut self.upstream else { return None };
-        if connection.socket.pending() == 0 {
+        if !connection.socket.needs_flush() {
             return None;
         }
-        match connection.socket.poll_flush(cx) {
+        let congested = connection.socket.pending() >= UPSTREAM_WINDOW;
+        let flushed = connection.socket.poll_flush(cx);
+        // Clients that were not read for want of room are read again.
+        *progress |= congested && connection.socket.pending() < UPSTREAM_WINDOW;
+        match flushed {
             Poll::Ready(Err(_)) => {
+                *progress = true;
                 let frame = CloseFrame { code: 1011, reason: "upstream connection lost".into() };
                 self.upstream_gone(Some(frame), "writing to the upstream failed")
             }
@@ -184,7 +199,14 @@ impl Actor {
             connection.socket.queue_close(1000, "");
             drop(connection.socket.poll_flush(&mut Cx::from_waker(std::task::Waker::noop())));
             self.upstream = Upstream::None;
-            self.dial();
+            // Nothing runs; what comes from now on waits for the new connection.
+            let actions = self.turns.as_mut().map(Turns::on_disconnected).unwrap_or_default();
+            self.perform(actions);
+            self.stats.set_upstream(UpstreamState::None);
+            // Without a client the next request brings it back.
+            if !self.clients.is_empty() {
+                self.dial();
+            }
         }
     }
 

@@ -1,0 +1,127 @@
+//! Conversations on their way to and from heirs.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::{
+    convert::{headers_in, headers_out},
+    incoming::Incoming,
+    outgoing::Peers,
+    proto::{self, Conversation, PastResponse},
+};
+use crate::{
+    config::Route,
+    ids::{Incarnation, Principal, SessionId},
+    session::{
+        history::Past,
+        replica::Heirs,
+        warm::{Prepared, Warm},
+    },
+    upstream::Upgrade,
+};
+
+/// How long an heir may take for one call.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+#[async_trait]
+impl Heirs for Peers {
+    async fn prepare(
+        &self,
+        heir: Incarnation,
+        addr: &str,
+        prepared: &[Prepared],
+    ) -> Result<Vec<bool>, String> {
+        let request = proto::PrepareRequest {
+            target_incarnation: heir.0,
+            conversations: prepared.iter().map(out).collect(),
+        };
+        let asked = async {
+            let mut client = self.client(heir, addr).await?;
+            let response = client.prepare(request).await.map_err(|status| status.to_string())?;
+            Ok(response.into_inner().kept)
+        };
+        timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err("no answer in time".into()))
+    }
+
+    async fn activate(
+        &self,
+        heir: Incarnation,
+        addr: &str,
+        session: SessionId,
+    ) -> Result<(), String> {
+        let request = proto::ActivateRequest {
+            target_incarnation: heir.0,
+            session: Bytes::copy_from_slice(&session.0),
+        };
+        let asked = async {
+            let mut client = self.client(heir, addr).await?;
+            client.activate(request).await.map_err(|status| status.to_string())?;
+            Ok(())
+        };
+        timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err("no answer in time".into()))
+    }
+}
+
+impl Incoming {
+    /// Keeps what can be kept; whether each was.
+    pub(super) fn keep_all(&self, conversations: Vec<Conversation>) -> Vec<bool> {
+        let keep = |conversation| {
+            conversation_in(conversation, &self.routes)
+                .is_some_and(|prepared| self.registry.keep(prepared))
+        };
+        conversations.into_iter().map(keep).collect()
+    }
+}
+
+fn out(prepared: &Prepared) -> Conversation {
+    let warm = &prepared.warm;
+    Conversation {
+        session: Bytes::copy_from_slice(&prepared.session.0),
+        principal: Bytes::copy_from_slice(&warm.principal.0),
+        route: warm.route.path.clone(),
+        key_label: warm.key_label.clone(),
+        path_and_query: warm.upgrade.path_and_query.clone(),
+        headers: headers_out(&warm.upgrade.headers),
+        subprotocols: warm.upgrade.subprotocols.clone(),
+        append: prepared.append,
+        past: warm.past.iter().map(past_out).collect(),
+    }
+}
+
+fn past_out(past: &Past) -> PastResponse {
+    PastResponse {
+        id: past.id.clone(),
+        previous: past.previous.clone(),
+        lane: past.lane.clone(),
+        items: past.items.clone(),
+    }
+}
+
+/// None for what is malformed, or of a route that this node does not have.
+fn conversation_in(conversation: Conversation, routes: &[Arc<Route>]) -> Option<Prepared> {
+    let route = routes.iter().find(|route| route.path == conversation.route)?;
+    let past = conversation.past.into_iter().map(|past| Past {
+        id: past.id,
+        previous: past.previous,
+        lane: past.lane,
+        items: past.items,
+    });
+    Some(Prepared {
+        session: SessionId(conversation.session.as_ref().try_into().ok()?),
+        append: conversation.append,
+        warm: Warm {
+            principal: Principal(conversation.principal.as_ref().try_into().ok()?),
+            route: Arc::clone(route),
+            key_label: conversation.key_label,
+            upgrade: Upgrade {
+                path_and_query: conversation.path_and_query,
+                headers: headers_in(conversation.headers),
+                subprotocols: conversation.subprotocols,
+            },
+            past: past.collect(),
+        },
+    })
+}

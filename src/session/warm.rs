@@ -1,0 +1,116 @@
+//! Conversations that other nodes' sessions left here, should this node become their owner.
+//!
+//! A part of a conversation is a fact: it is never wrong, at most not the newest. So nothing
+//! here is fenced; what is missing shows as a response id that nobody knows.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::history::{History, Past};
+use crate::{
+    config::{Limits, Route},
+    ids::{Principal, SessionId},
+    upstream::Upgrade,
+};
+
+/// Conversations kept, and bytes of them: a quarter of a gigabyte on a node that is heir to
+/// many.
+const MAX_SESSIONS: usize = 50_000;
+const MAX_BYTES: usize = 256 * 1024 * 1024;
+
+/// How long a conversation outlives its session's detach time, at least: the lease of its
+/// owner has to end first.
+const GRACE: Duration = Duration::from_mins(2);
+
+/// What an heir needs to open a session before its client asks.
+#[derive(Clone)]
+pub struct Warm {
+    pub principal: Principal,
+    pub route: Arc<Route>,
+    pub key_label: String,
+    pub upgrade: Upgrade,
+    pub past: Vec<Past>,
+}
+
+/// A conversation on its way to an heir.
+#[derive(Clone)]
+pub struct Prepared {
+    pub session: SessionId,
+    /// The heir has what came before; otherwise this is all of it.
+    pub append: bool,
+    pub warm: Warm,
+}
+
+/// The conversations kept here.
+#[derive(Default)]
+pub(super) struct WarmStore(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    sessions: HashMap<SessionId, Entry>,
+    bytes: usize,
+}
+
+struct Entry {
+    warm: Warm,
+    history: History,
+    at: Instant,
+}
+
+impl WarmStore {
+    /// Keeps a conversation. False if it is only a part and what came before is not here, or
+    /// if there is no room.
+    pub(super) fn keep(&self, prepared: Prepared, limits: &Limits) -> bool {
+        let Prepared { session, append, mut warm } = prepared;
+        let now = Instant::now();
+        let past = std::mem::take(&mut warm.past);
+        let mut kept = self.0.lock();
+        let old = kept.remove(session);
+        let mut history = match old {
+            Some(old) if append => old.history,
+            None if append => return false,
+            _ => History::new(limits.history_bytes, Vec::new()),
+        };
+        for past in past {
+            history.push(past);
+        }
+        kept.expire(now);
+        let room = kept.bytes + history.bytes() <= MAX_BYTES && kept.sessions.len() < MAX_SESSIONS;
+        if room {
+            kept.bytes += history.bytes();
+            kept.sessions.insert(session, Entry { warm, history, at: now });
+        }
+        room
+    }
+
+    /// The conversation of a session that this node owns from now on.
+    pub(super) fn take(&self, session: SessionId) -> Option<Warm> {
+        let Entry { mut warm, history, .. } = self.0.lock().remove(session)?;
+        warm.past = history.all().to_vec();
+        Some(warm)
+    }
+
+    /// What is needed to open the session, without taking it.
+    pub(super) fn peek(&self, session: SessionId) -> Option<Warm> {
+        self.0.lock().sessions.get(&session).map(|entry| entry.warm.clone())
+    }
+}
+
+impl Kept {
+    fn remove(&mut self, session: SessionId) -> Option<Entry> {
+        let entry = self.sessions.remove(&session)?;
+        self.bytes -= entry.history.bytes();
+        Some(entry)
+    }
+
+    /// Lets go of what is too old to be asked for, when there is much.
+    fn expire(&mut self, now: Instant) {
+        if self.sessions.len() < MAX_SESSIONS / 2 && self.bytes < MAX_BYTES / 2 {
+            return;
+        }
+        self.sessions.retain(|_, entry| now < entry.at + entry.warm.route.detach_ttl + GRACE);
+        self.bytes = self.sessions.values().map(|entry| entry.history.bytes()).sum();
+    }
+}
