@@ -13,6 +13,8 @@ mod log;
 mod registry;
 mod responses;
 pub mod stats;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod turns;
 
 use std::sync::Arc;
