@@ -736,3 +736,6 @@ fn attach_error(error: &DialError) -> AttachError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
