@@ -8,6 +8,8 @@ mod convert;
 mod incoming;
 mod mux;
 mod outgoing;
+#[cfg(test)]
+mod tests;
 
 pub use incoming::{Incoming, serve};
 pub use outgoing::{Identity, PeerError, Peers};
