@@ -57,7 +57,7 @@ impl Front {
         )
         .unwrap();
         let store = Arc::clone(&node.store) as Arc<dyn crate::store::Store>;
-        let router = Router::new(
+        let finder = Router::new(
             node.me,
             store,
             Arc::clone(&node.registry),
@@ -68,7 +68,7 @@ impl Front {
         let upstreams: Vec<_> = routes.iter().map(|route| Arc::clone(&route.upstream)).collect();
         let edge = Arc::new(Edge {
             node_id: Arc::clone(&node.name),
-            router: Arc::new(router),
+            router: Arc::new(finder),
             routes,
             auth: Authenticator::new(Auth::None, cluster.secret),
             limits,

@@ -116,13 +116,13 @@ async fn fifty_clients_at_once_make_one_claim_and_one_dial() {
     let route = Arc::new(route(Profile::Opaque, &gate));
     let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
     let attach = wish(&route, "room");
-    let attaches = (0..50).map(|_| node.attach(&attach));
-    let attaches = futures_util::future::join_all(attaches);
+    let wishes = (0..50).map(|_| node.attach(&attach));
+    let wishes = futures_util::future::join_all(wishes);
     let release = async {
         eventually("somebody dials", async || gate.dials() > 0).await;
         gate.permits.add_permits(50);
     };
-    let (attached, ()) = tokio::join!(attaches, release);
+    let (attached, ()) = tokio::join!(wishes, release);
     let epochs: Vec<_> = attached.into_iter().map(|attached| attached.unwrap().epoch).collect();
     assert_eq!(epochs.len(), 50);
     assert!(epochs.iter().all(|epoch| *epoch == epochs[0]));
