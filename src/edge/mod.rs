@@ -10,6 +10,8 @@ mod pump;
 mod reply;
 mod responses;
 mod server;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 
 use std::sync::Arc;

@@ -10,6 +10,8 @@ mod heirs;
 mod incoming;
 mod mux;
 mod outgoing;
+#[cfg(test)]
+mod tests;
 
 pub use describe::SessionReport;
 pub use incoming::{Incoming, serve};

@@ -345,3 +345,6 @@ impl Actor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,8 @@ mod registry;
 pub mod replica;
 mod responses;
 pub mod stats;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod turns;
 pub mod warm;
 

@@ -114,7 +114,9 @@ impl Wire {
 
 pub(super) fn messages(texts: &[&str]) -> Frame {
     let mut builder = BatchBuilder::default();
-    texts.iter().for_each(|text| builder.push(Kind::Text, text.as_bytes()));
+    for text in texts {
+        builder.push(Kind::Text, text.as_bytes());
+    }
     Frame::Messages { batch: builder.finish(), first_seq: 7, ended: 1 }
 }
 

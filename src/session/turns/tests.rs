@@ -88,7 +88,9 @@ pub(super) fn values(batch: &Batch) -> Vec<Value> {
 
 pub(super) fn batch_of(events: &[Value]) -> Batch {
     let mut builder = BatchBuilder::default();
-    events.iter().for_each(|event| builder.push(Kind::Text, event.to_string().as_bytes()));
+    for event in events {
+        builder.push(Kind::Text, event.to_string().as_bytes());
+    }
     builder.finish()
 }
 
@@ -150,8 +152,8 @@ fn create(input: &str) -> Value {
     json!({ "type": "response.create", "store": false, "input": input })
 }
 
-fn with(mut event: Value, more: Value) -> Value {
-    event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+fn with(mut event: Value, mut more: Value) -> Value {
+    event.as_object_mut().unwrap().append(more.as_object_mut().unwrap());
     event
 }
 

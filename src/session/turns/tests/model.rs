@@ -153,11 +153,16 @@ impl World {
             .filter(|(_, serving)| self.is_done(serving.n))
             .map(|(lane, _)| *lane)
             .collect();
-        ended.iter().for_each(|lane| drop(self.upstream.remove(lane)));
-        for event in self.desk.sent[self.seen..].to_vec() {
-            if event["type"] == "response.create" {
-                self.received(event["n"].as_u64().unwrap());
-            }
+        for lane in ended {
+            self.upstream.remove(&lane);
+        }
+        let sent = self.desk.sent[self.seen..].iter();
+        let creates: Vec<u64> = sent
+            .filter(|event| event["type"] == "response.create")
+            .map(|event| event["n"].as_u64().unwrap())
+            .collect();
+        for n in creates {
+            self.received(n);
         }
         self.seen = self.desk.sent.len();
         assert!(self.upstream.len() <= 16);

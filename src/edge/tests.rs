@@ -1,0 +1,200 @@
+//! The client listener with a real node behind it, spoken to by a WebSocket library that
+//! shares no code with ours.
+
+mod limits;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{self, Message, client::IntoClientRequest as _, protocol::CloseFrame},
+};
+
+use super::*;
+use crate::{
+    config::{Auth, PeerSecurity, Profile},
+    peer::{Identity, Peers},
+    sample::SampleAuth,
+    session::tests::node::{Gate, Node, PATIENCE, eventually, limits, route, soon},
+    store::{Store as _, memory::Memory},
+};
+
+/// A node with a client listener, an opaque and a responses route.
+struct Front {
+    node: Node,
+    gate: Gate,
+    edge: Arc<Edge>,
+    addr: SocketAddr,
+}
+
+impl Front {
+    async fn start(limits: Limits) -> Self {
+        let gate = Gate::open(SampleAuth::Open).await;
+        let node = Node::start(&Arc::new(Memory::default()), "a", limits).await;
+        let routes: Arc<[_]> = [Profile::Opaque, Profile::Responses]
+            .map(|profile| Arc::new(route(profile, &gate)))
+            .into();
+        let cluster = node.store.cluster().await.unwrap();
+        let identity = Identity {
+            cluster_id: cluster.id,
+            incarnation: node.me,
+            node_id: "a".into(),
+            build: "1.0.0".into(),
+            max_message_bytes: limits.max_message_bytes,
+            link_window_bytes: limits.link_window_bytes,
+        };
+        let peers = Peers::new(
+            identity,
+            &PeerSecurity::Plaintext,
+            node.ring.clone(),
+            node.metrics.clone(),
+            PATIENCE,
+            node.tracker.clone(),
+            node.stop.clone(),
+        )
+        .unwrap();
+        let store = Arc::clone(&node.store) as Arc<dyn crate::store::Store>;
+        let finder = Router::new(
+            node.me,
+            store,
+            Arc::clone(&node.registry),
+            Arc::new(peers),
+            node.ring.clone(),
+            node.metrics.clone(),
+        );
+        let upstreams: Vec<_> = routes.iter().map(|route| Arc::clone(&route.upstream)).collect();
+        let edge = Arc::new(Edge {
+            node_id: Arc::clone(&node.name),
+            router: Arc::new(finder),
+            routes,
+            auth: Authenticator::new(Auth::None, cluster.secret),
+            limits,
+            metrics: node.metrics.clone(),
+            http: HttpClient::new(&upstreams, &node.dialer, PATIENCE),
+            drain: Drain::default(),
+            tracker: node.tracker.clone(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, Arc::clone(&edge), node.stop.clone()));
+        Self { node, gate, edge, addr }
+    }
+
+    async fn client(&self, path: &str) -> Client {
+        self.client_of(path, "").await
+    }
+
+    async fn client_of(&self, path: &str, thread: &str) -> Client {
+        let mut request = format!("ws://{}{path}", self.addr).into_client_request().unwrap();
+        if !thread.is_empty() {
+            request.headers_mut().insert("thread-id", thread.parse().unwrap());
+        }
+        let (socket, response) = soon("the upgrade", connect_async(request)).await.unwrap();
+        Client { socket, headers: response.headers().clone() }
+    }
+}
+
+struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    headers: HeaderMap,
+}
+
+impl Client {
+    async fn send(&mut self, message: Message) {
+        self.socket.send(message).await.unwrap();
+    }
+
+    async fn create(&mut self, input: &str) {
+        let event =
+            json!({ "type": "response.create", "model": "m", "store": false, "input": input });
+        self.send(Message::text(event.to_string())).await;
+    }
+
+    async fn message(&mut self) -> Option<tungstenite::Result<Message>> {
+        soon("a message", self.socket.next()).await
+    }
+
+    async fn event(&mut self) -> Value {
+        let message = self.message().await.unwrap().unwrap();
+        serde_json::from_str(message.to_text().unwrap()).unwrap()
+    }
+
+    async fn until(&mut self, kind: &str) -> Value {
+        loop {
+            let event = self.event().await;
+            if event["type"] == kind {
+                return event;
+            }
+        }
+    }
+
+    /// The close frame that comes next; anything else is a failure.
+    async fn closed(&mut self) -> CloseFrame {
+        match self.message().await {
+            Some(Ok(Message::Close(Some(close)))) => close,
+            other => panic!("expected a close, got {other:?}"),
+        }
+    }
+
+    async fn closed_with(&mut self, code: u16) -> String {
+        let close = self.closed().await;
+        assert_eq!(u16::from(close.code), code, "{close:?}");
+        close.reason.to_string()
+    }
+}
+
+#[tokio::test]
+async fn text_binary_pings_and_close_codes_pass_an_opaque_route() {
+    let front = Front::start(limits()).await;
+    let mut client = front.client("/rooms/a").await;
+    assert_eq!(client.headers["ringspan-resume"], "new");
+    assert!(client.headers.contains_key("ringspan-session"));
+    for message in [Message::text("text"), Message::binary(&b"\0\xff"[..])] {
+        client.send(message.clone()).await;
+        assert_eq!(client.message().await.unwrap().unwrap(), message);
+    }
+    client.send(Message::Ping("are you there".into())).await;
+    let pong = client.message().await.unwrap().unwrap();
+    assert_eq!(pong, Message::Pong("are you there".into()), "the upstream's own");
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_says_what_it_had_and_gets_the_rest() {
+    let front = Front::start(limits()).await;
+    let mut client = front.client("/rooms/a").await;
+    for text in ["1", "2", "3"] {
+        client.send(Message::text(text)).await;
+        assert_eq!(client.message().await.unwrap().unwrap(), Message::text(text));
+    }
+    drop(client);
+    let mut back = front.client("/rooms/a?last_seq=1").await;
+    assert_eq!(back.headers["ringspan-resume"], "ok");
+    for text in ["2", "3"] {
+        assert_eq!(back.message().await.unwrap().unwrap(), Message::text(text));
+    }
+    let ahead = front.client("/rooms/a?last_seq=99").await;
+    assert_eq!(ahead.headers["ringspan-resume"], "gap; floor=1");
+}
+
+#[tokio::test]
+async fn a_turn_runs_over_the_client_listener_from_create_to_completed() {
+    let front = Front::start(limits()).await;
+    let mut client = front.client("/v1/responses").await;
+    client.create("hello").await;
+    let done = client.until("response.completed").await;
+    let text = done["response"]["output"][0]["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains("hello"), "{text}");
+    assert_eq!(front.gate.dials(), 1);
+}
+
+#[tokio::test]
+async fn a_responses_clients_ping_is_answered_by_its_edge() {
+    let front = Front::start(limits()).await;
+    let mut client = front.client("/v1/responses").await;
+    client.send(Message::Ping("x".into())).await;
+    assert_eq!(client.message().await.unwrap().unwrap(), Message::Pong("x".into()));
+    assert_eq!(front.gate.dials(), 0, "a ping needs no upstream");
+}

@@ -1,0 +1,126 @@
+//! What a client may not do, and how it is let go.
+
+use super::*;
+
+#[tokio::test]
+async fn a_message_that_is_too_large_closes_with_1009_and_harms_nobody_else() {
+    let front = Front::start(Limits { max_message_bytes: 10_000, ..limits() }).await;
+    for path in ["/rooms/a", "/v1/responses"] {
+        let mut client = front.client(path).await;
+        client.send(Message::binary(vec![0; 10_001])).await;
+        client.closed_with(1009).await;
+    }
+    let mut other = front.client("/rooms/a").await;
+    other.send(Message::text("x".repeat(10_000))).await;
+    assert_eq!(other.message().await.unwrap().unwrap().len(), 10_000);
+}
+
+#[tokio::test]
+async fn a_message_in_fragments_is_too_large_as_a_whole() {
+    use tungstenite::protocol::frame::{
+        Frame,
+        coding::{Data, OpCode},
+    };
+    let front = Front::start(Limits { max_message_bytes: 10_000, ..limits() }).await;
+    let mut client = front.client("/rooms/a").await;
+    for (at, opcode) in [Data::Text, Data::Continue, Data::Continue].into_iter().enumerate() {
+        let part = Frame::message(vec![b'x'; 4000], OpCode::Data(opcode), at == 2);
+        client.send(Message::Frame(part)).await;
+    }
+    client.closed_with(1009).await;
+}
+
+#[tokio::test]
+async fn a_binary_message_on_a_responses_route_is_answered_with_an_error_event() {
+    let front = Front::start(limits()).await;
+    let mut client = front.client_of("/v1/responses", "t").await;
+    client.send(Message::binary(&b"x"[..])).await;
+    let event = client.event().await;
+    assert_eq!((&event["type"], &event["status"]), (&json!("error"), &json!(400)));
+    client.create("still usable").await;
+    client.until("response.completed").await;
+}
+
+#[tokio::test]
+async fn text_that_is_no_json_is_answered_with_an_error_event() {
+    let front = Front::start(limits()).await;
+    let mut client = front.client_of("/v1/responses", "t").await;
+    client.send(Message::text("{")).await;
+    let event = client.event().await;
+    assert_eq!(event["error"]["code"], "invalid_request");
+    assert_eq!(event["status"], 400);
+}
+
+#[tokio::test]
+async fn a_drain_closes_idle_sockets_with_1012() {
+    let front = Front::start(limits()).await;
+    let mut room = front.client("/rooms/a").await;
+    let mut idle = front.client("/v1/responses").await;
+    let mut named = front.client_of("/v1/responses", "t").await;
+    let mut used = front.client_of("/v1/responses", "u").await;
+    used.create("one turn").await;
+    used.until("response.completed").await;
+    front.edge.drain.closing.cancel();
+    for client in [&mut room, &mut idle, &mut named, &mut used] {
+        assert_eq!(client.closed_with(1012).await, "service restart");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_closes_a_busy_socket_right_after_the_terminal_event() {
+    let front = Front::start(limits()).await;
+    let mut busy = front.client_of("/v1/responses", "t").await;
+    let mut idle = front.client_of("/v1/responses", "u").await;
+    // Longer than idle sockets are given.
+    busy.create("[deltas=50][delay=50ms] slow").await;
+    busy.until("response.created").await;
+    front.edge.drain.closing.cancel();
+    idle.closed_with(1012).await;
+    busy.until("response.completed").await;
+    busy.closed_with(1012).await;
+}
+
+#[tokio::test]
+async fn a_cut_tells_a_running_turn_that_its_outcome_is_unknown() {
+    let front = Front::start(limits()).await;
+    let mut client = front.client_of("/v1/responses", "t").await;
+    client.create("[hang]").await;
+    client.until("response.created").await;
+    front.edge.drain.closing.cancel();
+    front.edge.drain.cut.cancel();
+    let error = client.until("error").await;
+    assert_eq!(error["error"]["code"], "outcome_unknown");
+    assert_eq!(error["status"], 502);
+    client.closed_with(1012).await;
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_frees_its_place_in_the_session() {
+    let front = Front::start(limits()).await;
+    let client = front.client("/rooms/a").await;
+    let handle = front.node.registry.list().pop().unwrap();
+    eventually("the client is listed", async || handle.stats.clients.lock().len() == 1).await;
+    drop(client);
+    eventually("the client is gone", async || handle.stats.clients.lock().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_node_serves_as_many_clients_as_it_may_and_takes_the_next_when_one_leaves() {
+    let front = Front::start(Limits { max_clients: 1, ..limits() }).await;
+    let first = front.client("/rooms/a").await;
+    let url = format!("ws://{}/rooms/a", front.addr);
+    assert!(soon("an answer", connect_async(&url)).await.is_err());
+    drop(first);
+    eventually("there is room again", async || connect_async(&url).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_refused_request_carries_a_reason_and_no_socket() {
+    let front = Front::start(limits()).await;
+    for path in ["/rooms/a?last_seq=x", "/rooms/a?last_seq=-1"] {
+        match connect_async(format!("ws://{}{path}", front.addr)).await.unwrap_err() {
+            tungstenite::Error::Http(response) => assert_eq!(response.status(), 400),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! What an actor keeps, looked at from inside.
+
+use super::*;
+use crate::{
+    sample::SampleAuth,
+    session::tests::node::{Gate, Node, limits, route, wish},
+    store::memory::Memory,
+    wire::Message,
+};
+
+#[tokio::test]
+async fn turns_that_their_client_left_waiting_leave_nothing_behind() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let attach = wish(&route, "thread");
+    let (_inbox, commands) = mpsc::channel(1);
+    let context = Arc::new(node.context());
+    let mut actor = Actor::new(context, &attach, Epoch(1), Arc::default(), commands);
+    actor.upstream = Upstream::Dialing(Box::pin(std::future::pending()));
+    let (reply, _answer) = oneshot::channel();
+    actor.admit(&attach, reply);
+    for n in 1..=3 {
+        let create = format!(r#"{{"type":"response.create","store":false,"input":"{n}"}}"#);
+        let batch = Batch::one(&Message::text(create));
+        assert!(actor.on_client(0, Frame::Messages { batch, first_seq: 0, ended: 0 }));
+        assert!(actor.streams.get(n).is_some());
+    }
+    actor.remove(0);
+    assert!(actor.is_idle());
+    actor.streams.trim(0, Duration::ZERO, Instant::now(), |_| false);
+    for n in 1..=3 {
+        assert!(actor.streams.get(n).is_none(), "the log of turn {n} is kept for ever");
+    }
+}

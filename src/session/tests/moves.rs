@@ -1,0 +1,119 @@
+//! Planned transfers and takeovers between two nodes of one ring.
+
+use super::*;
+use crate::store::Store as _;
+
+async fn two_nodes() -> (Node, Node) {
+    let store = Arc::new(Memory::default());
+    let a = Node::start(&store, "a", limits()).await;
+    let b = Node::start(&store, "b", limits()).await;
+    eventually("they know each other", async || a.ring.borrow().has_other_active(a.me)).await;
+    (a, b)
+}
+
+async fn begin_drain(node: &Node) {
+    node.registry.begin_drain();
+    node.store.begin_drain(node.me).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_hands_an_idle_session_to_its_heir_under_a_higher_epoch() {
+    let (a, b) = two_nodes().await;
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let attach = wish(&route, "thread");
+    let attached = a.attach(&attach).await.unwrap();
+    let mut client = Reader::new(attached.link);
+    begin_drain(&a).await;
+    a.registry.get(attach.session).unwrap().drain().await;
+    assert_eq!(client.next().await, Err(Some(Frame::Moved)));
+    let row = b.row(attach.session).await;
+    assert_eq!(row.owner, Some(b.me));
+    assert!(row.epoch > attached.epoch);
+    eventually("the old owner forgets it", async || a.registry.is_empty()).await;
+    match a.attach(&attach).await.unwrap_err() {
+        AttachError::Failed(error) => assert_eq!(error.code, Code::NodeDraining),
+        AttachError::NotOwner(owner) => assert_eq!(owner.incarnation, b.me),
+        AttachError::Refused(_) => panic!("nobody refused"),
+    }
+    let again = b.attach(&Attach { min_epoch: row.epoch, ..attach }).await.unwrap();
+    assert!(again.epoch >= row.epoch);
+}
+
+#[tokio::test]
+async fn a_drain_lets_a_running_turn_end_before_the_session_moves() {
+    let (a, b) = two_nodes().await;
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let attach = wish(&route, "thread");
+    let mut client = Reader::new(a.attach(&attach).await.unwrap().link);
+    client.send(
+        r#"{"type":"response.create","model":"m","store":false,
+            "input":"[deltas=20][delay=5ms] busy"}"#,
+    );
+    client.until("response.created").await;
+    begin_drain(&a).await;
+    a.registry.get(attach.session).unwrap().drain().await;
+    client.until("response.completed").await;
+    assert_eq!(client.next().await, Err(Some(Frame::Moved)));
+    assert_eq!(b.row(attach.session).await.owner, Some(b.me));
+}
+
+#[tokio::test]
+async fn a_drain_without_an_heir_frees_the_session_for_whoever_comes() {
+    let store = Arc::new(Memory::default());
+    let a = Node::start(&store, "a", limits()).await;
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Opaque, &gate));
+    let attach = wish(&route, "room");
+    let mut client = Reader::new(a.attach(&attach).await.unwrap().link);
+    begin_drain(&a).await;
+    a.registry.get(attach.session).unwrap().drain().await;
+    assert_eq!(client.next().await, Err(Some(Frame::Moved)));
+    assert_eq!(a.row(attach.session).await.owner, None);
+    let b = Node::start(&store, "b", limits()).await;
+    assert!(b.attach(&attach).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_session_is_taken_over_from_a_dead_owner_and_from_no_other() {
+    let (a, b) = two_nodes().await;
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Opaque, &gate));
+    let attach = wish(&route, "room");
+    let first = a.attach(&attach).await.unwrap();
+    for draining in [false, true] {
+        if draining {
+            begin_drain(&a).await;
+        }
+        match b.attach(&attach).await.unwrap_err() {
+            AttachError::NotOwner(owner) => {
+                assert_eq!((owner.incarnation, owner.epoch), (a.me, first.epoch));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(a.store.mark_dead(a.me, true).await.unwrap());
+    let second = b.attach(&attach).await.unwrap();
+    assert!(second.epoch > first.epoch);
+    assert_eq!(b.row(attach.session).await.owner, Some(b.me));
+}
+
+#[tokio::test]
+async fn an_owner_that_is_told_of_a_later_epoch_gives_up_its_own() {
+    let (a, b) = two_nodes().await;
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Opaque, &gate));
+    let attach = wish(&route, "room");
+    let mut client = Reader::new(a.attach(&attach).await.unwrap().link);
+    a.store.mark_dead(a.me, true).await.unwrap();
+    let taken = b.attach(&attach).await.unwrap();
+    let told = Attach { min_epoch: taken.epoch, ..attach.clone() };
+    match a.attach(&told).await.unwrap_err() {
+        AttachError::NotOwner(owner) => assert_eq!(owner.incarnation, b.me),
+        AttachError::Failed(error) => assert_eq!(error.code, Code::NodeDraining),
+        AttachError::Refused(_) => panic!("nobody refused"),
+    }
+    assert!(matches!(client.next().await, Err(Some(Frame::Failed(_)))));
+    assert_eq!(b.row(attach.session).await.epoch, taken.epoch, "the successor's claim stands");
+}

@@ -1,0 +1,323 @@
+//! A ring in one process: real registries over one store in memory, and the sample upstream
+//! on loopback behind a gate.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{KeySource, Limits, Profile, Route, Upstream, UpstreamAuth},
+    ids::{Epoch, Incarnation, Principal, SessionId},
+    link::{Frame, Link},
+    ownership::lease::LeaseHandle,
+    ring::{Membership, Ring},
+    sample::{self, SampleAuth, SampleOptions},
+    session::{
+        Attach, AttachError, Attached, ClientKind, ClientLabel, Context, Registry,
+        aliases::AliasWriter,
+    },
+    store::{NewMember, SessionRow, Store, memory::Memory},
+    telemetry::{events::Events, metrics::Metrics},
+    upstream::{Dialer, Upgrade},
+    wire::{Batch, Kind, Message},
+};
+
+/// Longest wait for anything that must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A lease that outlives every test.
+pub(crate) const LEASE: Duration = Duration::from_mins(10);
+
+/// Looks until it is so.
+pub(crate) async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    let looking = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+/// The sample upstream behind a gate that counts who dials.
+pub(crate) struct Gate {
+    pub(crate) addr: SocketAddr,
+    /// A permit lets one connection through.
+    pub(crate) permits: Arc<Semaphore>,
+    dials: Arc<Mutex<usize>>,
+}
+
+impl Gate {
+    /// Open to all.
+    pub(crate) async fn open(auth: SampleAuth) -> Self {
+        Self::with_permits(auth, 1000).await
+    }
+
+    pub(crate) async fn with_permits(auth: SampleAuth, permits: usize) -> Self {
+        let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = behind.local_addr().unwrap();
+        let options = SampleOptions { auth, ..SampleOptions::default() };
+        tokio::spawn(sample::serve(behind, options, std::future::pending()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let permits = Arc::new(Semaphore::new(permits));
+        let dials = Arc::new(Mutex::new(0));
+        let (gate, counter) = (Arc::clone(&permits), Arc::clone(&dials));
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                *counter.lock() += 1;
+                let gate = Arc::clone(&gate);
+                tokio::spawn(async move {
+                    gate.acquire().await.unwrap().forget();
+                    let mut upstream = TcpStream::connect(target).await.unwrap();
+                    drop(copy_bidirectional(&mut client, &mut upstream).await);
+                });
+            }
+        });
+        Self { addr, permits, dials }
+    }
+
+    pub(crate) fn dials(&self) -> usize {
+        *self.dials.lock()
+    }
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits {
+        max_message_bytes: 1 << 20,
+        link_window_bytes: 64 * 1024,
+        max_clients_per_session: 64,
+        max_clients: 1000,
+        replay_bytes: 1 << 20,
+        replay_ttl: Duration::from_mins(1),
+        turn_queue: 8,
+        upgrade_timeout: PATIENCE,
+        dial_timeout: PATIENCE,
+        turn_idle_timeout: PATIENCE,
+        write_timeout: PATIENCE,
+    }
+}
+
+/// A route to the gate.
+pub(crate) fn route(profile: Profile, gate: &Gate) -> Route {
+    let (path, target) = match profile {
+        Profile::Responses => ("/v1/responses", "/v1/responses"),
+        Profile::Opaque => ("/rooms/{room}", "/echo"),
+    };
+    let upstream = Upstream {
+        name: profile.as_str().into(),
+        url: format!("ws://{}{target}", gate.addr).parse().unwrap(),
+        auth: UpstreamAuth::Passthrough,
+        max_connection_age: Duration::from_mins(50),
+        compression: false,
+        ca_file: None,
+    };
+    Route {
+        path: path.into(),
+        profile,
+        upstream: Arc::new(upstream),
+        session_key: vec![KeySource::Path("room".into())],
+        detach_ttl: Duration::from_mins(1),
+        compression: false,
+    }
+}
+
+/// One node of a ring, without its listeners.
+pub(crate) struct Node {
+    pub(crate) me: Incarnation,
+    pub(crate) name: Arc<str>,
+    pub(crate) store: Arc<Memory>,
+    pub(crate) lease: LeaseHandle,
+    pub(crate) ring: watch::Receiver<Arc<Ring>>,
+    pub(crate) metrics: Metrics,
+    pub(crate) dialer: Dialer,
+    pub(crate) limits: Limits,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    pub(crate) registry: Arc<Registry>,
+}
+
+impl Node {
+    pub(crate) async fn start(store: &Arc<Memory>, name: &str, limits: Limits) -> Self {
+        Self::leased(store, name, limits, LEASE).await
+    }
+
+    /// Without a renewal its lease ends after `lease`.
+    pub(crate) async fn leased(
+        store: &Arc<Memory>,
+        name: &str,
+        limits: Limits,
+        lease: Duration,
+    ) -> Self {
+        Self::at(store, name, "127.0.0.1:1", limits, lease).await
+    }
+
+    /// A member whose peer listener is at `addr`.
+    pub(crate) async fn at(
+        store: &Arc<Memory>,
+        name: &str,
+        addr: &str,
+        limits: Limits,
+        ttl: Duration,
+    ) -> Self {
+        let member = NewMember {
+            node_id: name.into(),
+            peer_addr: addr.into(),
+            build: "1.0.0".into(),
+            zone: None,
+            weight: 100,
+            capacity: 1000,
+            process: String::new(),
+            supersede: false,
+        };
+        let me = store.register(&member, LEASE).await.unwrap();
+        store.activate(me).await.unwrap();
+        let lease = LeaseHandle::default();
+        lease.renewed(std::time::Instant::now(), ttl, Duration::ZERO);
+        let (metrics, stop, tracker) =
+            (Metrics::new(), CancellationToken::new(), TaskTracker::new());
+        let shared: Arc<dyn Store> = Arc::clone(store) as _;
+        let (membership, ring) = Membership::start(
+            Arc::clone(&shared),
+            Vec::new(),
+            Duration::from_millis(20),
+            metrics.clone(),
+            Events::default(),
+        )
+        .await
+        .unwrap();
+        tracker.spawn(membership.run(stop.clone()));
+        let dialer =
+            Dialer::new(std::iter::empty(), limits.dial_timeout, limits.max_message_bytes).unwrap();
+        let name: Arc<str> = name.into();
+        let context = Context {
+            me,
+            node_id: Arc::clone(&name),
+            capacity: 1000,
+            store: Arc::clone(&shared),
+            lease: lease.clone(),
+            ring: ring.clone(),
+            limits,
+            metrics: metrics.clone(),
+            dialer: dialer.clone(),
+            aliases: AliasWriter::start(shared, &tracker),
+            tracker: tracker.clone(),
+            events: Events::default(),
+        };
+        let registry = Registry::new(context);
+        let store = Arc::clone(store);
+        Self { me, name, store, lease, ring, metrics, dialer, limits, tracker, stop, registry }
+    }
+
+    /// What another registry of this node would be made of.
+    pub(crate) fn context(&self) -> Context {
+        let store: Arc<dyn Store> = Arc::clone(&self.store) as _;
+        Context {
+            me: self.me,
+            node_id: Arc::clone(&self.name),
+            capacity: 1000,
+            store: Arc::clone(&store),
+            lease: self.lease.clone(),
+            ring: self.ring.clone(),
+            limits: self.limits,
+            metrics: self.metrics.clone(),
+            dialer: self.dialer.clone(),
+            aliases: AliasWriter::start(store, &self.tracker),
+            tracker: self.tracker.clone(),
+            events: Events::default(),
+        }
+    }
+
+    pub(crate) async fn attach(&self, attach: &Attach) -> Result<Attached, AttachError> {
+        soon("an answer to the attach", self.registry.attach(attach.clone())).await
+    }
+
+    pub(crate) async fn row(&self, id: SessionId) -> SessionRow {
+        self.store.session(id).await.unwrap().expect("the session has a row")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A wish for the session `key` of the only principal.
+pub(crate) fn wish(route: &Arc<Route>, key: &str) -> Attach {
+    let principal = Principal([1; 16]);
+    Attach {
+        session: SessionId::derive(&principal, &route.path, key),
+        principal,
+        route: Arc::clone(route),
+        key_label: key.into(),
+        upgrade: Upgrade { path_and_query: "/".into(), ..Upgrade::default() },
+        last_seq: None,
+        min_epoch: Epoch::default(),
+        client: ClientLabel { edge_node: "edge".into(), kind: ClientKind::WebSocket },
+    }
+}
+
+pub(crate) fn send(link: &mut Link, text: &str) {
+    let batch = Batch::one(&Message::text(text.to_owned()));
+    assert!(link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0 }), "the session is gone");
+}
+
+/// A client that reads message by message.
+pub(crate) struct Reader {
+    pub(crate) link: Link,
+    ready: std::collections::VecDeque<(u64, String)>,
+}
+
+impl Reader {
+    pub(crate) fn new(link: Link) -> Self {
+        Self { link, ready: std::collections::VecDeque::new() }
+    }
+
+    pub(crate) fn send(&mut self, text: &str) {
+        send(&mut self.link, text);
+    }
+
+    /// The next message and its number, or the last frame.
+    pub(crate) async fn next(&mut self) -> Result<(u64, String), Option<Frame>> {
+        loop {
+            if let Some(message) = self.ready.pop_front() {
+                return Ok(message);
+            }
+            match soon("a frame", self.link.rx.recv()).await {
+                Some(Frame::Messages { batch, first_seq, .. }) => {
+                    for (at, message) in batch.messages().enumerate() {
+                        assert_eq!(message.kind, Kind::Text);
+                        let text = String::from_utf8(message.payload.to_vec()).unwrap();
+                        self.ready.push_back((first_seq + at as u64, text));
+                    }
+                }
+                Some(Frame::Ping(_) | Frame::Pong(_)) => {}
+                last => return Err(last),
+            }
+        }
+    }
+
+    pub(crate) async fn text(&mut self) -> String {
+        self.next().await.expect("a message").1
+    }
+
+    /// The next Responses event of this type.
+    pub(crate) async fn until(&mut self, kind: &str) -> serde_json::Value {
+        loop {
+            let event: serde_json::Value = serde_json::from_str(&self.text().await).unwrap();
+            if event["type"] == kind {
+                return event;
+            }
+        }
+    }
+}
