@@ -325,7 +325,13 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
         seen: None,
     };
     for _ in 0..ATTEMPTS {
-        match ctx.store.claim(&claim).await.map_err(|error| store_error(&error))? {
+        let claimed = match ctx.store.claim(&claim).await {
+            // The row has another principal: ids are derived from principals, so this client
+            // came by somebody else's.
+            Err(StoreError::Corrupt(_)) => return Err(forbidden().into()),
+            other => other.map_err(|error| store_error(&error))?,
+        };
+        match claimed {
             Claimed::Won { epoch, from } => {
                 ctx.metrics.claim(ClaimOutcome::Claimed);
                 if let Some(from) = from.filter(|from| *from != ctx.me) {
@@ -343,8 +349,7 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
             Claimed::Lost(row) => {
                 ctx.metrics.claim(ClaimOutcome::Lost);
                 if row.principal != attach.principal {
-                    let text = "this session belongs to another principal";
-                    return Err(Error::new(Code::Forbidden, text).into());
+                    return Err(forbidden().into());
                 }
                 match owner(&row) {
                     Some(owner) if owner.incarnation != ctx.me => {
@@ -363,6 +368,10 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
         }
     }
     Err(Error::new(Code::OwnerMoving, "others are claiming this session; retry").into())
+}
+
+fn forbidden() -> Error {
+    Error::new(Code::Forbidden, "this session belongs to another principal")
 }
 
 /// The live owner that a row names.

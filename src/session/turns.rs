@@ -233,7 +233,6 @@ impl Turns {
                 let Some(mut turn) = lane.queue.pop_front() else { break };
                 if turn.client.is_none() {
                     // It waited to be run again, and nobody came back for it.
-                    self.done += 1;
                     actions.push(Action::Forget(turn.no));
                     continue;
                 }

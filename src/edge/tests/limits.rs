@@ -31,14 +31,14 @@ async fn a_message_in_fragments_is_too_large_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a_binary_message_on_a_responses_route_is_answered_with_an_error_event() {
+async fn a_binary_message_on_a_responses_route_closes_with_1003() {
     let front = Front::start(limits()).await;
     let mut client = front.client_of("/v1/responses", "t").await;
     client.send(Message::binary(&b"x"[..])).await;
-    let event = client.event().await;
-    assert_eq!((&event["type"], &event["status"]), (&json!("error"), &json!(400)));
-    client.create("still usable").await;
-    client.until("response.completed").await;
+    let Some(Ok(Message::Close(Some(close)))) = client.message().await else {
+        panic!("no close came")
+    };
+    assert_eq!(u16::from(close.code), 1003);
 }
 
 #[tokio::test]

@@ -299,21 +299,20 @@ fn a_peer_that_breaks_the_protocol_is_told_apart_from_one_that_is_late() {
 }
 
 #[test]
-fn a_message_larger_than_the_limit_is_refused_while_it_is_still_coming() {
+fn a_message_larger_than_the_limit_ends_its_channel_and_no_other() {
     let mut wire = Wire::new(1 << 20);
-    let (id, _edge, _session) = wire.attach();
+    let (id, mut edge, _session) = wire.attach();
+    let (_, _other_edge, mut other) = wire.attach();
     let piece = Bytes::from(vec![0; CHUNK]);
-    let mut pieces = 0;
-    let refused = loop {
+    for _ in 0..MAX_MESSAGE / CHUNK + 4 {
         let run =
             proto::Messages { frames: piece.clone(), more: true, ..proto::Messages::default() };
-        if let Err(refused) = wire.edge.mux.on_frame(frame(id, Body::Messages(run)), 10) {
-            break refused;
-        }
-        pieces += 1;
-        assert!(pieces <= MAX_MESSAGE / CHUNK + 2, "nothing bounds a message in pieces");
-    };
-    assert_eq!(refused, Violation("a message larger than the limit"));
+        assert_eq!(wire.edge.mux.on_frame(frame(id, Body::Messages(run)), 10), Ok(()));
+    }
+    let Some(Frame::Failed(error)) = take(&mut edge) else { panic!("the edge was told nothing") };
+    assert_eq!(error.code, Code::FrameTooLarge);
+    assert!(!wire.edge.mux.is_closed());
+    assert!(other.tx.send(of_size(1)));
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! What an actor keeps, looked at from inside.
 
+use std::time::Duration;
+
 use super::*;
 use crate::{
     sample::SampleAuth,
     session::tests::node::{Gate, Node, limits, route, wish},
     store::memory::Memory,
-    wire::Message,
+    wire::{Batch, Message},
 };
 
 #[tokio::test]
@@ -14,9 +16,12 @@ async fn turns_that_their_client_left_waiting_leave_nothing_behind() {
     let route = Arc::new(route(Profile::Responses, &gate));
     let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
     let attach = wish(&route, "thread");
-    let (_inbox, commands) = mpsc::channel(1);
+    let (inbox, commands) = mpsc::channel(1);
     let context = Arc::new(node.context());
-    let mut actor = Actor::new(context, &attach, Epoch(1), Arc::default(), commands);
+    let claimed = Ownership { epoch: Epoch(1), first: true };
+    let itself = inbox.downgrade();
+    let mut actor =
+        Actor::new(context, &attach, claimed, Vec::new(), Arc::default(), commands, itself);
     actor.upstream = Upstream::Dialing(Box::pin(std::future::pending()));
     let (reply, _answer) = oneshot::channel();
     actor.admit(&attach, reply);

@@ -21,6 +21,8 @@ use crate::{
     session::{
         Attach, AttachError, Attached, ClientKind, ClientLabel, Context, Registry,
         aliases::AliasWriter,
+        replica::{Heirs, Replicator},
+        warm::Prepared,
     },
     store::{NewMember, SessionRow, Store, memory::Memory},
     telemetry::{events::Events, metrics::Metrics},
@@ -91,6 +93,25 @@ impl Gate {
     }
 }
 
+/// Heirs that take what they are given and never look at it.
+struct Alone;
+
+#[async_trait::async_trait]
+impl Heirs for Alone {
+    async fn prepare(
+        &self,
+        _: Incarnation,
+        _: &str,
+        prepared: &[Prepared],
+    ) -> Result<Vec<bool>, String> {
+        Ok(vec![true; prepared.len()])
+    }
+
+    async fn activate(&self, _: Incarnation, _: &str, _: SessionId) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 pub(crate) fn limits() -> Limits {
     Limits {
         max_message_bytes: 1 << 20,
@@ -100,6 +121,7 @@ pub(crate) fn limits() -> Limits {
         replay_bytes: 1 << 20,
         replay_ttl: Duration::from_mins(1),
         turn_queue: 8,
+        history_bytes: 1 << 20,
         upgrade_timeout: PATIENCE,
         dial_timeout: PATIENCE,
         turn_idle_timeout: PATIENCE,
@@ -210,6 +232,8 @@ impl Node {
             metrics: metrics.clone(),
             dialer: dialer.clone(),
             aliases: AliasWriter::start(shared, &tracker),
+            heirs: Arc::new(Alone),
+            replicator: Replicator::start(me, Arc::new(Alone), ring.clone(), &tracker),
             tracker: tracker.clone(),
             events: Events::default(),
         };
@@ -232,6 +256,13 @@ impl Node {
             metrics: self.metrics.clone(),
             dialer: self.dialer.clone(),
             aliases: AliasWriter::start(store, &self.tracker),
+            heirs: Arc::new(Alone),
+            replicator: Replicator::start(
+                self.me,
+                Arc::new(Alone),
+                self.ring.clone(),
+                &self.tracker,
+            ),
             tracker: self.tracker.clone(),
             events: Events::default(),
         }
@@ -262,6 +293,7 @@ pub(crate) fn wish(route: &Arc<Route>, key: &str) -> Attach {
         key_label: key.into(),
         upgrade: Upgrade { path_and_query: "/".into(), ..Upgrade::default() },
         last_seq: None,
+        last_epoch: None,
         min_epoch: Epoch::default(),
         client: ClientLabel { edge_node: "edge".into(), kind: ClientKind::WebSocket },
     }

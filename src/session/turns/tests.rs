@@ -52,6 +52,10 @@ impl Desk {
                         self.replies.push((client, code(&event), ended));
                     }
                 }
+                Action::Forget(turn) => {
+                    assert!(self.logs.contains_key(&turn), "forgot a log that is not open");
+                }
+                Action::Remembered(_) => {}
                 Action::HangUp => self.hang_ups += 1,
                 Action::Alias(id) => self.aliases.push(id),
             }
@@ -100,9 +104,13 @@ struct Session {
     desk: Desk,
 }
 
+fn bounds(queue: usize) -> Bounds {
+    Bounds { queue, payload_bytes: 1 << 20, history_bytes: 1 << 20 }
+}
+
 impl Session {
     fn new() -> Self {
-        Self { turns: Turns::new(8), desk: Desk::default() }
+        Self { turns: Turns::new(bounds(8), Vec::new()), desk: Desk::default() }
     }
 
     /// With an upstream connection.

@@ -137,8 +137,14 @@ impl World {
     /// Performs, and checks what holds after every step.
     fn perform(&mut self, actions: Vec<Action>) {
         for action in &actions {
-            if let Action::Append { turn, batch, done } = action {
-                self.check_append(*turn, batch, *done);
+            match action {
+                Action::Append { turn, batch, done } => self.check_append(*turn, batch, *done),
+                Action::Forget(turn) => {
+                    let asked = self.asked.get_mut(&self.opened[turn]).unwrap();
+                    assert_eq!(asked.client, None, "a turn that somebody waits for was forgotten");
+                    asked.dropped = true;
+                }
+                _ => {}
             }
         }
         let hang_ups = self.desk.hang_ups;
@@ -267,16 +273,11 @@ impl World {
     }
 
     fn leave(&mut self, turns: &mut Turns, client: ClientId) {
-        turns.on_client_gone(client);
-        let open: Vec<u64> = self.opened.values().copied().collect();
-        for n in open {
-            if self.asked[&n].client == Some(client) && !self.is_done(n) {
-                let running = self.at_upstream(n);
-                let asked = self.asked.get_mut(&n).unwrap();
-                asked.client = None;
-                asked.dropped = !running;
-            }
+        let actions = turns.on_client_gone(client);
+        for asked in self.asked.values_mut().filter(|asked| asked.client == Some(client)) {
+            asked.client = None;
         }
+        self.perform(actions);
     }
 
     fn interrupt(&mut self, turns: &mut Turns, client: ClientId, lane: usize, stale: bool) {
@@ -383,7 +384,9 @@ impl World {
 
     /// Nothing is forgotten: each turn is done, was dropped with its client, runs or waits.
     fn check(&self, turns: &Turns) {
-        let open = |n: &&u64| !self.is_done(**n) && !self.asked[n].dropped;
+        // One that lost both its client and its connection waits, and is no work.
+        let wanted = |n: &u64| self.asked[n].client.is_some() || self.at_upstream(*n);
+        let open = |n: &&u64| !self.is_done(**n) && !self.asked[n].dropped && wanted(n);
         let pending = self.opened.values().filter(open).count();
         assert_eq!(turns.running() + turns.queued(), pending);
         assert_eq!(turns.running(), self.upstream.len());
@@ -401,7 +404,7 @@ proptest! {
     fn any_order_of_events_sends_each_turn_once_and_ends_it_once(
         steps in prop::collection::vec(step(), 1..80),
     ) {
-        let mut turns = Turns::new(QUEUE);
+        let mut turns = Turns::new(bounds(QUEUE), Vec::new());
         let mut world = World::default();
         for step in steps {
             world.run(&mut turns, step);
