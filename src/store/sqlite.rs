@@ -97,11 +97,12 @@ impl Sqlite {
             sqlx::query(rebase).bind(now_ms()).execute(&mut *tx).await?;
         }
         sqlx::query(
-            "UPDATE ring_meta SET boot_id = ?1, version = version + 1, \
-             epoch = epoch + ?2, incarnation = incarnation + ?2",
+            "UPDATE ring_meta SET boot_id = ?1, version = version + ?2, \
+             epoch = epoch + ?3, incarnation = incarnation + ?3",
         )
         .bind(boot)
-        // A new file has handed out nothing yet.
+        // A new file has no members and has handed out no numbers.
+        .bind(i64::from(!known.is_empty()))
         .bind(if known.is_empty() { 0 } else { BOOT_LEAP })
         .execute(&mut *tx)
         .await?;

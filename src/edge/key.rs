@@ -1,0 +1,199 @@
+//! Which session a request names, and what of it the upstream is told.
+
+use axum::extract::RawPathParams;
+use http::{HeaderMap, HeaderName, Uri, header::COOKIE};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    config::KeySource,
+    error::{Code, Error, Result},
+};
+
+/// Longest key; a longer one is refused, not cut.
+const MAX_KEY: usize = 512;
+
+/// Our own parameter, as query and as header.
+const LAST_SEQ: &str = "last_seq";
+const LAST_SEQ_HEADER: HeaderName = HeaderName::from_static("ringspan-last-seq");
+
+/// Headers that name a Responses session, first wins (see docs/clients.md).
+const RESPONSES_KEYS: [HeaderName; 5] = [
+    HeaderName::from_static("thread-id"),
+    HeaderName::from_static("session-id"),
+    HeaderName::from_static("session_id"),
+    HeaderName::from_static("x-codex-session-id"),
+    HeaderName::from_static("conversation_id"),
+];
+
+/// A session's key and what an operator may see of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) text: String,
+    pub(super) label: String,
+}
+
+impl Key {
+    /// A key that is no credential.
+    pub(super) fn plain(text: impl Into<String>) -> Result<Self> {
+        let text = text.into();
+        if text.is_empty() || text.len() > MAX_KEY {
+            return Err(Error::new(Code::InvalidRequest, "a session key is 1 to 512 bytes long"));
+        }
+        Ok(Self { label: text.clone(), text })
+    }
+
+    /// A key that is a credential: operators see a hash of it.
+    fn secret(text: String) -> Result<Self> {
+        use std::fmt::Write;
+
+        let digest = Sha256::digest(text.as_bytes());
+        let mut label = String::from("sha256:");
+        for byte in &digest[..8] {
+            // Writing to a String cannot fail.
+            let _ = write!(label, "{byte:02x}");
+        }
+        Ok(Self { label, ..Self::plain(text)? })
+    }
+}
+
+/// The key of an opaque request: the first source that is present.
+///
+/// # Errors
+/// `invalid_request` for an empty or overlong key.
+pub(super) fn opaque(
+    sources: &[KeySource],
+    params: &RawPathParams,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Option<Key>> {
+    for source in sources {
+        let key = match source {
+            KeySource::Path(name) => params
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| Key::plain(value)),
+            KeySource::Header(name) => {
+                headers.get(name).and_then(|value| value.to_str().ok()).map(Key::plain)
+            }
+            KeySource::Query(name) => {
+                query_pairs(uri).find(|(key, _)| key == name).map(|(_, value)| Key::plain(value))
+            }
+            KeySource::Cookie(name) => cookie(headers, name).map(Key::secret),
+        };
+        if let Some(key) = key {
+            return key.map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// The key of a Responses request that its headers name.
+///
+/// # Errors
+/// `invalid_request` for an empty or overlong key.
+pub(super) fn responses(headers: &HeaderMap) -> Result<Option<Key>> {
+    let named = RESPONSES_KEYS.iter().find_map(|name| headers.get(name));
+    named.and_then(|value| value.to_str().ok()).map(Key::plain).transpose()
+}
+
+/// After which message the client wants to go on.
+///
+/// # Errors
+/// `invalid_request` for what is not a number.
+pub(super) fn last_seq(uri: &Uri, headers: &HeaderMap) -> Result<Option<u64>> {
+    let text = match headers.get(LAST_SEQ_HEADER) {
+        Some(value) => Some(value.to_str().unwrap_or_default().to_owned()),
+        None => query_pairs(uri).find(|(key, _)| key == LAST_SEQ).map(|(_, value)| value),
+    };
+    text.map(|text| {
+        text.parse().map_err(|_| {
+            Error::new(Code::InvalidRequest, "last_seq must be a whole number").param(LAST_SEQ)
+        })
+    })
+    .transpose()
+}
+
+/// The path and query without our own parameter.
+pub(super) fn forwarded_path(uri: &Uri) -> String {
+    let Some(query) = uri.query() else { return uri.path().to_owned() };
+    let own = |pair: &&str| pair.split('=').next() != Some(LAST_SEQ);
+    let kept: Vec<&str> = query.split('&').filter(own).collect();
+    if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) }
+}
+
+fn query_pairs(uri: &Uri) -> impl Iterator<Item = (String, String)> + '_ {
+    uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(key), decode(value))
+    })
+}
+
+/// Percent-decodes; what is not valid stays as it is.
+fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        match (bytes[at], hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
+                at += 3;
+            }
+            (b'+', ..) => {
+                out.push(b' ');
+                at += 1;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).find_map(|cookies| {
+        cookies.split(';').find_map(|pair| {
+            let (key, value) = pair.trim().split_once('=')?;
+            (key == name).then(|| value.to_owned())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn our_own_parameter_is_read_and_not_passed_on() {
+        let uri: Uri = "/rooms/a?x=1&last_seq=7&y=%20".parse().unwrap();
+        assert_eq!(last_seq(&uri, &HeaderMap::new()), Ok(Some(7)));
+        assert_eq!(forwarded_path(&uri), "/rooms/a?x=1&y=%20");
+        let alone: Uri = "/rooms/a?last_seq=7".parse().unwrap();
+        assert_eq!(forwarded_path(&alone), "/rooms/a");
+        let bad: Uri = "/rooms/a?last_seq=-1".parse().unwrap();
+        assert_eq!(last_seq(&bad, &HeaderMap::new()).unwrap_err().code, Code::InvalidRequest);
+    }
+
+    #[test]
+    fn a_cookies_value_is_a_key_that_no_operator_sees() {
+        let mut headers = HeaderMap::new();
+        headers.insert(COOKIE, HeaderValue::from_static("a=1; sid=topsecret"));
+        let key = Key::secret(cookie(&headers, "sid").unwrap()).unwrap();
+        assert_eq!(key.text, "topsecret");
+        assert!(!key.label.contains("topsecret"));
+    }
+
+    #[test]
+    fn the_thread_names_a_session_before_everything_else() {
+        let mut headers = HeaderMap::new();
+        headers.insert("session-id", HeaderValue::from_static("s"));
+        headers.insert("thread-id", HeaderValue::from_static("t"));
+        assert_eq!(responses(&headers).unwrap().unwrap().text, "t");
+        assert_eq!(responses(&HeaderMap::new()), Ok(None));
+    }
+}

@@ -1,0 +1,219 @@
+//! Moves between one client socket and one link, and says what happened.
+//!
+//! Frames that are ready are gathered before they are written: a write happens when there
+//! is nothing else to do, or when enough is gathered.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::{CLOSE_RESTART, Drain, RESTART};
+use crate::{
+    link::{Frame, Link},
+    telemetry::metrics::FrameCounters,
+    wire::{Batch, CloseFrame, Incoming, Socket, SocketError},
+};
+
+/// Bytes towards the client above which its session is not read.
+const WINDOW: usize = 64 * 1024;
+
+/// How long a client may take to receive a close.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// Idle sockets are closed spread over this time, so that not all come back at once.
+const SPREAD: Duration = Duration::from_secs(2);
+
+/// What a pump has met.
+#[derive(Debug)]
+pub(super) enum Event {
+    FromClient(Incoming),
+    /// The client sent what is no WebSocket.
+    ClientBroke { close: u16, what: &'static str },
+    /// The client is gone, with or without a word, or does not read.
+    ClientGone,
+    FromSession(Frame),
+    /// The link ended without a last frame: the owner, or the way to it, is gone.
+    SessionGone,
+    /// Close at the next boundary.
+    Closing,
+    /// Close now.
+    Cut,
+}
+
+/// One client socket.
+pub(super) struct Pump {
+    socket: Socket<TcpStream>,
+    write_timeout: Duration,
+    /// Armed while the client does not take what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
+    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    cut: CancellationToken,
+    /// Waited for once the drain has begun.
+    hard: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// When an idle socket is closed during a drain.
+    close_at: Option<Pin<Box<Sleep>>>,
+    up: FrameCounters,
+    down: FrameCounters,
+}
+
+impl Pump {
+    pub(super) fn new(
+        socket: Socket<TcpStream>,
+        write_timeout: Duration,
+        drain: &Drain,
+        up: FrameCounters,
+        down: FrameCounters,
+    ) -> Self {
+        Self {
+            socket,
+            write_timeout,
+            stalled: None,
+            closing: Some(Box::pin(drain.closing.clone().cancelled_owned())),
+            cut: drain.cut.clone(),
+            hard: None,
+            close_at: None,
+            up,
+            down,
+        }
+    }
+
+    /// Waits for the next thing to happen. Without a link the client is read all the same,
+    /// so that its leaving is noticed. Cancel-safe.
+    pub(super) async fn next(&mut self, link: &mut Option<Link>) -> Event {
+        poll_fn(|cx| self.poll_next(link, cx)).await
+    }
+
+    fn poll_next(&mut self, link: &mut Option<Link>, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            if let Some(event) = self.poll_drain(cx) {
+                return Poll::Ready(event);
+            }
+            let room = self.socket.pending() < WINDOW;
+            if room && let Some(link) = link {
+                match link.rx.poll_recv(cx) {
+                    Poll::Ready(Some(frame)) => return Poll::Ready(Event::FromSession(frame)),
+                    Poll::Ready(None) => return Poll::Ready(Event::SessionGone),
+                    Poll::Pending => {}
+                }
+            }
+            let open = link.as_mut().is_none_or(|link| link.tx.poll_ready(cx).is_ready());
+            if room && open && let Poll::Ready(incoming) = self.socket.poll_recv(cx) {
+                return Poll::Ready(self.incoming(incoming));
+            }
+            if self.socket.pending() == 0 {
+                self.stalled = None;
+                return Poll::Pending;
+            }
+            let before = self.socket.pending();
+            match self.socket.poll_flush(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
+                Poll::Ready(Ok(())) => self.stalled = None,
+                Poll::Pending => {
+                    if self.socket.pending() < before {
+                        self.stalled = None;
+                    }
+                    let deadline = Instant::now() + self.write_timeout;
+                    let stalled =
+                        self.stalled.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+                    if stalled.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Event::ClientGone);
+                    }
+                }
+            }
+            // Writing may have made the room that was missing above.
+            if room || self.socket.pending() >= WINDOW {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Option<Event> {
+        if let Some(closing) = &mut self.closing {
+            if closing.as_mut().poll(cx).is_pending() {
+                return None;
+            }
+            self.closing = None;
+            let spread = Instant::now() + SPREAD.mul_f64(rand::random());
+            self.close_at = Some(Box::pin(sleep_until(spread)));
+            self.hard = Some(Box::pin(self.cut.clone().cancelled_owned()));
+        }
+        if self.hard.as_mut().is_some_and(|hard| hard.as_mut().poll(cx).is_ready()) {
+            self.hard = None;
+            return Some(Event::Cut);
+        }
+        if self.close_at.as_mut().is_some_and(|at| at.as_mut().poll(cx).is_ready()) {
+            self.close_at = None;
+            return Some(Event::Closing);
+        }
+        None
+    }
+
+    fn incoming(&mut self, incoming: Option<Result<Incoming, SocketError>>) -> Event {
+        match incoming {
+            Some(Ok(incoming)) => {
+                if let Incoming::Messages(batch) = &incoming {
+                    self.up.record(batch.len(), batch.weight());
+                }
+                Event::FromClient(incoming)
+            }
+            Some(Err(SocketError::Protocol { close, what })) => Event::ClientBroke { close, what },
+            Some(Err(SocketError::Io(_))) | None => Event::ClientGone,
+        }
+    }
+
+    /// Queues messages for the client.
+    pub(super) fn send(&mut self, batch: &Batch) {
+        self.down.record(batch.len(), batch.weight());
+        self.socket.queue(batch);
+    }
+
+    pub(super) fn ping(&mut self, payload: &[u8]) {
+        self.socket.queue_ping(payload);
+    }
+
+    pub(super) fn pong(&mut self, payload: &[u8]) {
+        self.socket.queue_pong(payload);
+    }
+
+    /// Ends the connection as its other side asked.
+    pub(super) async fn close_as(self, frame: Option<CloseFrame>) {
+        match frame {
+            // 1005: a close without a code.
+            None => self.close(1005, "").await,
+            Some(frame) => self.close(frame.code, &frame.reason).await,
+        }
+    }
+
+    /// Ends the connection because this node or its owner restarts.
+    pub(super) async fn close_restart(self) {
+        self.close(CLOSE_RESTART, RESTART).await;
+    }
+
+    /// Says the last word and hangs up. The echo is not waited for: clients that expect the
+    /// server to close first would both wait.
+    pub(super) async fn close(mut self, code: u16, reason: &str) {
+        self.socket.queue_close(code, reason);
+        let goodbye = async {
+            self.socket.flush().await?;
+            self.socket.shutdown().await?;
+            // What the client still had under way is read, or the kernel would answer it
+            // with a reset that destroys the close frame on its way.
+            while let Some(Ok(incoming)) = self.socket.recv().await {
+                if matches!(incoming, Incoming::Close(_)) {
+                    break;
+                }
+            }
+            std::io::Result::Ok(())
+        };
+        drop(timeout(CLOSING, goodbye).await);
+    }
+}

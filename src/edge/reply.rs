@@ -1,0 +1,70 @@
+//! HTTP answers that are ours, in the one shape of all errors.
+
+use axum::{body::Body, response::Response};
+use http::{
+    HeaderName, HeaderValue, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE},
+};
+
+use crate::{
+    error::{Code, Error},
+    route::RouteError,
+    upstream::Refusal,
+};
+
+/// A failure as an HTTP response.
+pub(super) fn error(error: &Error) -> Response {
+    let body = serde_json::json!({ "error": error.body() }).to_string();
+    let mut response = json(error.code.status(), body);
+    let headers = response.headers_mut();
+    if let Some(after) = error.code.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
+    }
+    if error.code == Code::NotAuthorized {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// An upgrade that is not one.
+pub(super) fn bad_upgrade(status: StatusCode, what: &'static str) -> Response {
+    let body = serde_json::json!({ "error": Error::new(Code::InvalidRequest, what).body() });
+    let mut response = json(status.as_u16(), body.to_string());
+    response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    response
+}
+
+/// A failure to reach a session.
+pub(super) fn route_error(failure: &RouteError) -> Response {
+    match failure {
+        RouteError::Failed(failed) => error(failed),
+        RouteError::Refused(refusal) => refused(refusal),
+    }
+}
+
+/// The upstream's own words, but for 426: clients take it as "never try this again".
+fn refused(refusal: &Refusal) -> Response {
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    if status == StatusCode::UPGRADE_REQUIRED || status.is_informational() || status.is_success() {
+        return error(&Error::new(Code::UpstreamUnavailable, "the upstream refused the upgrade"));
+    }
+    let mut response = Response::new(Body::from(refusal.body.clone()));
+    *response.status_mut() = status;
+    *response.headers_mut() = refusal.headers.clone();
+    response
+}
+
+/// A JSON body.
+pub(super) fn json(status: u16, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Adds a header whose value we made ourselves.
+pub(super) fn put(response: &mut Response, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(HeaderName::from_static(name), value);
+    }
+}

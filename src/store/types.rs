@@ -1,0 +1,262 @@
+//! What the calls of a store take and give: rows, wishes and answers.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::ids::{Epoch, Incarnation, Principal, SessionId};
+
+/// Life of a member row. `Dead` and `Gone` are one-way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemberState {
+    /// Registered, not yet taking sessions.
+    Joining,
+    /// In placement.
+    Active,
+    /// Out of placement, still owning and forwarding.
+    Draining,
+    /// Its lease lapsed, or its death is proven. Its sessions may be taken over.
+    Dead,
+    /// It left by itself and owns nothing.
+    Gone,
+}
+
+impl MemberState {
+    /// The word used in the database, the API and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "JOINING",
+            Self::Active => "ACTIVE",
+            Self::Draining => "DRAINING",
+            Self::Dead => "DEAD",
+            Self::Gone => "GONE",
+        }
+    }
+
+    /// The inverse of [`MemberState::as_str`].
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Joining, Self::Active, Self::Draining, Self::Dead, Self::Gone]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+
+    /// Whether the member may still own sessions.
+    #[must_use]
+    pub const fn is_alive(self) -> bool {
+        matches!(self, Self::Joining | Self::Active | Self::Draining)
+    }
+}
+
+/// What a node says of itself when it registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMember {
+    /// Stable name of the pod or process (`POD_NAME`).
+    pub node_id: String,
+    /// `host:port` of its peer listener, as others reach it.
+    pub peer_addr: String,
+    /// Build, compared by placement as `major.minor.patch` (newest is the best heir).
+    pub build: String,
+    pub zone: Option<String>,
+    /// Relative share of the ring; 100 is ordinary.
+    pub weight: u32,
+    /// Sessions it is willing to own.
+    pub capacity: u32,
+    /// Identity of the process on its machine (boot, pid namespace, pid, start time), by
+    /// which a process in the same namespace can prove its death. Empty where unknown.
+    pub process: String,
+    /// The platform guarantees that the earlier holder of `node_id` is dead (a `StatefulSet`
+    /// pod): it is marked so without waiting for its lease.
+    pub supersede: bool,
+}
+
+/// A row of `member`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub incarnation: Incarnation,
+    pub node_id: String,
+    pub peer_addr: String,
+    pub build: String,
+    pub zone: Option<String>,
+    pub weight: u32,
+    pub capacity: u32,
+    pub process: String,
+    pub state: MemberState,
+    /// Sessions owned, as it said at its last heartbeat.
+    pub load: u32,
+    /// What was left of its lease when the row was read (store's clock); zero if expired.
+    pub lease_remaining: Duration,
+}
+
+/// All live members, and dead or gone ones that some session still names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RingView {
+    /// Grows with every membership change; heartbeats do not move it.
+    pub version: i64,
+    pub members: Vec<Member>,
+}
+
+/// What all nodes of one ring share.
+#[derive(Clone)]
+pub struct Cluster {
+    /// Random, made once at migration. Peers of another cluster are refused by it.
+    pub id: String,
+    /// Key of the principals' hash.
+    pub secret: [u8; 32],
+}
+
+/// Answer to a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub ring_version: i64,
+    pub state: MemberState,
+}
+
+/// State of a session row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    Live,
+    /// The owner stopped its turns and is about to transfer it.
+    Quiescing,
+    /// Ended; the row remains as a fence until it is swept.
+    Closed,
+}
+
+impl SessionState {
+    /// The word used in the database and the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "LIVE",
+            Self::Quiescing => "QUIESCING",
+            Self::Closed => "CLOSED",
+        }
+    }
+
+    /// The inverse of [`SessionState::as_str`].
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Live, Self::Quiescing, Self::Closed].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// A row of `session`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    pub id: SessionId,
+    pub principal: Principal,
+    /// Name of the route that opened it.
+    pub route: String,
+    /// The key as an operator may see it: the text itself, or its hash for keys that are
+    /// credentials (cookies).
+    pub key_label: String,
+    /// None once released.
+    pub owner: Option<Incarnation>,
+    pub owner_state: Option<MemberState>,
+    /// Peer address of the owner, so that a look-up of a row is enough to forward.
+    pub owner_addr: Option<String>,
+    pub epoch: Epoch,
+    pub state: SessionState,
+    /// Seconds since the row was first made (store's clock).
+    pub age: Duration,
+}
+
+impl SessionRow {
+    /// The owner, if it may still be serving the session.
+    #[must_use]
+    pub fn live_owner(&self) -> Option<Incarnation> {
+        self.owner_state.filter(|state| state.is_alive()).and(self.owner)
+    }
+}
+
+/// A wish to own a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub id: SessionId,
+    pub principal: Principal,
+    pub route: String,
+    pub key_label: String,
+    pub me: Incarnation,
+    /// Epoch of the row as it was last read; None claims only a session without a row.
+    pub seen: Option<Epoch>,
+}
+
+/// What became of a [`Claim`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// It is ours under this epoch.
+    Won {
+        epoch: Epoch,
+        /// The incarnation it was taken from, if it had another owner before.
+        from: Option<Incarnation>,
+    },
+    /// It is someone's; the row as it is now.
+    Lost(SessionRow),
+    /// We are not allowed to own anything (dead, draining, or never registered).
+    Fenced,
+}
+
+/// What became of a planned transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transferred {
+    /// The commit point was passed; the heir owns it under this epoch.
+    Moved(Epoch),
+    /// The heir is not active or its lease has expired. Ownership did not change.
+    HeirUnfit,
+    /// The row is ours but was not quiesced first. Nothing changed.
+    NotQuiescing,
+    /// The row is not ours in that epoch. Nothing changed.
+    NotOwner,
+}
+
+/// What an alias is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AliasKind {
+    /// An id that the upstream gave to a response.
+    Response,
+    /// `x-codex-turn-state`.
+    TurnState,
+}
+
+impl AliasKind {
+    /// The word used in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Response => "response",
+            Self::TurnState => "turn_state",
+        }
+    }
+}
+
+/// Another name of a session, valid within one principal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    pub principal: Principal,
+    pub kind: AliasKind,
+    /// SHA-256 (first 16 bytes) of the text: response ids and turn states are not kept.
+    pub digest: [u8; 16],
+    pub session: SessionId,
+}
+
+impl Alias {
+    /// What is kept of an alias's text.
+    #[must_use]
+    pub fn digest(text: &str) -> [u8; 16] {
+        let full = Sha256::digest(text.as_bytes());
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&full[..16]);
+        digest
+    }
+}
+
+/// Which sessions to list. Ordered by id, so a listing can be continued.
+#[derive(Clone, Debug, Default)]
+pub struct SessionFilter {
+    pub owner: Option<Incarnation>,
+    pub key_label: Option<String>,
+    pub after: Option<SessionId>,
+    /// Bounded by the caller; a store refuses nothing.
+    pub limit: u32,
+}

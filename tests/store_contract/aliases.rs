@@ -1,0 +1,81 @@
+//! Promises about aliases and about what is swept.
+
+use std::time::Duration;
+
+use ringspan::{
+    ids::{Principal, SessionId},
+    store::{Alias, AliasKind},
+};
+
+use crate::ring::{ALICE, BOB, LONG, Ring, id};
+
+fn alias(principal: Principal, kind: AliasKind, byte: u8, session: SessionId) -> Alias {
+    Alias { principal, kind, digest: [byte; 16], session }
+}
+
+pub async fn an_alias_is_seen_by_its_principal_alone(ring: Ring) {
+    let mine = alias(ALICE, AliasKind::Response, 1, id("k"));
+    ring.store.put_aliases(&[mine]).await.unwrap();
+    let look = async |who, kind| ring.other.alias(who, kind, [1; 16]).await.unwrap();
+    assert_eq!(look(ALICE, AliasKind::Response).await, Some(id("k")));
+    assert_eq!(look(BOB, AliasKind::Response).await, None);
+    assert_eq!(look(ALICE, AliasKind::TurnState).await, None);
+
+    let theirs = alias(BOB, AliasKind::Response, 1, id("bob's"));
+    ring.store.put_aliases(&[theirs]).await.unwrap();
+    assert_eq!(look(ALICE, AliasKind::Response).await, Some(id("k")), "not overwritten");
+    assert_eq!(look(BOB, AliasKind::Response).await, Some(id("bob's")));
+}
+
+pub async fn an_alias_moves_to_the_newer_session(ring: Ring) {
+    for key in ["old", "new"] {
+        let one = alias(ALICE, AliasKind::TurnState, 1, id(key));
+        ring.store.put_aliases(&[one]).await.unwrap();
+    }
+    let found = ring.other.alias(ALICE, AliasKind::TurnState, [1; 16]).await;
+    assert_eq!(found, Ok(Some(id("new"))));
+}
+
+pub async fn the_last_of_equal_aliases_in_a_batch_counts(ring: Ring) {
+    ring.store.put_aliases(&[]).await.unwrap();
+    let batch = ["a", "b", "c"].map(|key| alias(ALICE, AliasKind::Response, 1, id(key)));
+    ring.store.put_aliases(&batch).await.unwrap();
+    let found = ring.other.alias(ALICE, AliasKind::Response, [1; 16]).await;
+    assert_eq!(found, Ok(Some(id("c"))));
+}
+
+pub async fn a_sweep_takes_what_ended_and_spares_what_is_named(ring: Ring) {
+    let (me, dead) = (ring.node("n1").await, ring.node("dead").await);
+    let closed = ring.win(me, "closed", None).await;
+    ring.win(me, "live", None).await;
+    ring.win(dead, "orphan", None).await;
+    assert!(ring.store.release(id("closed"), me, closed).await.unwrap());
+    ring.kill(dead).await;
+    let gone = ring.node("gone").await;
+    assert_eq!(ring.store.leave(gone).await, Ok(0));
+    let aliases = [(1, "closed"), (2, "live"), (3, "orphan"), (4, "never was")]
+        .map(|(byte, key)| alias(ALICE, AliasKind::Response, byte, id(key)));
+    ring.store.put_aliases(&aliases).await.unwrap();
+
+    assert_eq!(ring.other.sweep(LONG, 100).await, Ok(0), "nothing is that old");
+    assert_eq!(ring.other.sweep(Duration::ZERO, 1).await, Ok(3), "one of each kind");
+    assert_eq!(ring.other.sweep(Duration::ZERO, 100).await, Ok(1), "the other dead alias");
+    assert_eq!(ring.other.sweep(Duration::ZERO, 100).await, Ok(0));
+
+    assert_eq!(ring.store.session(id("closed")).await, Ok(None));
+    assert_eq!(ring.row("live").await.owner, Some(me));
+    assert_eq!(ring.row("orphan").await.owner, Some(dead));
+    for (byte, found) in [(1, None), (2, Some("live")), (3, Some("orphan")), (4, None)] {
+        let alias = ring.other.alias(ALICE, AliasKind::Response, [byte; 16]).await.unwrap();
+        assert_eq!(alias, found.map(id));
+    }
+}
+
+pub async fn an_epoch_outlives_the_row_that_held_it(ring: Ring) {
+    let me = ring.node("n1").await;
+    let first = ring.win(me, "k", None).await;
+    assert!(ring.store.release(id("k"), me, first).await.unwrap());
+    assert_eq!(ring.other.sweep(Duration::ZERO, 100).await, Ok(1));
+    let second = ring.win(me, "k", Some(first)).await;
+    assert!(second > first);
+}

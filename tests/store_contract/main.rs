@@ -1,0 +1,88 @@
+//! One suite of promises, run against every store. What holds here is what the rest of
+//! ringspan may rely on.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and reports by printing"
+)]
+
+mod aliases;
+mod claims;
+mod differential;
+mod handoff;
+mod measure;
+mod members;
+#[path = "../support/postgres.rs"]
+mod postgres_server;
+mod ring;
+mod schema;
+
+/// Makes a test of each case for each backend.
+macro_rules! contract {
+    ($($module:ident: $($case:ident)*;)*) => {
+        mod memory {$($(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::$module::$case(crate::ring::Ring::memory()).await;
+            }
+        )*)*}
+        mod sqlite {$($(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::$module::$case(crate::ring::Ring::sqlite().await).await;
+            }
+        )*)*}
+        mod postgres {$($(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::$module::$case(crate::ring::Ring::postgres().await).await;
+            }
+        )*)*}
+    };
+}
+
+contract! {
+    members:
+        a_node_registers_joins_drains_and_leaves
+        a_node_id_has_one_living_holder
+        an_expired_holder_of_a_node_id_is_replaced
+        a_superseded_holder_of_a_node_id_is_dead_at_once
+        of_concurrent_first_starts_one_wins
+        death_is_one_way_and_fences_the_heartbeat
+        an_expired_lease_can_be_renewed_until_someone_declares_death
+        a_living_lease_cannot_be_declared_dead_without_proof
+        the_ring_version_moves_with_members_and_not_with_heartbeats
+        leaving_counts_sessions_and_succeeds_without
+        the_ring_shows_the_dead_only_while_a_session_names_them
+        a_hint_follows_a_membership_change
+        an_unknown_incarnation_is_fenced_everywhere;
+    claims:
+        of_many_claimants_of_a_new_session_one_wins
+        of_many_claimants_of_an_orphan_one_wins
+        epochs_are_unique_and_grow
+        a_call_that_is_dropped_half_way_leaves_the_store_usable
+        a_claim_needs_the_epoch_that_the_row_has
+        a_takeover_waits_for_the_owners_death
+        a_member_with_an_expired_lease_claims_nothing
+        a_draining_member_claims_nothing
+        an_owner_reclaims_its_session_under_a_higher_epoch
+        a_session_of_another_principal_is_never_handed_out
+        a_released_session_is_claimed_from_nobody
+        sessions_are_listed_by_owner_and_label_in_order;
+    handoff:
+        a_stale_epoch_changes_nothing
+        a_transfer_moves_owner_and_epoch_together
+        a_transfer_needs_an_active_heir
+        a_transfer_needs_a_quiescent_session
+        a_session_can_be_transferred_to_oneself
+        a_quiesced_session_resumes;
+    aliases:
+        an_alias_is_seen_by_its_principal_alone
+        an_alias_moves_to_the_newer_session
+        the_last_of_equal_aliases_in_a_batch_counts
+        a_sweep_takes_what_ended_and_spares_what_is_named
+        an_epoch_outlives_the_row_that_held_it;
+}
