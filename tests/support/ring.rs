@@ -110,6 +110,7 @@ impl RingOptions {
     }
 
     /// An opaque route at `path` to an upstream of its own; sessions by `?session=`.
+    /// `{sample}` in the URL is the address of the sample upstream.
     pub fn route(mut self, path: &str, upstream: &str) -> Self {
         let name = path.trim_matches('/').replace('/', "-");
         write!(
@@ -306,6 +307,7 @@ async fn database(options: &RingOptions, dir: &TempDir) -> (String, Option<Arc<G
 fn configuration(options: &RingOptions, sample: &str) -> String {
     let RingOptions { timing, settings, tables, .. } = options;
     let timing = timing.settings();
+    let tables = tables.replace("{sample}", sample);
     format!(
         r#"{timing}{settings}
 [[upstream]]

@@ -194,6 +194,12 @@ impl Ws {
         }
     }
 
+    /// Lets `write` put bytes of its own on the wire.
+    pub async fn raw(mut self, write: impl AsyncFnOnce(&mut TcpStream)) -> Self {
+        write(self.stream.get_mut()).await;
+        self
+    }
+
     /// Two halves, to read while writing.
     pub fn split(
         self,
