@@ -1,8 +1,10 @@
 //! ringspan: a session-bridge ring. See ARCHITECTURE.md for the way of a frame.
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
+pub mod edge;
 pub mod error;
 pub mod ids;
 pub mod link;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::error::Result;
+pub use crate::telemetry::events::NodeEvent;
 
 /// Whether the store answers this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,18 +173,6 @@ pub enum DrainAnswer {
     Already,
     /// It cannot: it has not joined, or it is leaving.
     Refused,
-}
-
-/// Something that happened on this node and that an operator may want to see.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct NodeEvent {
-    /// A word such as `claimed`, `takeover`, `handoff`, `drain`, `member`.
-    pub kind: String,
-    pub session: Option<String>,
-    /// One sentence; no payload, no secret.
-    pub text: String,
-    /// Monotonic: seconds after the node's start.
-    pub at_seconds: f64,
 }
 
 /// A node as the admin listener sees it.

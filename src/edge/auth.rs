@@ -35,7 +35,8 @@ impl Authenticator {
         match &self.auth {
             Auth::None => Ok(self.hash(&[b"nobody"])),
             Auth::Passthrough => {
-                let credential = headers.get(AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+                let credential =
+                    headers.get(AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
                 let account = headers.get(ACCOUNT).map_or(&b""[..], |value| value.as_bytes());
                 Ok(self.hash(&[b"credential", credential, account]))
             }

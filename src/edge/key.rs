@@ -68,10 +68,9 @@ pub(super) fn opaque(
 ) -> Result<Option<Key>> {
     for source in sources {
         let key = match source {
-            KeySource::Path(name) => params
-                .iter()
-                .find(|(key, _)| key == name)
-                .map(|(_, value)| Key::plain(value)),
+            KeySource::Path(name) => {
+                params.iter().find(|(key, _)| key == name).map(|(_, value)| Key::plain(value))
+            }
             KeySource::Header(name) => {
                 headers.get(name).and_then(|value| value.to_str().ok()).map(Key::plain)
             }
@@ -118,7 +117,11 @@ pub(super) fn forwarded_path(uri: &Uri) -> String {
     let Some(query) = uri.query() else { return uri.path().to_owned() };
     let own = |pair: &&str| pair.split('=').next() != Some(LAST_SEQ);
     let kept: Vec<&str> = query.split('&').filter(own).collect();
-    if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) }
+    if kept.is_empty() {
+        uri.path().to_owned()
+    } else {
+        format!("{}?{}", uri.path(), kept.join("&"))
+    }
 }
 
 fn query_pairs(uri: &Uri) -> impl Iterator<Item = (String, String)> + '_ {

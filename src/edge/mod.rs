@@ -14,15 +14,20 @@ mod upgrade;
 
 use std::sync::Arc;
 
+use ::http::{HeaderMap, header::AUTHORIZATION};
 pub use auth::Authenticator;
+use axum::response::Response;
 pub use server::serve;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Limits, Route},
-    route::Router,
+    error::Error,
+    route::{RouteError, Router},
+    session::{ClientKind, ClientLabel},
     telemetry::metrics::Metrics,
     upstream::HttpClient,
+    wire::handshake,
 };
 
 /// What every client connection needs.
@@ -36,6 +41,37 @@ pub struct Edge {
     pub http: HttpClient,
     pub drain: Drain,
     pub tracker: TaskTracker,
+}
+
+impl Edge {
+    /// This node's name for a client.
+    pub(super) fn label(&self, kind: ClientKind) -> ClientLabel {
+        ClientLabel { edge_node: Arc::clone(&self.node_id), kind }
+    }
+
+    /// The headers that the upstream may see.
+    pub(super) fn forwarded_headers(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut forwarded = handshake::forwardable_request_headers(headers);
+        if self.auth.consumes_credential() {
+            forwarded.remove(AUTHORIZATION);
+        }
+        forwarded.remove("ringspan-last-seq");
+        forwarded
+    }
+
+    /// Counts and answers a failure.
+    pub(super) fn refuse(&self, error: &Error) -> Response {
+        self.metrics.error(error);
+        reply::error(error)
+    }
+
+    /// Counts and answers a failure to reach a session.
+    pub(super) fn refuse_route(&self, error: &RouteError) -> Response {
+        if let RouteError::Failed(error) = error {
+            self.metrics.error(error);
+        }
+        reply::route_error(error)
+    }
 }
 
 /// How the edge is told to let its clients go.

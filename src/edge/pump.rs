@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{CLOSE_RESTART, Drain, RESTART};
+use super::{CLOSE_RESTART, Drain, RESTART, upgrade::Seat};
 use crate::{
     link::{Frame, Link},
     telemetry::metrics::FrameCounters,
@@ -37,7 +37,10 @@ const SPREAD: Duration = Duration::from_secs(2);
 pub(super) enum Event {
     FromClient(Incoming),
     /// The client sent what is no WebSocket.
-    ClientBroke { close: u16, what: &'static str },
+    ClientBroke {
+        close: u16,
+        what: &'static str,
+    },
     /// The client is gone, with or without a word, or does not read.
     ClientGone,
     FromSession(Frame),
@@ -52,6 +55,7 @@ pub(super) enum Event {
 /// One client socket.
 pub(super) struct Pump {
     socket: Socket<TcpStream>,
+    _seat: Seat,
     write_timeout: Duration,
     /// Armed while the client does not take what is written.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -68,6 +72,7 @@ pub(super) struct Pump {
 impl Pump {
     pub(super) fn new(
         socket: Socket<TcpStream>,
+        seat: Seat,
         write_timeout: Duration,
         drain: &Drain,
         up: FrameCounters,
@@ -75,6 +80,7 @@ impl Pump {
     ) -> Self {
         Self {
             socket,
+            _seat: seat,
             write_timeout,
             stalled: None,
             closing: Some(Box::pin(drain.closing.clone().cancelled_owned())),
@@ -106,7 +112,10 @@ impl Pump {
                 }
             }
             let open = link.as_mut().is_none_or(|link| link.tx.poll_ready(cx).is_ready());
-            if room && open && let Poll::Ready(incoming) = self.socket.poll_recv(cx) {
+            if room
+                && open
+                && let Poll::Ready(incoming) = self.socket.poll_recv(cx)
+            {
                 return Poll::Ready(self.incoming(incoming));
             }
             if self.socket.pending() == 0 {

@@ -17,7 +17,7 @@ use super::{lease::LeaseHandle, process, reaper::Reaper};
 use crate::{
     config::Timing,
     ids::Incarnation,
-    store::{self, Store, StoreError, StoreOptions},
+    store::{self, Member, RingView, Store, StoreError, StoreOptions},
     telemetry::metrics::Metrics,
 };
 
@@ -55,6 +55,7 @@ impl Renewer {
             metrics,
             stop: Arc::clone(&stop),
             reaper: Reaper::new(me, timing.lease_ttl),
+            view: RingView::default(),
         };
         let thread = std::thread::Builder::new()
             .name("lease".into())
@@ -82,6 +83,8 @@ struct Task {
     metrics: Metrics,
     stop: Arc<AtomicBool>,
     reaper: Reaper,
+    /// The members as of the last heartbeat.
+    view: RingView,
 }
 
 impl Task {
@@ -127,8 +130,8 @@ impl Task {
         self.lease.renewed(sent, ttl, self.timing.lease_margin);
         let now = Instant::now();
         self.reaper.heartbeat(now);
-        let view = store.ring().await?;
-        for dead in self.reaper.verdict(&view, now) {
+        self.view = store.ring().await?;
+        for dead in self.reaper.verdict(&self.view, now) {
             if store.mark_dead(dead, false).await? {
                 tracing::warn!(incarnation = %dead, "lease expired, declared dead");
             }
@@ -150,9 +153,9 @@ impl Task {
 
     /// A process of this machine that is gone need not be waited for.
     async fn prove_deaths(&self, store: &dyn Store) -> store::Result<()> {
-        let view = store.ring().await?;
-        for member in view.members.iter().filter(|m| m.state.is_alive() && m.incarnation != self.me)
-        {
+        let me = self.me;
+        let others = |member: &&Member| member.state.is_alive() && member.incarnation != me;
+        for member in self.view.members.iter().filter(others) {
             if process::is_proven_dead(&member.process)
                 && store.mark_dead(member.incarnation, true).await?
             {

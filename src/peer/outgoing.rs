@@ -42,7 +42,7 @@ const KEEPALIVE: Duration = Duration::from_secs(3);
 pub(super) const WINDOW: u32 = 64 * 1024 * 1024;
 
 /// How long a stream without channels stays open.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// After a failed connect, how long others are told so without another try.
 const HOLD_OFF: Duration = Duration::from_millis(250);
@@ -82,7 +82,7 @@ pub struct Peers {
     metrics: Metrics,
     show: auth::Show,
     tls: Option<ClientTlsConfig>,
-    peers: Mutex<HashMap<Incarnation, Arc<Peer>>>,
+    known: Mutex<HashMap<Incarnation, Arc<Peer>>>,
     attach_timeout: Duration,
     tracker: TaskTracker,
     shutdown: CancellationToken,
@@ -120,7 +120,7 @@ impl Peers {
             metrics,
             show: auth::Show::new(security)?,
             tls: auth::client_tls(security)?,
-            peers: Mutex::default(),
+            known: Mutex::default(),
             attach_timeout,
             tracker,
             shutdown,
@@ -135,7 +135,7 @@ impl Peers {
         attach: &Attach,
         hop: u32,
     ) -> Result<Attached, PeerError> {
-        let peer = Arc::clone(self.peers.lock().entry(target).or_default());
+        let peer = Arc::clone(self.known.lock().entry(target).or_default());
         let open = match peer.stream.get_or_try_init(|| self.open(&peer, target, addr)).await {
             Ok(open) if !open.mux.is_closed() => open,
             Ok(_) => {
@@ -175,7 +175,7 @@ impl Peers {
     }
 
     fn forget(&self, target: Incarnation, peer: &Arc<Peer>) {
-        let mut peers = self.peers.lock();
+        let mut peers = self.known.lock();
         if peers.get(&target).is_some_and(|current| Arc::ptr_eq(current, peer)) {
             peers.remove(&target);
         }
@@ -293,12 +293,12 @@ impl Peers {
     #[must_use]
     pub fn open_streams(&self) -> usize {
         let open = |peer: &&Arc<Peer>| peer.stream.get().is_some_and(|open| !open.mux.is_closed());
-        self.peers.lock().values().filter(open).count()
+        self.known.lock().values().filter(open).count()
     }
 
     /// Drops what is remembered of peers that left the ring.
     pub fn retain(&self, live: &[Incarnation]) {
-        self.peers.lock().retain(|incarnation, peer| {
+        self.known.lock().retain(|incarnation, peer| {
             live.contains(incarnation)
                 || peer.stream.get().is_some_and(|open| !open.mux.is_closed())
         });

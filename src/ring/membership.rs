@@ -12,7 +12,7 @@ use super::Placement;
 use crate::{
     ids::Incarnation,
     store::{Member, MemberState, RingView, Store},
-    telemetry::metrics::Metrics,
+    telemetry::{events::Events, metrics::Metrics},
 };
 
 /// A view of the members and the placement that follows from it.
@@ -61,6 +61,7 @@ pub struct Membership {
     static_members: Vec<(String, String)>,
     poll: Duration,
     metrics: Metrics,
+    events: Events,
 }
 
 impl Membership {
@@ -73,10 +74,11 @@ impl Membership {
         static_members: Vec<(String, String)>,
         poll: Duration,
         metrics: Metrics,
+        events: Events,
     ) -> crate::store::Result<(Self, watch::Receiver<Arc<Ring>>)> {
         let view = with_static(store.ring().await?, &static_members);
         let (ring, receiver) = watch::channel(Arc::new(Ring::new(view)));
-        let membership = Self { store, ring, static_members, poll, metrics };
+        let membership = Self { store, ring, static_members, poll, metrics, events };
         membership.count();
         Ok((membership, receiver))
     }
@@ -114,6 +116,8 @@ impl Membership {
                 .map(|m| format!("{}#{}={}", m.node_id, m.incarnation, m.state.as_str()))
                 .collect();
             tracing::info!(version = view.version, members = members.join(" "), "ring changed");
+            let text = format!("version {}: {}", view.version, members.join(" "));
+            self.events.emit("member", None, &text);
         }
         self.ring.send_replace(Arc::new(current.refreshed(view)));
         self.count();

@@ -122,7 +122,9 @@ impl Router {
                     hops += 1;
                     continue;
                 }
-                Tried::Redirected(_) => Error::new(Code::OwnerMoving, "the session is moving; retry"),
+                Tried::Redirected(_) => {
+                    Error::new(Code::OwnerMoving, "the session is moving; retry")
+                }
                 Tried::Later(reason) => reason,
             };
             hops = 1;

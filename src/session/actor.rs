@@ -64,6 +64,9 @@ pub(super) enum Exit {
     Stopped(Error),
 }
 
+/// An attach that waits, and who waits for its answer.
+type Waiting = (Box<Attach>, oneshot::Sender<Result<Attached, AttachError>>);
+
 type Dial = Pin<Box<dyn Future<Output = Result<Connection, DialError>> + Send + Sync>>;
 
 /// The upstream's side.
@@ -91,7 +94,7 @@ pub(super) struct Actor {
     headers: HeaderMap,
     subprotocol: Option<String>,
     /// Attached as soon as the upstream is there.
-    waiting: Vec<(Box<Attach>, oneshot::Sender<Result<Attached, AttachError>>)>,
+    waiting: Vec<Waiting>,
     pub(super) clients: Vec<Client>,
     next_client: ClientId,
     pub(super) streams: Streams,
@@ -211,7 +214,9 @@ impl Actor {
             let lease = &self.ctx.lease;
             let wait = self.lease_wait.get_or_insert_with(|| {
                 let lease = lease.clone();
-                Box::pin(async move { drop(lease.live().await) })
+                Box::pin(async move {
+                    let _ = lease.live().await;
+                })
             });
             if wait.as_mut().poll(cx).is_pending() || self.ctx.lease.is_lost() {
                 return false;
@@ -276,7 +281,7 @@ impl Actor {
         let place = if remote { Place::Remote } else { Place::Local };
         let now = Instant::now();
         let gauge = self.ctx.metrics.client(&self.route.path, place);
-        let mut client = Client::new(id, ours, attach.client.clone(), now, gauge);
+        let mut client = Client::new(id, ours, attach.client.clone(), gauge);
         let mut resume = Resume::New;
         if self.turns.is_none() {
             let log =
@@ -640,7 +645,7 @@ impl Actor {
 
     fn next_deadline(&self) -> Instant {
         /// A timer has to stand somewhere.
-        const IDLE: Duration = Duration::from_secs(3600);
+        const IDLE: Duration = Duration::from_hours(1);
         let now = Instant::now();
         let limits = &self.ctx.limits;
         let mut deadline = now + IDLE;

@@ -83,7 +83,6 @@ pub(super) struct Client {
     pub(super) id: ClientId,
     pub(super) link: Link,
     pub(super) label: ClientLabel,
-    pub(super) since: Instant,
     cursors: Vec<Cursor>,
     /// Answers outside any log. Bounded: nothing is read from a client that has any.
     replies: VecDeque<Frame>,
@@ -102,15 +101,9 @@ pub(super) enum Delivery {
 }
 
 impl Client {
-    pub(super) fn new(
-        id: ClientId,
-        link: Link,
-        label: ClientLabel,
-        since: Instant,
-        attached: GaugeGuard,
-    ) -> Self {
+    pub(super) fn new(id: ClientId, link: Link, label: ClientLabel, attached: GaugeGuard) -> Self {
         let (cursors, replies) = (Vec::new(), VecDeque::new());
-        Self { id, link, label, since, cursors, replies, _attached: attached }
+        Self { id, link, label, cursors, replies, _attached: attached }
     }
 
     /// Reads a log from message `next` on.

@@ -56,6 +56,8 @@ async fn hand_off(mut actor: Actor) {
             match store.transfer(id, me, epoch, heir).await {
                 Ok(Transferred::Moved(epoch)) => {
                     tracing::info!(session = %id, %heir, %epoch, "session handed over");
+                    let text = format!("handed over to incarnation {heir}, epoch {epoch}");
+                    actor.ctx.events.emit("handoff", Some(&id), &text);
                     outcome = Outcome::Ok;
                     break;
                 }

@@ -26,7 +26,10 @@ use crate::{
     ownership::lease::LeaseHandle,
     ring::Ring,
     store::{Claim, Claimed, SessionRow, Store, StoreError},
-    telemetry::metrics::{ClaimOutcome, Metrics, TakeoverReason},
+    telemetry::{
+        events::Events,
+        metrics::{ClaimOutcome, Metrics, TakeoverReason},
+    },
     upstream::Dialer,
 };
 
@@ -43,6 +46,7 @@ pub struct Context {
     pub dialer: Dialer,
     pub aliases: AliasWriter,
     pub tracker: TaskTracker,
+    pub events: Events,
 }
 
 /// Commands that may wait at a session.
@@ -242,8 +246,12 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Epoch, AttachError> {
                 if let Some(from) = from.filter(|from| *from != ctx.me) {
                     ctx.metrics.takeover(TakeoverReason::Dead);
                     tracing::info!(session = %attach.session, %epoch, %from, "session taken over");
+                    let text = format!("taken over from incarnation {from}, epoch {epoch}");
+                    ctx.events.emit("takeover", Some(&attach.session), &text);
                 } else {
                     tracing::debug!(session = %attach.session, %epoch, "session claimed");
+                    let text = format!("claimed for {}, epoch {epoch}", attach.route.path);
+                    ctx.events.emit("claimed", Some(&attach.session), &text);
                 }
                 return Ok(epoch);
             }

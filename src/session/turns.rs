@@ -193,13 +193,14 @@ impl Turns {
             return;
         };
         let lane = &mut self.lanes[at];
-        if let Some(turn) = lane.running.as_mut().filter(|turn| turn.client.is_none()) {
-            if turn.create.fingerprint == create.fingerprint {
-                // The client lost its socket and asks again: the answer is under way.
-                turn.client = Some(client);
-                actions.push(Action::Subscribe { client, turn: turn.no });
-                return;
-            }
+        let same = |turn: &&mut Turn| {
+            turn.client.is_none() && turn.create.fingerprint == create.fingerprint
+        };
+        if let Some(turn) = lane.running.as_mut().filter(same) {
+            // The client lost its socket and asks again: the answer is under way.
+            turn.client = Some(client);
+            actions.push(Action::Subscribe { client, turn: turn.no });
+            return;
         }
         let abandons = create.previous_response_id.is_none()
             && lane.running.as_ref().is_some_and(|turn| turn.client.is_none())

@@ -3,6 +3,7 @@
 //! *Invariant:* no label, field or attribute carries a payload, a credential or a session
 //! key; every label's values are bounded by the code or by the configuration.
 
+pub mod events;
 pub mod metrics;
 pub mod propagation;
 pub mod tracing;

@@ -65,14 +65,13 @@ async fn measure(name: &str, store: Arc<dyn Store>, me: Incarnation) {
         })
         .await
     };
-    let reads =
-        rate(move |caller, n| {
-            let store = Arc::clone(&store);
-            async move {
-                assert!(store.session(crate::ring::id(&format!("{caller}/{n}"))).await.is_ok());
-            }
-        })
-        .await;
+    let reads = rate(move |caller, n| {
+        let store = Arc::clone(&store);
+        async move {
+            assert!(store.session(crate::ring::id(&format!("{caller}/{n}"))).await.is_ok());
+        }
+    })
+    .await;
     println!("{name}: {heartbeats:.0} heartbeats/s, {claims:.0} claims/s, {reads:.0} reads/s");
 }
 

@@ -1,0 +1,368 @@
+//! The only place where parts are put together: a configuration in, a running node out.
+
+mod drain;
+mod join;
+mod view;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin,
+    config::{Config, Timing},
+    edge::{self, Authenticator, Edge},
+    error::{Code, Error},
+    ids::Incarnation,
+    ownership::{lease::LeaseHandle, renewer::Renewer},
+    peer::{self, Identity, Incoming, Peers},
+    ring::{Membership, Ring},
+    route::Router,
+    session::{self, Registry, aliases::AliasWriter},
+    store::{self, Store, schema},
+    telemetry::{events::Events, metrics::Metrics},
+    upstream::{Dialer, HttpClient},
+};
+
+/// Where a node listens, as bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub client: SocketAddr,
+    pub peer: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// A running node.
+pub struct App {
+    addresses: Addresses,
+    node: Arc<Node>,
+    renewer: Renewer,
+    servers: Servers,
+}
+
+/// What drain and view need of the node.
+struct Node {
+    id: Arc<str>,
+    me: Incarnation,
+    timing: Timing,
+    store: Arc<dyn Store>,
+    lease: LeaseHandle,
+    ring: watch::Receiver<Arc<Ring>>,
+    registry: Arc<Registry>,
+    metrics: Metrics,
+    events: Events,
+    /// Sockets and turns of clients.
+    clients: TaskTracker,
+    /// Sessions.
+    sessions: TaskTracker,
+    edge_drain: edge::Drain,
+    /// Set by the admin listener or a signal.
+    drain_wanted: Notify,
+    draining: AtomicBool,
+    load: Arc<AtomicU32>,
+    stop: Stop,
+}
+
+/// What ends when.
+#[derive(Clone, Debug, Default)]
+struct Stop {
+    /// No more clients are accepted.
+    accept: CancellationToken,
+    /// Peers are not answered any more.
+    peers: CancellationToken,
+    /// Everything in the background.
+    background: CancellationToken,
+}
+
+struct Servers {
+    peer: JoinHandle<anyhow::Result<()>>,
+    admin: JoinHandle<std::io::Result<()>>,
+    client: JoinHandle<()>,
+}
+
+impl App {
+    /// Opens the store, binds the listeners, registers, and starts everything. The node is
+    /// in placement when it returns.
+    ///
+    /// # Errors
+    /// A store that cannot be reached or has the wrong schema, an address in use, a node id
+    /// that another live process holds, a certificate that cannot be read.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        if config.migrate_on_start {
+            schema::migrate(&config.store, |step| tracing::info!(?step, "schema"))
+                .await
+                .context("migrating the database")?;
+        }
+        let store = store::open(&config.store).await.context("opening the database")?;
+        let cluster = store.cluster().await.context("reading the cluster's identity")?;
+        let client = bind(config.node.listen, "listen").await?;
+        let peer = bind(config.node.peer_listen, "peer-listen").await?;
+        let admin = bind(config.node.admin_listen, "admin-listen").await?;
+        let addresses = Addresses {
+            client: client.local_addr()?,
+            peer: peer.local_addr()?,
+            admin: admin.local_addr()?,
+        };
+
+        let metrics = Metrics::new();
+        let events = Events::default();
+        let stop = Stop::default();
+        let lease = LeaseHandle::default();
+        let me = join::join(&*store, &config, addresses.peer, &lease).await?;
+        let load = Arc::new(AtomicU32::new(0));
+        let renewer = Renewer::start(
+            config.store.clone(),
+            me,
+            config.timing,
+            lease.clone(),
+            Arc::clone(&load),
+            metrics.clone(),
+        )
+        .context("starting the lease thread")?;
+
+        let background = TaskTracker::new();
+        let static_members = config.node.static_members.clone();
+        let (membership, ring) = Membership::start(
+            Arc::clone(&store),
+            static_members,
+            config.timing.ring_poll,
+            metrics.clone(),
+            events.clone(),
+        )
+        .await
+        .context("reading the ring")?;
+        background.spawn(membership.run(stop.background.clone()));
+
+        let upstreams: Vec<_> = config.routes.iter().map(|r| Arc::clone(&r.upstream)).collect();
+        let dialer = Dialer::new(
+            upstreams.iter().map(|upstream| &**upstream),
+            config.limits.dial_timeout,
+            config.limits.max_message_bytes,
+        )?;
+        let http = HttpClient::new(&upstreams, &dialer, config.limits.turn_idle_timeout);
+        let node_id: Arc<str> = config.node.id.as_str().into();
+        let (sessions, clients) = (TaskTracker::new(), TaskTracker::new());
+        let registry = Registry::new(session::Context {
+            me,
+            node_id: Arc::clone(&node_id),
+            capacity: config.node.capacity,
+            store: Arc::clone(&store),
+            lease: lease.clone(),
+            ring: ring.clone(),
+            limits: config.limits,
+            metrics: metrics.clone(),
+            dialer,
+            aliases: AliasWriter::start(Arc::clone(&store), &background),
+            tracker: sessions.clone(),
+            events: events.clone(),
+        });
+        let identity = Identity {
+            cluster_id: cluster.id,
+            incarnation: me,
+            node_id: config.node.id.clone(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            max_message_bytes: config.limits.max_message_bytes,
+            link_window_bytes: config.limits.link_window_bytes,
+        };
+        let peers = Arc::new(Peers::new(
+            identity.clone(),
+            &config.peer,
+            ring.clone(),
+            metrics.clone(),
+            config.limits.dial_timeout + Duration::from_secs(2),
+            background.clone(),
+            stop.background.clone(),
+        )?);
+        let routes: Arc<[_]> = config.routes.into();
+        let router = Router::new(
+            me,
+            Arc::clone(&store),
+            Arc::clone(&registry),
+            peers,
+            ring.clone(),
+            metrics.clone(),
+        );
+        let edge_drain = edge::Drain::default();
+        let edge = Arc::new(Edge {
+            node_id: Arc::clone(&node_id),
+            router: Arc::new(router),
+            routes: Arc::clone(&routes),
+            auth: Authenticator::new(config.auth, cluster.secret),
+            limits: config.limits,
+            metrics: metrics.clone(),
+            http,
+            drain: edge_drain.clone(),
+            tracker: clients.clone(),
+        });
+        let incoming = Incoming {
+            identity,
+            registry: Arc::clone(&registry),
+            routes,
+            ring: ring.clone(),
+            metrics: metrics.clone(),
+            tracker: background.clone(),
+            shutdown: stop.peers.clone(),
+        };
+        let node = Arc::new(Node {
+            id: node_id,
+            me,
+            timing: config.timing,
+            store,
+            lease,
+            ring,
+            registry,
+            metrics,
+            events,
+            clients,
+            sessions,
+            edge_drain,
+            drain_wanted: Notify::new(),
+            draining: AtomicBool::new(false),
+            load,
+            stop: stop.clone(),
+        });
+        let security = config.peer;
+        let peers_stop = stop.peers.clone().cancelled_owned();
+        let servers = Servers {
+            peer: tokio::spawn(
+                async move { peer::serve(incoming, &security, peer, peers_stop).await },
+            ),
+            admin: tokio::spawn(admin::serve(
+                admin,
+                Arc::clone(&node) as Arc<dyn admin::NodeView>,
+                node.metrics.clone(),
+                stop.background.clone(),
+            )),
+            client: tokio::spawn(edge::serve(client, edge, stop.accept.clone())),
+        };
+        background.spawn(report_load(Arc::clone(&node)));
+        node.store.activate(me).await.context("entering the ring")?;
+        tracing::info!(node = %node.id, incarnation = %me, client = %addresses.client, peer = %addresses.peer, admin = %addresses.admin, "serving");
+        Ok(Self { addresses, node, renewer, servers })
+    }
+
+    /// Where the node listens.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until it has drained (a signal, or the admin listener, asks for it).
+    ///
+    /// # Errors
+    /// The lease was lost, a listener failed, or a second signal ended the drain.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self { node, renewer, servers, .. } = self;
+        let Servers { mut peer, mut admin, client } = servers;
+        let mut signals = Signals::new()?;
+        let result = tokio::select! {
+            biased;
+            () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead")),
+            () = signals.wanted() => Ok(()),
+            () = node.drain_wanted.notified() => Ok(()),
+            ended = &mut peer => Err(failure("peer", ended.map(|r| r.err()))),
+            ended = &mut admin => Err(failure("admin", ended.map(|r| r.err().map(Into::into)))),
+        };
+        let result = match result {
+            Ok(()) => tokio::select! {
+                biased;
+                () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead during its drain")),
+                () = signals.wanted() => Err(anyhow::anyhow!("a second signal ended the drain")),
+                drained = node.drain() => drained,
+            },
+            failed => failed,
+        };
+        if let Err(error) = &result {
+            tracing::error!(%error, "serving ends");
+            node.give_up().await;
+        }
+        node.stop.accept.cancel();
+        node.stop.peers.cancel();
+        node.stop.background.cancel();
+        drop(renewer);
+        drop(tokio::time::timeout(Duration::from_secs(1), client).await);
+        result
+    }
+}
+
+impl Node {
+    /// Lets go of everything at once: this node is not sure of anything it owns.
+    async fn give_up(&self) {
+        let error = Error::new(Code::SessionUnavailable, "this node stopped; retry");
+        for handle in self.registry.list() {
+            handle.stop(error.clone()).await;
+        }
+        self.edge_drain.closing.cancel();
+        self.edge_drain.cut.cancel();
+        self.clients.close();
+        self.sessions.close();
+        let ended = async {
+            self.clients.wait().await;
+            self.sessions.wait().await;
+        };
+        drop(tokio::time::timeout(Duration::from_secs(2), ended).await);
+    }
+}
+
+async fn bind(addr: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("binding --{what} {addr}"))
+}
+
+fn failure(
+    what: &str,
+    ended: Result<Option<anyhow::Error>, tokio::task::JoinError>,
+) -> anyhow::Error {
+    match ended {
+        Ok(Some(error)) => error.context(format!("the {what} listener failed")),
+        Ok(None) => anyhow::anyhow!("the {what} listener ended"),
+        Err(error) => anyhow::anyhow!("the {what} listener died: {error}"),
+    }
+}
+
+/// Tells the lease thread how many sessions there are.
+async fn report_load(node: Arc<Node>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            () = node.stop.background.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        node.load.store(u32::try_from(node.registry.len()).unwrap_or(u32::MAX), Relaxed);
+    }
+}
+
+/// SIGTERM and SIGINT, alike.
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wanted(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}

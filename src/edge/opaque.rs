@@ -1,0 +1,144 @@
+//! Any WebSocket protocol: frames pass as they are.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{RawPathParams, Request},
+    response::Response,
+};
+use tracing::Instrument;
+
+use super::{
+    Edge, key,
+    pump::{Event, Pump},
+    upgrade::Pending,
+};
+use crate::{
+    config::Route,
+    error::Result,
+    ids::{Epoch, SessionId},
+    link::{Frame, Link},
+    session::{Attach, ClientKind},
+    telemetry::metrics::Direction,
+    upstream::Upgrade,
+    wire::Incoming,
+};
+
+/// Serves one client of an opaque route.
+pub(super) async fn handle(
+    edge: Arc<Edge>,
+    route: Arc<Route>,
+    params: RawPathParams,
+    mut request: Request,
+) -> Response {
+    let pending = match Pending::check(&mut request) {
+        Ok(pending) => pending,
+        Err(response) => return *response,
+    };
+    let attach = match wish(&edge, &route, &params, &request, &pending) {
+        Ok(attach) => attach,
+        Err(error) => return edge.refuse(&error),
+    };
+    let session = attach.session;
+    let attached = match edge.router.attach(attach).await {
+        Ok(attached) => attached,
+        Err(error) => return edge.refuse_route(&error),
+    };
+    let limit = edge.limits.max_message_bytes;
+    let (response, socket) =
+        pending.accept(Some(&attached), Some(session.to_string()), route.compression, limit);
+    let span =
+        tracing::info_span!("attach", %session, route = %route.path, epoch = %attached.epoch);
+    edge.tracker.clone().spawn(
+        async move {
+            if let Some((socket, seat)) = socket.await {
+                let up = edge.metrics.frames(&route.path, Direction::Up);
+                let down = edge.metrics.frames(&route.path, Direction::Down);
+                let pump =
+                    Pump::new(socket, seat, edge.limits.write_timeout, &edge.drain, up, down);
+                serve(pump, attached.link).await;
+            }
+        }
+        .instrument(span),
+    );
+    response
+}
+
+fn wish(
+    edge: &Edge,
+    route: &Arc<Route>,
+    params: &RawPathParams,
+    request: &Request,
+    pending: &Pending,
+) -> Result<Attach> {
+    let (headers, uri) = (request.headers(), request.uri());
+    let principal = edge.auth.principal(headers)?;
+    let key = key::opaque(&route.session_key, params, uri, headers)?;
+    let (session, key_label) = match key {
+        Some(key) => (SessionId::derive(&principal, &route.path, &key.text), key.label),
+        None => (SessionId::random(), String::new()),
+    };
+    Ok(Attach {
+        session,
+        principal,
+        route: Arc::clone(route),
+        key_label,
+        upgrade: Upgrade {
+            path_and_query: key::forwarded_path(uri),
+            headers: edge.forwarded_headers(headers),
+            subprotocols: pending.handshake.protocols().to_vec(),
+        },
+        last_seq: key::last_seq(uri, headers)?,
+        min_epoch: Epoch::default(),
+        client: edge.label(ClientKind::WebSocket),
+    })
+}
+
+/// Moves frames until one side ends.
+async fn serve(mut pump: Pump, link: Link) {
+    let mut link = Some(link);
+    loop {
+        match pump.next(&mut link).await {
+            Event::FromClient(incoming) => {
+                let (frame, close) = match incoming {
+                    Incoming::Messages(batch) => {
+                        (Frame::Messages { batch, first_seq: 0, ended: 0 }, None)
+                    }
+                    Incoming::Ping(payload) => (Frame::Ping(payload), None),
+                    Incoming::Pong(payload) => (Frame::Pong(payload), None),
+                    Incoming::Close(close) => (Frame::Close(close.clone()), Some(close)),
+                };
+                if let Some(link) = &mut link {
+                    link.tx.send(frame);
+                }
+                if let Some(close) = close {
+                    return pump.close_as(close).await;
+                }
+            }
+            Event::FromSession(frame) => match frame {
+                Frame::Messages { batch, .. } => pump.send(&batch),
+                Frame::Ping(payload) => pump.ping(&payload),
+                Frame::Pong(payload) => pump.pong(&payload),
+                Frame::Close(close) => return pump.close_as(close).await,
+                // The upstream connection does not move with the session: the client is
+                // told to come back, and says what it had.
+                Frame::Moved => return pump.close_restart().await,
+                Frame::Failed(error) => {
+                    return pump.close(error.code.close(), error.code.as_str()).await;
+                }
+            },
+            Event::ClientBroke { close, what } => {
+                // The others of the session have no part in it.
+                drop(link);
+                return pump.close(close, what).await;
+            }
+            Event::ClientGone => return,
+            // What was under way to the owner may or may not have arrived; only the client
+            // can tell whether it matters.
+            Event::SessionGone | Event::Closing | Event::Cut => {
+                drop(link);
+                return pump.close_restart().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The Responses API over a client's WebSocket.
+//!
+//! The client's socket outlives its link: when the session moves, the edge attaches to the
+//! new owner and sends again what the old one had certainly not taken.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use axum::{extract::Request, response::Response};
+use tracing::Instrument;
+
+use super::{
+    Edge, key,
+    pump::{Event, Pump},
+    upgrade::Pending,
+};
+use crate::{
+    config::Route,
+    error::{Code, Error, Result},
+    ids::{Epoch, Principal, SessionId},
+    link::{Frame, Link},
+    route::RouteError,
+    session::{
+        Attach, ClientKind,
+        event::{ClientEvent, Create, ServerEvent, Stage, error_event, error_event_with},
+    },
+    store::AliasKind,
+    telemetry::metrics::Direction,
+    upstream::Upgrade,
+    wire::{Batch, Incoming, Kind, Message},
+};
+
+/// Response ids that are known to be of the attached session. A client chains on its latest
+/// ones; for an older one the store is asked.
+const KNOWN: usize = 64;
+
+/// Serves one client of a responses route.
+pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Request) -> Response {
+    let pending = match Pending::check(&mut request) {
+        Ok(pending) => pending,
+        Err(response) => return *response,
+    };
+    let mut client = match Client::new(&edge, &route, &request, &pending) {
+        Ok(client) => client,
+        Err(error) => return edge.refuse(&error),
+    };
+    // A client that names its session learns of a refusal now; for another one it takes its
+    // first request to know which session it means.
+    let attached = match client.session {
+        Some(_) => match client.attach().await {
+            Ok(attached) => Some(attached),
+            Err(error) => return edge.refuse_route(&error),
+        },
+        None => None,
+    };
+    let limit = edge.limits.max_message_bytes;
+    let session = client.session.map(|session| session.to_string());
+    let (response, socket) = pending.accept(attached.as_ref(), session, route.compression, limit);
+    client.link = attached.map(|attached| attached.link);
+    let span = tracing::info_span!("client", route = %route.path);
+    edge.tracker.clone().spawn(
+        async move {
+            if let Some((socket, seat)) = socket.await {
+                let up = edge.metrics.frames(&route.path, Direction::Up);
+                let down = edge.metrics.frames(&route.path, Direction::Down);
+                let pump =
+                    Pump::new(socket, seat, edge.limits.write_timeout, &edge.drain, up, down);
+                client.serve(pump).await;
+            }
+        }
+        .instrument(span),
+    );
+    response
+}
+
+struct Client {
+    edge: Arc<Edge>,
+    route: Arc<Route>,
+    principal: Principal,
+    upgrade: Upgrade,
+    key_label: String,
+    /// None until the first request tells.
+    session: Option<SessionId>,
+    epoch: Epoch,
+    link: Option<Link>,
+    /// Creates that have not ended, oldest first; their text as long as they may have to be
+    /// sent again.
+    creates: VecDeque<Outstanding>,
+    known: VecDeque<String>,
+    closing: bool,
+}
+
+struct Outstanding {
+    lane: Option<String>,
+    message: Message,
+}
+
+/// What the loop does next.
+enum Next {
+    Go,
+    Close { code: u16, reason: &'static str },
+}
+
+impl Client {
+    fn new(
+        edge: &Arc<Edge>,
+        route: &Arc<Route>,
+        request: &Request,
+        pending: &Pending,
+    ) -> Result<Self> {
+        let headers = request.headers();
+        let principal = edge.auth.principal(headers)?;
+        let key = key::responses(headers)?;
+        let session = key.as_ref().map(|key| SessionId::derive(&principal, &route.path, &key.text));
+        Ok(Self {
+            edge: Arc::clone(edge),
+            route: Arc::clone(route),
+            principal,
+            upgrade: Upgrade {
+                path_and_query: key::forwarded_path(request.uri()),
+                headers: edge.forwarded_headers(headers),
+                subprotocols: pending.handshake.protocols().to_vec(),
+            },
+            key_label: key.map(|key| key.label).unwrap_or_default(),
+            session,
+            epoch: Epoch::default(),
+            link: None,
+            creates: VecDeque::new(),
+            known: VecDeque::new(),
+            closing: false,
+        })
+    }
+
+    async fn attach(&mut self) -> Result<crate::session::Attached, RouteError> {
+        let session = *self.session.get_or_insert_with(SessionId::random);
+        let attached = self
+            .edge
+            .router
+            .attach(Attach {
+                session,
+                principal: self.principal,
+                route: Arc::clone(&self.route),
+                key_label: self.key_label.clone(),
+                upgrade: self.upgrade.clone(),
+                last_seq: None,
+                min_epoch: self.epoch,
+                client: self.edge.label(ClientKind::WebSocket),
+            })
+            .await?;
+        self.epoch = attached.epoch;
+        Ok(attached)
+    }
+
+    async fn serve(mut self, mut pump: Pump) {
+        loop {
+            let mut link = self.link.take();
+            let event = pump.next(&mut link).await;
+            self.link = link;
+            let next = match event {
+                Event::FromClient(Incoming::Messages(batch)) => {
+                    self.on_message(&batch, &mut pump).await;
+                    Next::Go
+                }
+                Event::FromClient(Incoming::Ping(payload)) => {
+                    pump.pong(&payload);
+                    Next::Go
+                }
+                Event::FromClient(Incoming::Pong(_)) => Next::Go,
+                Event::FromClient(Incoming::Close(close)) => {
+                    self.link = None;
+                    return pump.close_as(close).await;
+                }
+                Event::FromSession(frame) => self.on_frame(frame, &mut pump).await,
+                Event::SessionGone => {
+                    self.lost(&mut pump);
+                    self.boundary()
+                }
+                Event::ClientBroke { close, what } => Next::Close { code: close, reason: what },
+                Event::ClientGone => return,
+                Event::Closing => {
+                    self.closing = true;
+                    self.boundary()
+                }
+                Event::Cut => {
+                    self.lost(&mut pump);
+                    Next::Close { code: super::CLOSE_RESTART, reason: super::RESTART }
+                }
+            };
+            if let Next::Close { code, reason } = next {
+                self.link = None;
+                return pump.close(code, reason).await;
+            }
+        }
+    }
+
+    /// During a drain, between turns is where a socket can be closed without harm.
+    fn boundary(&self) -> Next {
+        if self.closing && self.creates.is_empty() {
+            Next::Close { code: super::CLOSE_RESTART, reason: super::RESTART }
+        } else {
+            Next::Go
+        }
+    }
+
+    async fn on_message(&mut self, batch: &Batch, pump: &mut Pump) {
+        for message in batch.messages() {
+            let event = match message.kind {
+                Kind::Text => ClientEvent::parse(&message.payload).ok(),
+                Kind::Binary => None,
+            };
+            let create = match event {
+                Some(ClientEvent::Create(create)) => Some(create),
+                _ => None,
+            };
+            let lane = create.as_ref().and_then(|create| create.lane.clone());
+            if let Err(error) = self.reach(create.as_ref()).await {
+                send_route_error(pump, &error, lane.as_deref());
+                continue;
+            }
+            if create.is_some() {
+                self.creates.push_back(Outstanding { lane, message: message.clone() });
+            }
+            self.send(&message);
+        }
+    }
+
+    fn send(&mut self, message: &Message) {
+        if let Some(link) = &mut self.link {
+            link.tx.send(Frame::Messages { batch: Batch::one(message), first_seq: 0, ended: 0 });
+        }
+    }
+
+    /// Makes sure that there is a link, to the session that the request belongs to.
+    async fn reach(&mut self, create: Option<&Create>) -> Result<(), RouteError> {
+        if let Some(create) = create {
+            self.choose(create).await?;
+        }
+        if self.link.is_none() {
+            let attached = self.attach().await?;
+            self.link = Some(attached.link);
+        }
+        Ok(())
+    }
+
+    /// A response id belongs to the connection that made it, so a request that names one
+    /// goes to that session, wherever it is; never in the middle of other turns.
+    async fn choose(&mut self, create: &Create) -> Result<(), Error> {
+        let mut found = None;
+        if let Some(previous) = &create.previous_response_id
+            && self.creates.is_empty()
+            && !self.known.contains(previous)
+        {
+            found = self.edge.router.alias(self.principal, AliasKind::Response, previous).await?;
+        }
+        if found.is_none()
+            && self.session.is_none()
+            && let Some(key) = &create.prompt_cache_key
+        {
+            self.key_label.clone_from(key);
+            found = Some(SessionId::derive(&self.principal, &self.route.path, key));
+        }
+        if let Some(session) = found.filter(|session| self.session != Some(*session)) {
+            self.session = Some(session);
+            self.epoch = Epoch::default();
+            self.link = None;
+        }
+        Ok(())
+    }
+
+    async fn on_frame(&mut self, frame: Frame, pump: &mut Pump) -> Next {
+        match frame {
+            Frame::Messages { batch, ended, .. } => {
+                self.remember(&batch);
+                pump.send(&batch);
+                self.ended(&batch, ended);
+                self.boundary()
+            }
+            Frame::Ping(_) | Frame::Pong(_) => Next::Go,
+            Frame::Close(close) => {
+                let code = close.map_or(1011, |close| close.code);
+                Next::Close { code, reason: "the session ended" }
+            }
+            Frame::Moved => {
+                self.link = None;
+                self.follow(pump).await;
+                self.boundary()
+            }
+            Frame::Failed(error) => {
+                self.fail_all(&error, pump);
+                self.boundary()
+            }
+        }
+    }
+
+    /// Strikes off the creates that ended. In one lane they end in order; over lanes the
+    /// last message tells whose turn it was.
+    fn ended(&mut self, batch: &Batch, ended: u32) {
+        if ended == 0 {
+            return;
+        }
+        for _ in 0..ended {
+            let at = if self.creates.len() > 1 {
+                let lane = batch
+                    .messages()
+                    .last()
+                    .and_then(|m| ServerEvent::parse(&m))
+                    .and_then(|e| e.lane);
+                self.creates.iter().position(|create| create.lane == lane).unwrap_or(0)
+            } else {
+                0
+            };
+            self.creates.remove(at);
+        }
+    }
+
+    fn remember(&mut self, batch: &Batch) {
+        // Most batches are deltas, and looking for the word is cheaper than reading JSON.
+        if memchr::memmem::find(batch.bytes(), b"response.created").is_none() {
+            return;
+        }
+        let created = |message: Message| {
+            ServerEvent::parse(&message)
+                .filter(|event| event.stage == Stage::Created)
+                .and_then(|event| event.response_id)
+        };
+        for id in batch.messages().filter_map(created) {
+            if self.known.len() >= KNOWN {
+                self.known.pop_front();
+            }
+            self.known.push_back(id);
+        }
+    }
+
+    /// The session has a new owner. A planned transfer happens between turns, so whatever is
+    /// outstanding was never taken by the old one (I5): it is sent to the new one.
+    async fn follow(&mut self, pump: &mut Pump) {
+        if self.creates.is_empty() {
+            return;
+        }
+        match self.attach().await {
+            Ok(attached) => {
+                self.link = Some(attached.link);
+                let messages: Vec<Message> =
+                    self.creates.iter().map(|create| create.message.clone()).collect();
+                for message in &messages {
+                    self.send(message);
+                }
+            }
+            Err(error) => {
+                for create in std::mem::take(&mut self.creates) {
+                    send_route_error(pump, &error, create.lane.as_deref());
+                }
+            }
+        }
+    }
+
+    /// The owner, or the way to it, is gone: what it had taken may have run.
+    fn lost(&mut self, pump: &mut Pump) {
+        let error = Error::new(
+            Code::OutcomeUnknown,
+            "the node that ran this turn was lost; whether it finished is unknown",
+        );
+        self.fail_all(&error, pump);
+    }
+
+    fn fail_all(&mut self, error: &Error, pump: &mut Pump) {
+        self.link = None;
+        if !self.creates.is_empty() {
+            self.edge.metrics.error(error);
+        }
+        for create in std::mem::take(&mut self.creates) {
+            pump.send(&Batch::one(&error_event(error, create.lane.as_deref())));
+        }
+    }
+}
+
+fn send_route_error(pump: &mut Pump, error: &RouteError, lane: Option<&str>) {
+    let event = match error {
+        RouteError::Failed(error) => error_event(error, lane),
+        RouteError::Refused(refusal) => {
+            let code = Code::UpstreamUnavailable;
+            let body = serde_json::from_slice::<serde_json::Value>(&refusal.body)
+                .ok()
+                .and_then(|mut body| body.get_mut("error").map(serde_json::Value::take))
+                .filter(serde_json::Value::is_object)
+                .unwrap_or_else(|| Error::new(code, "the upstream refused the connection").body());
+            error_event_with(refusal.status, &body, code.retry_after(), lane)
+        }
+    };
+    pump.send(&Batch::one(&event));
+}

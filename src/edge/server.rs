@@ -1,0 +1,129 @@
+//! Accepts client connections and routes their requests.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{RawPathParams, Request},
+    response::Response,
+    routing::{any, get, post},
+};
+use hyper::{
+    body::Incoming,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Edge, http as http_edge, opaque, responses, upgrade::Seat};
+use crate::config::{Profile, Route};
+
+/// How long a full node waits before it looks again.
+const FULL: Duration = Duration::from_millis(50);
+
+/// Probes of a client connection that says nothing: a dead one is found within about a
+/// minute and a half.
+const KEEPALIVE: Duration = Duration::from_secs(45);
+
+/// Accepts clients until `stop`; connections that are open go on.
+pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationToken) {
+    let service = TowerToHyperService::new(router(&edge));
+    let clients = Arc::new(Semaphore::new(edge.limits.max_clients.min(Semaphore::MAX_PERMITS)));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most often: others may be closing theirs.
+                tracing::warn!(%error, "accepting a client failed");
+                sleep(FULL).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&clients).try_acquire_owned() else {
+            tracing::warn!("as many clients as allowed; refusing one");
+            drop(stream);
+            continue;
+        };
+        tune(&stream);
+        let (service, drain) = (service.clone(), edge.drain.closing.clone());
+        let seat = Seat::new(permit);
+        let service = service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(seat.clone());
+            service.call(request)
+        });
+        let header_timeout = edge.limits.upgrade_timeout;
+        edge.tracker.spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(header_timeout)
+                .max_buf_size(64 * 1024)
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                result = connection.as_mut() => drop(result),
+                () = drain.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    drop(connection.await);
+                }
+            }
+        });
+    }
+}
+
+fn tune(stream: &TcpStream) {
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 3)
+        .with_retries(3);
+    let socket = socket2::SockRef::from(stream);
+    // Neither is needed to serve; a kernel that refuses one costs latency or a late notice.
+    drop(socket.set_tcp_nodelay(true));
+    drop(socket.set_tcp_keepalive(&keepalive));
+}
+
+fn router(edge: &Arc<Edge>) -> Router {
+    let mut router = Router::new();
+    for route in edge.routes.iter() {
+        router = match route.profile {
+            Profile::Responses => router.route(&route.path, responses_route(edge, route)),
+            Profile::Opaque => router.route(&route.path, opaque_route(edge, route)),
+        };
+    }
+    let edge = Arc::clone(edge);
+    router.fallback(move |request: Request| http_edge::pass(Arc::clone(&edge), request))
+}
+
+fn responses_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::MethodRouter {
+    let (e1, r1) = (Arc::clone(edge), Arc::clone(route));
+    let (e2, r2) = (Arc::clone(edge), Arc::clone(route));
+    let upgrade =
+        move |request: Request| responses::handle(Arc::clone(&e1), Arc::clone(&r1), request);
+    let create =
+        move |request: Request| http_edge::create(Arc::clone(&e2), Arc::clone(&r2), request);
+    get(upgrade).merge(post(create))
+}
+
+fn opaque_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::MethodRouter {
+    let (edge, route) = (Arc::clone(edge), Arc::clone(route));
+    any(
+        move |params: RawPathParams,
+              request: Request|
+              -> futures_util::future::BoxFuture<'static, Response> {
+            Box::pin(opaque::handle(Arc::clone(&edge), Arc::clone(&route), params, request))
+        },
+    )
+}
