@@ -23,7 +23,8 @@ fn migration(ring: &Ring) -> Program {
 #[tokio::test]
 async fn nodes_with_different_peer_tokens_refuse_what_the_other_owns_and_hang_nowhere() {
     let ring = Ring::start(RingOptions::nodes(1)).await;
-    let stranger = ring.extra_node("stranger").with("RINGSPAN_PEER_TOKEN", "not-the-token-of-the-ring");
+    let stranger =
+        ring.extra_node("stranger").with("RINGSPAN_PEER_TOKEN", "not-the-token-of-the-ring");
     stranger.start();
     stranger.until_ready().await;
     // Sessions of the one are out of the other's reach.
@@ -216,9 +217,8 @@ async fn an_upstream_that_is_not_there_is_a_502_with_retry_after() {
 #[tokio::test]
 async fn an_upstream_that_hangs_in_the_upgrade_is_a_504() {
     let upstream = Upstream::hanging().await;
-    let options = RingOptions::nodes(2)
-        .setting("dial_timeout", "\"500ms\"")
-        .route("/hanging", &upstream.url);
+    let options =
+        RingOptions::nodes(2).setting("dial_timeout", "\"500ms\"").route("/hanging", &upstream.url);
     let ring = Ring::start(options).await;
     for node in &ring.nodes {
         let refused = Ws::connect(&node.url("/hanging?session=x"), &[ALICE]).await.unwrap_err();
@@ -263,7 +263,8 @@ async fn no_secret_is_in_any_log() {
         node.wait_exit(RECOVERY).await;
         let log = node.log();
         assert!(log.lines().count() > 3, "{log}");
-        for word in ["very-secret-credential", text, "open-sesame-42", "a-peer-token-of-the-tests"] {
+        for word in ["very-secret-credential", text, "open-sesame-42", "a-peer-token-of-the-tests"]
+        {
             assert!(!log.contains(word), "{word:?} is in the log of {}", node.id);
         }
     }

@@ -23,7 +23,7 @@ const NPM: [&str; 3] = ["@openai/codex@0.169.0", "openai@6", "ws"];
 /// The packages of pip.
 const PIP: [&str; 1] = ["openai[realtime]"];
 /// How long one script may take.
-const SCRIPT: Duration = Duration::from_secs(180);
+const SCRIPT: Duration = Duration::from_mins(3);
 
 fn target() -> PathBuf {
     // The binary lies in target/<profile>/.

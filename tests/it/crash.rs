@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rustix::process::Signal;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::support::{
@@ -20,8 +19,8 @@ const RECOVERY: Duration = Duration::from_secs(15);
 async fn room_owned_by(ring: &Ring, owner: impl Fn(&Node) -> bool, edge: &Node) -> (String, Ws) {
     for n in 0..64 {
         let key = format!("{}-{}-room-{n}", edge.id, ring.sessions().await.len());
-        let ws = Ws::open(&edge.url(&format!("/rooms/{key}")), &[ALICE, ("session-id", &key)]);
-        let ws = ws.await;
+        let url = edge.url(&format!("/rooms/{key}"));
+        let ws = Ws::open(&url, &[ALICE, ("session-id", &key)]).await;
         if owner(ring.owner_of(&key).await) {
             return (key, ws);
         }
@@ -140,7 +139,7 @@ async fn an_owner_that_was_frozen_past_its_lease_serves_nothing_more() {
     assert_eq!(inside.expect_text().await, "while all is well");
     let before = ring.session(&key).await["epoch"].as_i64().unwrap();
 
-    victim.process().signal(Signal::STOP);
+    victim.stop();
     inside.text("to a frozen node").await;
 
     // Once the lease is over somebody else has the session, with a higher epoch.

@@ -70,11 +70,12 @@ async fn text_that_is_not_utf8_closes_its_sender_with_1007() {
     let ring = Ring::start(RingOptions::nodes(1)).await;
     let mut other = Ws::open(&ring.node(0).url("/rooms/utf8"), &[ALICE]).await;
     let ws = Ws::open(&ring.node(0).url("/rooms/utf8"), &[ALICE]).await;
-    let mut ws = ws.raw(async |tcp| {
-        // FIN and text, masked with zeros, two bytes that no UTF-8 text holds.
-        tcp.write_all(&[0x81, 0x82, 0, 0, 0, 0, 0xc3, 0x28]).await.unwrap();
-    })
-    .await;
+    let mut ws = ws
+        .raw(async |tcp| {
+            // FIN and text, masked with zeros, two bytes that no UTF-8 text holds.
+            tcp.write_all(&[0x81, 0x82, 0, 0, 0, 0, 0xc3, 0x28]).await.unwrap();
+        })
+        .await;
     assert!(matches!(ws.end().await, Received::Close(1007, _)));
     other.text("fine").await;
     assert_eq!(other.expect_text().await, "fine");

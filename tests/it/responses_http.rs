@@ -35,8 +35,9 @@ async fn a_streamed_turn_is_whole_through_every_node() {
         let text = format!("streamed {n} [deltas=50]");
         let session = format!("sse-{n}");
         let headers = [ALICE, ("session-id", session.as_str())];
-        let turn = stream(&node.url("/v1/responses"), &headers, &body(&[user(&text)], None, true));
-        turn.await.assert_answers(&[text]);
+        let create = body(&[user(&text)], None, true);
+        let turn = stream(&node.url("/v1/responses"), &headers, &create).await;
+        turn.assert_answers(&[text]);
     }
 }
 
@@ -45,9 +46,8 @@ async fn a_turn_without_streaming_is_one_json_document() {
     let ring = Ring::start(RingOptions::nodes(2)).await;
     for (n, node) in ring.nodes.iter().enumerate() {
         let text = format!("whole {n}");
-        let answer =
-            http::post(&node.url("/v1/responses"), &[ALICE], &body(&[user(&text)], None, false));
-        let answer = answer.await;
+        let create = body(&[user(&text)], None, false);
+        let answer = http::post(&node.url("/v1/responses"), &[ALICE], &create).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.json()["object"], "response");
         assert!(proves(&output_text(&answer.json()), &[text]), "{}", answer.text());
@@ -134,7 +134,7 @@ async fn a_response_that_runs_is_resumed_from_its_sequence_number_on_another_nod
         events.push(answer.event().await.unwrap().expect("the stream goes on"));
     }
     drop(answer);
-    let id = events[0]["response"]["id"].as_str().unwrap();
+    let id = events[0]["response"]["id"].as_str().unwrap().to_owned();
     let last = events.last().unwrap()["sequence_number"].as_u64().unwrap();
     let rest = format!("/v1/responses/{id}?stream=true&starting_after={last}");
     let rest = http::open(Method::GET, &ring.node(1).url(&rest), &[ALICE], "").await.unwrap();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::Method;
+use ::http::Method;
 use parking_lot::RwLock;
 use tokio::{
     io::copy_bidirectional,

@@ -21,8 +21,7 @@ pub struct Gate {
 impl Gate {
     /// An open gate to `target` (`host:port`).
     pub async fn open(target: &str) -> Arc<Self> {
-        let gate =
-            Self { port: free_port(), target: target.to_owned(), open: Mutex::default() };
+        let gate = Self { port: free_port(), target: target.to_owned(), open: Mutex::default() };
         gate.reopen().await;
         Arc::new(gate)
     }

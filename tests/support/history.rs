@@ -24,13 +24,13 @@ impl History {
         Self(connections)
     }
 
-    /// WebSockets whose `session-id` header is `id`.
+    /// Sockets whose `session-id` header is `id`.
     pub fn of_session(&self, id: &str) -> Vec<&Value> {
         let websockets = self.0.iter().filter(|it| it["transport"] == "websocket");
         websockets.filter(|it| it["session_id"] == id).collect()
     }
 
-    /// WebSockets of any session.
+    /// Sockets of any session.
     pub fn websockets(&self) -> Vec<&Value> {
         self.0.iter().filter(|it| it["transport"] == "websocket").collect()
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use ::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;

@@ -14,7 +14,7 @@ pub mod scripted;
 pub mod ws;
 
 pub use eventually::eventually;
-pub use ring::{Ring, RingOptions, Store, Timing};
+pub use ring::{Node, Ring, RingOptions, Store, Timing};
 pub use ws::{Received, Ws};
 
 /// `Authorization` of a client that is nobody special.

@@ -1,6 +1,12 @@
 //! A ring: a database, a sample upstream and node processes over it.
 
-use std::{fmt::Write as _, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use rustix::process::Signal;
@@ -18,7 +24,7 @@ use super::{
 /// How long a node may take to its first readiness on a busy machine.
 const READY: Duration = Duration::from_secs(30);
 /// How long a migration may take.
-const MIGRATION: Duration = Duration::from_secs(60);
+const MIGRATION: Duration = Duration::from_mins(1);
 /// The shared secret of nodes.
 pub const PEER_TOKEN: &str = "a-peer-token-of-the-tests-0123456789";
 
@@ -40,19 +46,11 @@ pub enum Timing {
 }
 
 impl Timing {
-    /// How long after its last heartbeat a node's lease is over for everybody.
-    pub fn lease(self) -> Duration {
-        match self {
-            Self::Fast => Duration::from_millis(1500),
-            Self::Default => Duration::from_secs(15),
-        }
-    }
-
     /// The limit of a drain.
     pub fn drain(self) -> Duration {
         match self {
             Self::Fast => Duration::from_secs(15),
-            Self::Default => Duration::from_secs(60),
+            Self::Default => Duration::from_mins(1),
         }
     }
 
@@ -141,7 +139,6 @@ pub struct Node {
     pub id: String,
     pub client_url: String,
     pub admin_url: String,
-    pub peer_addr: String,
     program: Program,
     process: Mutex<Option<Arc<Process>>>,
 }
@@ -173,7 +170,7 @@ impl Ring {
         })
         .await;
         let nodes = (0..options.nodes)
-            .map(|n| Node::new(&format!("node-{n}"), dir.path().into(), &database_url))
+            .map(|n| Node::new(&format!("node-{n}"), dir.path(), &database_url))
             .collect();
         Self { options, nodes, sample_url, database_url, gate, sample, dir: Some(dir) }
     }
@@ -217,7 +214,7 @@ impl Ring {
 
     /// A place for one more node, as `id`, that is not started and not counted.
     pub fn extra_node(&self, id: &str) -> Node {
-        Node::new(id, self.dir(), &self.database_url)
+        Node::new(id, &self.dir(), &self.database_url)
     }
 
     /// Directory of configuration and logs.
@@ -350,7 +347,7 @@ session_key = ["query:session"]
 }
 
 impl Node {
-    fn new(id: &str, dir: PathBuf, database_url: &str) -> Self {
+    fn new(id: &str, dir: &Path, database_url: &str) -> Self {
         let addr = || format!("127.0.0.1:{}", free_port());
         let (client, peer, admin) = (addr(), addr(), addr());
         let config = dir.join("ringspan.toml");
@@ -376,7 +373,6 @@ impl Node {
             id: id.to_owned(),
             client_url: format!("http://{client}"),
             admin_url: format!("http://{admin}"),
-            peer_addr: peer,
             program,
             process: Mutex::default(),
         }
@@ -423,10 +419,6 @@ impl Node {
 
     pub fn process(&self) -> Arc<Process> {
         Arc::clone(self.process.lock().as_ref().expect("the node was started"))
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.process().pid
     }
 
     pub fn is_running(&self) -> bool {

@@ -81,7 +81,10 @@ async fn serve(stream: TcpStream) -> Option<()> {
                     (Some("close"), Some(code)) => {
                         let code: u16 = code.parse().ok()?;
                         let reason = words.next().unwrap_or_default().to_owned();
-                        Message::Close(Some(CloseFrame { code: code.into(), reason: reason.into() }))
+                        Message::Close(Some(CloseFrame {
+                            code: code.into(),
+                            reason: reason.into(),
+                        }))
                     }
                     _ => Message::Text(text),
                 }

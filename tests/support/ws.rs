@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use ::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
-use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
@@ -60,8 +60,8 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn nothing(why: impl std::fmt::Display) -> Self {
-        Self { status: 0, headers: HeaderMap::new(), body: why.to_string() }
+    fn nothing(why: impl std::fmt::Display) -> Box<Self> {
+        Box::new(Self { status: 0, headers: HeaderMap::new(), body: why.to_string() })
     }
 
     pub fn retry_after(&self) -> Option<u64> {
@@ -79,7 +79,7 @@ pub struct Ws {
 
 impl Ws {
     /// Upgrades at `url` (`http://` or `ws://`).
-    pub async fn connect(url: &str, headers: &[(&str, &str)]) -> Result<Self, Refused> {
+    pub async fn connect(url: &str, headers: &[(&str, &str)]) -> Result<Self, Box<Refused>> {
         timeout(PATIENCE, Self::upgrade(url, headers))
             .await
             .unwrap_or_else(|_| Err(Refused::nothing("no answer to the upgrade in time")))
@@ -90,7 +90,7 @@ impl Ws {
         Self::connect(url, headers).await.unwrap_or_else(|refused| panic!("{url}: {refused:?}"))
     }
 
-    async fn upgrade(url: &str, headers: &[(&str, &str)]) -> Result<Self, Refused> {
+    async fn upgrade(url: &str, headers: &[(&str, &str)]) -> Result<Self, Box<Refused>> {
         let (host, _) = super::http::split(url);
         let mut request = url.replacen("http://", "ws://", 1).into_client_request().unwrap();
         for &(name, value) in headers {
@@ -109,7 +109,7 @@ impl Ws {
                 let body = answer.body().as_deref().unwrap_or_default();
                 let body = String::from_utf8_lossy(body).into_owned();
                 let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-                Err(Refused { status, headers, body })
+                Err(Box::new(Refused { status, headers, body }))
             }
             Err(error) => Err(Refused::nothing(error)),
         }
@@ -130,15 +130,6 @@ impl Ws {
 
     pub async fn json(&mut self, event: &Value) {
         self.text(event.to_string()).await;
-    }
-
-    /// Queues without writing; [`Ws::flush`] writes what is queued.
-    pub async fn feed(&mut self, message: Message) -> Result<(), String> {
-        self.stream.feed(message).await.map_err(|error| error.to_string())
-    }
-
-    pub async fn flush(&mut self) -> Result<(), String> {
-        self.stream.flush().await.map_err(|error| error.to_string())
     }
 
     /// Sends a close frame and does not wait for the answer.
