@@ -60,8 +60,8 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn nothing(why: impl std::fmt::Display) -> Box<Self> {
-        Box::new(Self { status: 0, headers: HeaderMap::new(), body: why.to_string() })
+    fn nothing(why: impl std::fmt::Display) -> Self {
+        Self { status: 0, headers: HeaderMap::new(), body: why.to_string() }
     }
 
     pub fn retry_after(&self) -> Option<u64> {
@@ -82,7 +82,7 @@ impl Ws {
     pub async fn connect(url: &str, headers: &[(&str, &str)]) -> Result<Self, Box<Refused>> {
         timeout(PATIENCE, Self::upgrade(url, headers))
             .await
-            .unwrap_or_else(|_| Err(Refused::nothing("no answer to the upgrade in time")))
+            .unwrap_or_else(|_| Err(Box::new(Refused::nothing("no answer to the upgrade in time"))))
     }
 
     /// Upgrades at `url`, which must be granted.
@@ -97,7 +97,8 @@ impl Ws {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
         }
-        let tcp = TcpStream::connect(host).await.map_err(Refused::nothing)?;
+        let tcp =
+            TcpStream::connect(host).await.map_err(|error| Box::new(Refused::nothing(error)))?;
         tcp.set_nodelay(true).ok();
         let config = WebSocketConfig::default()
             .read_buffer_size(16 << 10)
@@ -111,7 +112,7 @@ impl Ws {
                 let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
                 Err(Box::new(Refused { status, headers, body }))
             }
-            Err(error) => Err(Refused::nothing(error)),
+            Err(error) => Err(Box::new(Refused::nothing(error))),
         }
     }
 
