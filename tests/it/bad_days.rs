@@ -94,7 +94,8 @@ async fn a_wrong_configuration_is_refused_with_64_before_anything_is_bound() {
     let node = ring.extra_node("wrong").with("RINGSPAN_LEASE_TTL", "soon");
     node.start();
     assert_eq!(node.wait_exit(BOUND).await, 64, "{}", node.log());
-    assert!(node.log().contains("lease-ttl") && node.log().contains("soon"), "{}", node.log());
+    let log = node.log();
+    assert!(log.contains("RINGSPAN_LEASE_TTL") && log.contains("soon"), "{log}");
 }
 
 #[tokio::test]

@@ -38,6 +38,9 @@ async fn a_streamed_turn_is_whole_through_every_node() {
         let create = body(&[user(&text)], None, true);
         let turn = stream(&node.url("/v1/responses"), &headers, &create).await;
         turn.assert_answers(&[text]);
+        // SDKs count: a number that is left out looks like a lost event.
+        let numbers = turn.events.iter().map(|event| event["sequence_number"].as_u64().unwrap());
+        assert!(numbers.clone().eq(0..numbers.len() as u64), "{:?}", numbers.collect::<Vec<_>>());
     }
 }
 
