@@ -62,6 +62,7 @@ struct Node {
     lease: LeaseHandle,
     ring: watch::Receiver<Arc<Ring>>,
     registry: Arc<Registry>,
+    peers: Arc<Peers>,
     metrics: Metrics,
     events: Events,
     /// Sockets and turns of clients.
@@ -100,6 +101,7 @@ impl App {
     /// # Errors
     /// A store that cannot be reached or has the wrong schema, an address in use, a node id
     /// that another live process holds, a certificate that cannot be read.
+    #[expect(clippy::too_many_lines, reason = "wiring reads best as one list")]
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -189,12 +191,12 @@ impl App {
             background.clone(),
             stop.background.clone(),
         )?);
-        let routes: Arc<[_]> = config.routes.into();
+        let served: Arc<[_]> = config.routes.into();
         let router = Router::new(
             me,
             Arc::clone(&store),
             Arc::clone(&registry),
-            peers,
+            Arc::clone(&peers),
             ring.clone(),
             metrics.clone(),
         );
@@ -202,7 +204,7 @@ impl App {
         let edge = Arc::new(Edge {
             node_id: Arc::clone(&node_id),
             router: Arc::new(router),
-            routes: Arc::clone(&routes),
+            routes: Arc::clone(&served),
             auth: Authenticator::new(config.auth, cluster.secret),
             limits: config.limits,
             metrics: metrics.clone(),
@@ -213,7 +215,7 @@ impl App {
         let incoming = Incoming {
             identity,
             registry: Arc::clone(&registry),
-            routes,
+            routes: served,
             ring: ring.clone(),
             metrics: metrics.clone(),
             tracker: background.clone(),
@@ -227,6 +229,7 @@ impl App {
             lease,
             ring,
             registry,
+            peers,
             metrics,
             events,
             clients,
@@ -276,7 +279,7 @@ impl App {
             () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead")),
             () = signals.wanted() => Ok(()),
             () = node.drain_wanted.notified() => Ok(()),
-            ended = &mut peer => Err(failure("peer", ended.map(|r| r.err()))),
+            ended = &mut peer => Err(failure("peer", ended.map(Result::err))),
             ended = &mut admin => Err(failure("admin", ended.map(|r| r.err().map(Into::into)))),
         };
         let result = match result {

@@ -21,6 +21,7 @@ use http::{
 };
 use http_body_util::{BodyExt, Limited, combinators::UnsyncBoxBody};
 use serde_json::{Map, Value, value::RawValue};
+use tracing::{Instrument, field::Empty};
 
 use super::{Edge, key, reply};
 use crate::{
@@ -34,6 +35,7 @@ use crate::{
         event::{ClientEvent, ServerEvent, Stage},
     },
     store::AliasKind,
+    telemetry::propagation,
     upstream::{HttpError, Upgrade},
     wire::{Batch, Kind, Message},
 };
@@ -44,8 +46,10 @@ const WEBSOCKET_ONLY: [&str; 3] =
     ["response.metadata", "codex.rate_limits", "responsesapi.websocket_timing"];
 
 /// One turn.
-pub(super) async fn create(edge: Arc<Edge>, route: Arc<Route>, request: Request) -> Response {
-    match turn(&edge, &route, request).await {
+pub(super) async fn create(edge: Arc<Edge>, route: Arc<Route>, mut request: Request) -> Response {
+    let span = tracing::info_span!("request", route = %route.path, session = Empty);
+    propagation::enter(&span, request.headers_mut());
+    match turn(&edge, &route, request).instrument(span).await {
         Ok(response) => response,
         Err(error) => edge.refuse_route(&error),
     }
@@ -86,6 +90,7 @@ async fn turn(
             (None, None) => (SessionId::random(), String::new()),
         }
     };
+    tracing::Span::current().record("session", tracing::field::display(session));
     let mut attached = edge
         .router
         .attach(Attach {

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use axum::{extract::Request, response::Response};
-use tracing::Instrument;
+use tracing::{Instrument, field::Empty};
 
 use super::{
     Edge, key,
@@ -24,7 +24,7 @@ use crate::{
         event::{ClientEvent, Create, ServerEvent, Stage, error_event, error_event_with},
     },
     store::AliasKind,
-    telemetry::metrics::Direction,
+    telemetry::{metrics::Direction, propagation},
     upstream::Upgrade,
     wire::{Batch, Incoming, Kind, Message},
 };
@@ -43,10 +43,12 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
         Ok(client) => client,
         Err(error) => return edge.refuse(&error),
     };
+    let span = tracing::info_span!("attach", route = %route.path, session = Empty);
+    propagation::enter(&span, &mut client.upgrade.headers);
     // A client that names its session learns of a refusal now; for another one it takes its
     // first request to know which session it means.
     let attached = match client.session {
-        Some(_) => match client.attach().await {
+        Some(_) => match client.attach().instrument(span.clone()).await {
             Ok(attached) => Some(attached),
             Err(error) => return edge.refuse_route(&error),
         },
@@ -56,7 +58,6 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     let session = client.session.map(|session| session.to_string());
     let (response, socket) = pending.accept(attached.as_ref(), session, route.compression, limit);
     client.link = attached.map(|attached| attached.link);
-    let span = tracing::info_span!("client", route = %route.path);
     edge.tracker.clone().spawn(
         async move {
             if let Some((socket, seat)) = socket.await {
@@ -147,6 +148,7 @@ impl Client {
             })
             .await?;
         self.epoch = attached.epoch;
+        tracing::Span::current().record("session", tracing::field::display(session));
         Ok(attached)
     }
 

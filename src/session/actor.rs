@@ -4,12 +4,15 @@
 //! dial, clients, the upstream, deliveries, writes, the timer. It goes round until nothing
 //! is ready, so that what arrived together leaves together.
 
+mod attach;
+mod timing;
+mod upstream;
+
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::{Context as Cx, Poll},
-    time::Duration,
 };
 
 use http::HeaderMap;
@@ -19,20 +22,19 @@ use tokio::{
 };
 
 use super::{
-    Attach, AttachError, Attached, Context, Resume,
+    Attach, AttachError, Attached, Context,
     clients::{Client, Delivery, Streams},
-    responses,
-    stats::{ClientStat, Stats, UpstreamState},
+    stats::Stats,
     turns::{ClientId, Turns},
 };
 use crate::{
     config::{Profile, Route},
     error::{Code, Error},
     ids::{Epoch, Principal, SessionId},
-    link::{Frame, Link},
-    telemetry::metrics::{GaugeGuard, GaugeShare, Outcome, Place, ResumeOutcome},
+    link::Frame,
+    telemetry::metrics::{GaugeGuard, GaugeShare, Place},
     upstream::{Connection, DialError, Upgrade},
-    wire::{Batch, CloseFrame, Incoming, SocketError},
+    wire::CloseFrame,
 };
 
 /// Bytes towards the upstream above which clients are not read.
@@ -126,7 +128,7 @@ impl Actor {
         let turns = match route.profile {
             Profile::Responses => Some(Turns::new(ctx.limits.turn_queue)),
             Profile::Opaque => {
-                streams.open(OPAQUE);
+                streams.open(OPAQUE, None);
                 None
             }
         };
@@ -246,129 +248,6 @@ impl Actor {
         self.waiting.is_empty() && self.turns.as_ref().is_none_or(Turns::is_idle)
     }
 
-    fn attach(
-        &mut self,
-        attach: Box<Attach>,
-        reply: oneshot::Sender<Result<Attached, AttachError>>,
-    ) {
-        if attach.principal != self.principal {
-            let error = Error::new(Code::Forbidden, "this session belongs to another principal");
-            drop(reply.send(Err(error.into())));
-            return;
-        }
-        if self.clients.len() + self.waiting.len() >= self.ctx.limits.max_clients_per_session {
-            let error =
-                Error::new(Code::TooManySessions, "this session has as many clients as it may");
-            drop(reply.send(Err(error.into())));
-            return;
-        }
-        // The newest credential of the same principal is the one that is still valid.
-        self.upgrade = attach.upgrade.clone();
-        match self.upstream {
-            Upstream::Connected(..) => self.admit(&attach, reply),
-            Upstream::None => {
-                self.waiting.push((attach, reply));
-                self.dial();
-            }
-            Upstream::Dialing(_) => self.waiting.push((attach, reply)),
-        }
-    }
-
-    fn admit(&mut self, attach: &Attach, reply: oneshot::Sender<Result<Attached, AttachError>>) {
-        let (ours, theirs) = Link::pair(self.ctx.limits.link_window_bytes);
-        let id = self.next_client;
-        let remote = *attach.client.edge_node != *self.ctx.node_id;
-        let place = if remote { Place::Remote } else { Place::Local };
-        let now = Instant::now();
-        let gauge = self.ctx.metrics.client(&self.route.path, place);
-        let mut client = Client::new(id, ours, attach.client.clone(), gauge);
-        let mut resume = Resume::New;
-        if self.turns.is_none() {
-            let log =
-                self.streams.get(OPAQUE).map(|stream| (stream.log.floor(), stream.log.head()));
-            let (floor, head) = log.unwrap_or((1, 0));
-            let mut next = head + 1;
-            if let Some(last) = attach.last_seq {
-                // A number from the future is one of another epoch: nothing of it is here.
-                (next, resume) = if last > head || last + 1 < floor {
-                    (floor, Resume::Gap { floor })
-                } else {
-                    (last + 1, Resume::Ok)
-                };
-                let outcome = match resume {
-                    Resume::Gap { .. } => ResumeOutcome::Gap,
-                    _ => ResumeOutcome::Ok,
-                };
-                self.ctx.metrics.resume(&self.route.path, outcome);
-            }
-            client.subscribe(OPAQUE, next);
-        }
-        let attached = Attached {
-            link: theirs,
-            epoch: self.epoch,
-            resume,
-            headers: self.headers.clone(),
-            subprotocol: self.subprotocol.clone(),
-        };
-        if reply.send(Ok(attached)).is_err() {
-            // The client left while it waited.
-            return;
-        }
-        self.next_client += 1;
-        self.alone_since = None;
-        self.stats.clients.lock().push(ClientStat { id, label: attach.client.clone(), since: now });
-        self.clients.push(client);
-    }
-
-    fn dial(&mut self) {
-        let dialer = self.ctx.dialer.clone();
-        let upstream = Arc::clone(&self.route.upstream);
-        let upgrade = self.upgrade.clone();
-        self.stats.set_upstream(UpstreamState::Dialing);
-        self.upstream =
-            Upstream::Dialing(Box::pin(async move { dialer.dial(&upstream, &upgrade).await }));
-    }
-
-    fn poll_dial(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
-        let Upstream::Dialing(dial) = &mut self.upstream else { return None };
-        let Poll::Ready(result) = dial.as_mut().poll(cx) else { return None };
-        *progress = true;
-        self.retime = true;
-        let name = &self.route.upstream.name;
-        match result {
-            Ok(connection) => {
-                self.ctx.metrics.upstream_dial(name, Outcome::Ok);
-                self.headers.clone_from(&connection.headers);
-                self.subprotocol.clone_from(&connection.subprotocol);
-                let gauge = self.ctx.metrics.upstream_connection(name);
-                self.upstream = Upstream::Connected(Box::new(connection), gauge);
-                self.last_upstream = Instant::now();
-                self.stats.set_upstream(UpstreamState::Connected);
-                for (attach, reply) in std::mem::take(&mut self.waiting) {
-                    self.admit(&attach, reply);
-                }
-                let actions = self.turns.as_mut().map(Turns::on_connected).unwrap_or_default();
-                self.perform(actions);
-                None
-            }
-            Err(error) => {
-                self.ctx.metrics.upstream_dial(name, Outcome::Failed);
-                tracing::warn!(session = %self.id, upstream = %name, %error, "upstream dial failed");
-                self.upstream = Upstream::None;
-                self.stats.set_upstream(UpstreamState::None);
-                if let Some(turns) = &mut self.turns {
-                    let (status, body, code) = responses::dial_error(&error);
-                    let actions = turns.on_unreachable(status, &body, code);
-                    self.perform(actions);
-                }
-                for (_, reply) in std::mem::take(&mut self.waiting) {
-                    drop(reply.send(Err(attach_error(&error))));
-                }
-                (self.clients.is_empty()).then_some(Exit::Unreachable)
-            }
-        }
-    }
-
     fn poll_clients(&mut self, cx: &mut Cx<'_>, progress: &mut bool) {
         let mut at = 0;
         while at < self.clients.len() {
@@ -395,155 +274,6 @@ impl Actor {
                     *progress = true;
                     self.remove(at);
                 }
-            }
-        }
-    }
-
-    /// False when the client is done.
-    fn on_client(&mut self, at: usize, frame: Frame) -> bool {
-        match (frame, &mut self.turns) {
-            (Frame::Messages { batch, .. }, None) => {
-                if let Upstream::Connected(connection, _) = &mut self.upstream {
-                    connection.socket.queue(&batch);
-                }
-            }
-            (Frame::Messages { batch, .. }, Some(_)) => {
-                let id = self.clients[at].id;
-                for message in batch.messages() {
-                    let actions = self
-                        .turns
-                        .as_mut()
-                        .map(|turns| turns.on_client(id, &message))
-                        .unwrap_or_default();
-                    self.perform(actions);
-                }
-                self.want_upstream();
-            }
-            (Frame::Ping(payload), None) => {
-                if let Upstream::Connected(connection, _) = &mut self.upstream {
-                    connection.socket.queue_ping(&payload);
-                }
-            }
-            // A responses client's pings are answered by its edge; a client's pongs answer
-            // pings that this session has answered already.
-            (Frame::Ping(_) | Frame::Pong(_), _) => {}
-            (Frame::Close(frame), _) => {
-                self.last_close = frame;
-                return false;
-            }
-            (Frame::Moved | Frame::Failed(_), _) => return false,
-        }
-        true
-    }
-
-    fn remove(&mut self, at: usize) {
-        let client = self.clients.swap_remove(at);
-        self.stats.clients.lock().retain(|stat| stat.id != client.id);
-        if let Some(turns) = &mut self.turns {
-            turns.on_client_gone(client.id);
-        }
-        if self.clients.is_empty() {
-            self.alone_since = Some(Instant::now());
-            self.retime = true;
-        }
-    }
-
-    /// Turns that wait bring the upstream back.
-    pub(super) fn want_upstream(&mut self) {
-        let waits = self.turns.as_ref().is_some_and(|turns| turns.queued() > 0);
-        if waits && matches!(self.upstream, Upstream::None) {
-            self.dial();
-        }
-    }
-
-    /// The detach time of a session without clients begins when its last turn ends.
-    pub(super) fn turn_ended(&mut self) {
-        self.alone_since = self.alone_since.map(|_| Instant::now());
-        self.retime = true;
-    }
-
-    pub(super) fn send_upstream(&mut self, batch: &Batch) {
-        if let Upstream::Connected(connection, _) = &mut self.upstream {
-            connection.socket.queue(batch);
-            self.last_upstream = Instant::now();
-            self.retime = true;
-        }
-    }
-
-    pub(super) fn hang_up(&mut self) {
-        self.upstream = Upstream::None;
-        self.stats.set_upstream(UpstreamState::None);
-        self.want_upstream();
-    }
-
-    fn poll_upstream(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
-        if self.is_blocked(cx) {
-            return None;
-        }
-        let Upstream::Connected(connection, _) = &mut self.upstream else { return None };
-        let Poll::Ready(incoming) = connection.socket.poll_recv(cx) else { return None };
-        *progress = true;
-        self.last_upstream = Instant::now();
-        match incoming {
-            Some(Ok(Incoming::Messages(batch))) => self.on_upstream(batch),
-            Some(Ok(Incoming::Ping(payload))) => {
-                connection.socket.queue_pong(&payload);
-                if self.turns.is_none() {
-                    self.tell_all(&Frame::Ping(payload));
-                }
-            }
-            Some(Ok(Incoming::Pong(payload))) => {
-                if self.turns.is_none() {
-                    self.tell_all(&Frame::Pong(payload));
-                }
-            }
-            Some(Ok(Incoming::Close(frame))) => {
-                return self.upstream_gone(frame, "the upstream closed");
-            }
-            Some(Err(SocketError::Protocol { close, what })) => {
-                connection.socket.queue_close(close, what);
-                drop(connection.socket.poll_flush(cx));
-                let frame = CloseFrame { code: close, reason: what.to_owned() };
-                return self.upstream_gone(Some(frame), what);
-            }
-            Some(Err(SocketError::Io(_))) | None => {
-                let frame = CloseFrame { code: 1011, reason: "upstream connection lost".into() };
-                return self.upstream_gone(Some(frame), "the upstream connection was lost");
-            }
-        }
-        None
-    }
-
-    fn on_upstream(&mut self, batch: Batch) {
-        if let Some(turns) = &mut self.turns {
-            let actions = turns.on_upstream(&batch);
-            self.perform(actions);
-        } else if let Some(stream) = self.streams.get_mut(OPAQUE) {
-            let now = self.last_upstream;
-            self.retime |= stream.log.bytes() == 0;
-            stream.log.push(batch, now);
-            stream.log.trim(self.ctx.limits.replay_bytes, self.ctx.limits.replay_ttl, now);
-        }
-    }
-
-    fn upstream_gone(&mut self, frame: Option<CloseFrame>, why: &'static str) -> Option<Exit> {
-        tracing::debug!(session = %self.id, why, "upstream connection ended");
-        self.upstream = Upstream::None;
-        self.stats.set_upstream(UpstreamState::None);
-        self.retime = true;
-        let Some(turns) = &mut self.turns else { return Some(Exit::UpstreamClosed(frame)) };
-        let actions = turns.on_disconnected();
-        self.perform(actions);
-        self.want_upstream();
-        None
-    }
-
-    /// Control frames are not numbered and not kept: a client that has no room misses them.
-    fn tell_all(&mut self, frame: &Frame) {
-        let mut cx = Cx::from_waker(std::task::Waker::noop());
-        for client in &mut self.clients {
-            if client.link.tx.queued() == 0 || client.link.tx.poll_ready(&mut cx).is_ready() {
-                client.link.tx.send(frame.clone());
             }
         }
     }
@@ -579,160 +309,6 @@ impl Actor {
             } else {
                 at += 1;
             }
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Cx<'_>) -> Option<Exit> {
-        let Upstream::Connected(connection, _) = &mut self.upstream else { return None };
-        if connection.socket.pending() == 0 {
-            return None;
-        }
-        match connection.socket.poll_flush(cx) {
-            Poll::Ready(Err(_)) => {
-                let frame = CloseFrame { code: 1011, reason: "upstream connection lost".into() };
-                self.upstream_gone(Some(frame), "writing to the upstream failed")
-            }
-            _ => None,
-        }
-    }
-
-    fn poll_timer(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
-        if std::mem::take(&mut self.retime) {
-            let deadline = self.next_deadline();
-            self.timer.as_mut().reset(deadline);
-        }
-        if self.timer.as_mut().poll(cx).is_pending() {
-            return None;
-        }
-        *progress = true;
-        self.retime = true;
-        let now = Instant::now();
-        let limits = &self.ctx.limits;
-        let clients = &self.clients;
-        self.streams.trim(limits.replay_bytes, limits.replay_ttl, now, |no| {
-            clients.iter().any(|client| client.reads(no))
-        });
-        if let Some(stream) = self.streams.get_mut(OPAQUE) {
-            stream.log.trim(limits.replay_bytes, limits.replay_ttl, now);
-        }
-        let running = self.turns.as_ref().map_or(0, Turns::running);
-        if running > 0 && now >= self.last_upstream + limits.turn_idle_timeout {
-            let actions = self.turns.as_mut().map(Turns::on_silence).unwrap_or_default();
-            self.perform(actions);
-        }
-        if running == 0 && self.is_idle() {
-            if self.alone_since.is_some_and(|since| now >= since + self.route.detach_ttl) {
-                return Some(Exit::Abandoned);
-            }
-            self.rotate(now);
-        }
-        None
-    }
-
-    /// Between turns, an upstream connection that is near its limit is given up before the
-    /// upstream gives it up in the middle of one.
-    fn rotate(&mut self, now: Instant) {
-        let Upstream::Connected(connection, _) = &mut self.upstream else { return };
-        if self.turns.is_some() && now >= connection.since + self.route.upstream.max_connection_age
-        {
-            tracing::info!(session = %self.id, "upstream connection reached its age, renewing it");
-            connection.socket.queue_close(1000, "");
-            drop(connection.socket.poll_flush(&mut Cx::from_waker(std::task::Waker::noop())));
-            self.upstream = Upstream::None;
-            self.dial();
-        }
-    }
-
-    fn next_deadline(&self) -> Instant {
-        /// A timer has to stand somewhere.
-        const IDLE: Duration = Duration::from_hours(1);
-        let now = Instant::now();
-        let limits = &self.ctx.limits;
-        let mut deadline = now + IDLE;
-        if let Some(since) = self.alone_since {
-            deadline = deadline.min(since + self.route.detach_ttl);
-        }
-        if let Upstream::Connected(connection, _) = &self.upstream
-            && self.turns.is_some()
-        {
-            deadline = deadline.min(connection.since + self.route.upstream.max_connection_age);
-        }
-        if self.turns.as_ref().is_some_and(|turns| turns.running() > 0) {
-            deadline = deadline.min(self.last_upstream + limits.turn_idle_timeout);
-        }
-        let expires = self.streams.expires(limits.replay_ttl);
-        let expires = match self.streams.get(OPAQUE) {
-            Some(stream) => stream.log.expires(limits.replay_ttl),
-            None => expires,
-        };
-        if let Some(expires) = expires {
-            deadline = deadline.min(expires);
-        }
-        // A deadline that has passed and moved nothing must not spin, and a log under
-        // steady flow is trimmed in strides.
-        deadline.max(now + (limits.replay_ttl / 8).min(Duration::from_millis(100)))
-    }
-
-    /// Brings the figures for operators up to date.
-    fn publish(&mut self) {
-        let bytes = self.streams.bytes();
-        self.replay_share.set(bytes);
-        self.stats.replay_bytes.store(bytes as u64, Relaxed);
-        if let Some(stream) = self.streams.get(OPAQUE) {
-            self.stats.head_seq.store(stream.log.head(), Relaxed);
-            self.stats.floor_seq.store(stream.log.floor(), Relaxed);
-        }
-        if let Some(turns) = &self.turns {
-            self.stats.turns_running.store(turns.running() as u64, Relaxed);
-            self.stats.turns_queued.store(turns.queued() as u64, Relaxed);
-            self.stats.turns_done.store(turns.done(), Relaxed);
-        }
-        let lag = self.clients.iter().map(|client| client.lag(&self.streams)).max();
-        self.stats.lag.store(lag.unwrap_or(0), Relaxed);
-    }
-
-    /// Waits until every client has what is in the logs, or `limit` has passed.
-    pub(super) async fn settle(&mut self, limit: Duration) {
-        let settled = poll_fn(|cx| {
-            self.deliver(cx, &mut false);
-            let behind = |client: &Client| client.lag(&self.streams) > 0 || client.has_replies();
-            if self.clients.iter().any(behind) { Poll::Pending } else { Poll::Ready(()) }
-        });
-        drop(tokio::time::timeout(limit, settled).await);
-    }
-
-    /// Says a last word to every client.
-    pub(super) fn dismiss(&mut self, frame: &Frame) {
-        for client in &mut self.clients {
-            client.link.tx.send(frame.clone());
-        }
-        self.clients.clear();
-        self.stats.clients.lock().clear();
-    }
-
-    /// Closes the upstream politely, within `limit`.
-    pub(super) async fn close_upstream(&mut self, limit: Duration) {
-        if let Upstream::Connected(mut connection, _) =
-            std::mem::replace(&mut self.upstream, Upstream::None)
-        {
-            let frame = self.last_close.take();
-            let (code, reason) = frame.as_ref().map_or((1000, ""), |f| (f.code, f.reason.as_str()));
-            connection.socket.queue_close(code, reason);
-            drop(tokio::time::timeout(limit, connection.socket.flush()).await);
-        }
-    }
-}
-
-/// What a client is told of a failed dial.
-fn attach_error(error: &DialError) -> AttachError {
-    match error {
-        DialError::Refused(refusal) => AttachError::Refused(refusal.clone()),
-        DialError::Unavailable(_) => {
-            Error::new(Code::UpstreamUnavailable, "the upstream could not be reached").into()
-        }
-        DialError::Timeout(_) => {
-            Error::new(Code::UpstreamTimeout, "the upstream did not answer the upgrade in time")
-                .into()
         }
     }
 }

@@ -49,7 +49,7 @@ async fn write(store: &dyn Store, batch: &[Alias]) {
         match store.put_aliases(batch).await {
             Ok(()) => return,
             Err(error) => {
-                tracing::warn!(%error, attempt, count = batch.len(), "writing aliases failed")
+                tracing::warn!(%error, attempt, count = batch.len(), "writing aliases failed");
             }
         }
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;

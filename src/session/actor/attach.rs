@@ -1,0 +1,179 @@
+//! Clients of a session: attached, heard, let go.
+
+use std::{
+    future::poll_fn,
+    task::{Context as Cx, Poll},
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{Actor, OPAQUE, Upstream};
+use crate::{
+    error::{Code, Error},
+    link::{Frame, Link},
+    session::{Attach, AttachError, Attached, Resume, clients::Client, stats::ClientStat},
+    telemetry::{
+        metrics::{Place, ResumeOutcome},
+        propagation,
+    },
+};
+
+impl Actor {
+    pub(super) fn attach(
+        &mut self,
+        attach: Box<Attach>,
+        reply: oneshot::Sender<Result<Attached, AttachError>>,
+    ) {
+        if attach.principal != self.principal {
+            let error = Error::new(Code::Forbidden, "this session belongs to another principal");
+            drop(reply.send(Err(error.into())));
+            return;
+        }
+        if self.clients.len() + self.waiting.len() >= self.ctx.limits.max_clients_per_session {
+            let error =
+                Error::new(Code::TooManySessions, "this session has as many clients as it may");
+            drop(reply.send(Err(error.into())));
+            return;
+        }
+        // The newest credential of the same principal is the one that is still valid.
+        self.upgrade = attach.upgrade.clone();
+        match self.upstream {
+            Upstream::Connected(..) => self.admit(&attach, reply),
+            Upstream::None => {
+                self.waiting.push((attach, reply));
+                self.dial();
+            }
+            Upstream::Dialing(_) => self.waiting.push((attach, reply)),
+        }
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        attach: &Attach,
+        reply: oneshot::Sender<Result<Attached, AttachError>>,
+    ) {
+        let (ours, theirs) = Link::pair(self.ctx.limits.link_window_bytes);
+        let id = self.next_client;
+        let remote = *attach.client.edge_node != *self.ctx.node_id;
+        let place = if remote { Place::Remote } else { Place::Local };
+        let now = Instant::now();
+        let gauge = self.ctx.metrics.client(&self.route.path, place);
+        let trace = propagation::extract(&attach.upgrade.headers);
+        let mut client = Client::new(id, ours, attach.client.clone(), trace, gauge);
+        let mut resume = Resume::New;
+        if self.turns.is_none() {
+            let log =
+                self.streams.get(OPAQUE).map(|stream| (stream.log.floor(), stream.log.head()));
+            let (floor, head) = log.unwrap_or((1, 0));
+            let mut next = head + 1;
+            if let Some(last) = attach.last_seq {
+                // A number from the future is one of another epoch: nothing of it is here.
+                (next, resume) = if last > head || last + 1 < floor {
+                    (floor, Resume::Gap { floor })
+                } else {
+                    (last + 1, Resume::Ok)
+                };
+                let outcome = match resume {
+                    Resume::Gap { .. } => ResumeOutcome::Gap,
+                    _ => ResumeOutcome::Ok,
+                };
+                self.ctx.metrics.resume(&self.route.path, outcome);
+            }
+            client.subscribe(OPAQUE, next);
+        }
+        let attached = Attached {
+            link: theirs,
+            epoch: self.epoch,
+            resume,
+            headers: self.headers.clone(),
+            subprotocol: self.subprotocol.clone(),
+        };
+        if reply.send(Ok(attached)).is_err() {
+            // The client left while it waited.
+            return;
+        }
+        self.next_client += 1;
+        self.alone_since = None;
+        self.stats.clients.lock().push(ClientStat { id, label: attach.client.clone(), since: now });
+        self.clients.push(client);
+    }
+
+    /// False when the client is done.
+    pub(super) fn on_client(&mut self, at: usize, frame: Frame) -> bool {
+        match (frame, &mut self.turns) {
+            (Frame::Messages { batch, .. }, None) => {
+                if let Upstream::Connected(connection, _) = &mut self.upstream {
+                    connection.socket.queue(&batch);
+                }
+            }
+            (Frame::Messages { batch, .. }, Some(_)) => {
+                let id = self.clients[at].id;
+                for message in batch.messages() {
+                    let actions = self
+                        .turns
+                        .as_mut()
+                        .map(|turns| turns.on_client(id, &message))
+                        .unwrap_or_default();
+                    self.perform(actions);
+                }
+                self.want_upstream();
+            }
+            (Frame::Ping(payload), None) => {
+                if let Upstream::Connected(connection, _) = &mut self.upstream {
+                    connection.socket.queue_ping(&payload);
+                }
+            }
+            // A responses client's pings are answered by its edge; a client's pongs answer
+            // pings that this session has answered already.
+            (Frame::Ping(_) | Frame::Pong(_), _) => {}
+            (Frame::Close(frame), _) => {
+                self.last_close = frame;
+                return false;
+            }
+            (Frame::Moved | Frame::Failed(_), _) => return false,
+        }
+        true
+    }
+
+    pub(super) fn remove(&mut self, at: usize) {
+        let client = self.clients.swap_remove(at);
+        self.stats.clients.lock().retain(|stat| stat.id != client.id);
+        if let Some(turns) = &mut self.turns {
+            turns.on_client_gone(client.id);
+        }
+        if self.clients.is_empty() {
+            self.alone_since = Some(Instant::now());
+            self.retime = true;
+        }
+    }
+
+    /// Waits until every client has what is in the logs, or `limit` has passed.
+    pub(in crate::session) async fn settle(&mut self, limit: Duration) {
+        let settled = poll_fn(|cx| {
+            self.deliver(cx, &mut false);
+            let behind = |client: &Client| client.lag(&self.streams) > 0 || client.has_replies();
+            if self.clients.iter().any(behind) { Poll::Pending } else { Poll::Ready(()) }
+        });
+        drop(tokio::time::timeout(limit, settled).await);
+    }
+
+    /// Says a last word to every client.
+    pub(in crate::session) fn dismiss(&mut self, frame: &Frame) {
+        for client in &mut self.clients {
+            client.link.tx.send(frame.clone());
+        }
+        self.clients.clear();
+        self.stats.clients.lock().clear();
+    }
+
+    /// Control frames are not numbered and not kept: a client that has no room misses them.
+    pub(super) fn tell_all(&mut self, frame: &Frame) {
+        let mut cx = Cx::from_waker(std::task::Waker::noop());
+        for client in &mut self.clients {
+            if client.link.tx.queued() == 0 || client.link.tx.poll_ready(&mut cx).is_ready() {
+                client.link.tx.send(frame.clone());
+            }
+        }
+    }
+}

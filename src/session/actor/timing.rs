@@ -1,0 +1,97 @@
+//! What a session does when time has passed, and what it tells operators.
+
+use std::{future::Future, sync::atomic::Ordering::Relaxed, task::Context as Cx, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Actor, Exit, OPAQUE, Upstream};
+use crate::session::turns::Turns;
+
+impl Actor {
+    /// The detach time of a session without clients begins when its last turn ends.
+    pub(in crate::session) fn turn_ended(&mut self) {
+        self.alone_since = self.alone_since.map(|_| Instant::now());
+        self.retime = true;
+    }
+
+    pub(super) fn poll_timer(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
+        if std::mem::take(&mut self.retime) {
+            let deadline = self.next_deadline();
+            self.timer.as_mut().reset(deadline);
+        }
+        if self.timer.as_mut().poll(cx).is_pending() {
+            return None;
+        }
+        *progress = true;
+        self.retime = true;
+        let now = Instant::now();
+        let limits = &self.ctx.limits;
+        let clients = &self.clients;
+        self.streams.trim(limits.replay_bytes, limits.replay_ttl, now, |no| {
+            clients.iter().any(|client| client.reads(no))
+        });
+        if let Some(stream) = self.streams.get_mut(OPAQUE) {
+            stream.log.trim(limits.replay_bytes, limits.replay_ttl, now);
+        }
+        let running = self.turns.as_ref().map_or(0, Turns::running);
+        if running > 0 && now >= self.last_upstream + limits.turn_idle_timeout {
+            let actions = self.turns.as_mut().map(Turns::on_silence).unwrap_or_default();
+            self.perform(actions);
+        }
+        if running == 0 && self.is_idle() {
+            if self.alone_since.is_some_and(|since| now >= since + self.route.detach_ttl) {
+                return Some(Exit::Abandoned);
+            }
+            self.rotate(now);
+        }
+        None
+    }
+
+    pub(super) fn next_deadline(&self) -> Instant {
+        /// A timer has to stand somewhere.
+        const IDLE: Duration = Duration::from_hours(1);
+        let now = Instant::now();
+        let limits = &self.ctx.limits;
+        let mut deadline = now + IDLE;
+        if let Some(since) = self.alone_since {
+            deadline = deadline.min(since + self.route.detach_ttl);
+        }
+        if let Upstream::Connected(connection, _) = &self.upstream
+            && self.turns.is_some()
+        {
+            deadline = deadline.min(connection.since + self.route.upstream.max_connection_age);
+        }
+        if self.turns.as_ref().is_some_and(|turns| turns.running() > 0) {
+            deadline = deadline.min(self.last_upstream + limits.turn_idle_timeout);
+        }
+        let expires = self.streams.expires(limits.replay_ttl);
+        let expires = match self.streams.get(OPAQUE) {
+            Some(stream) => stream.log.expires(limits.replay_ttl),
+            None => expires,
+        };
+        if let Some(expires) = expires {
+            deadline = deadline.min(expires);
+        }
+        // A deadline that has passed and moved nothing must not spin, and a log under
+        // steady flow is trimmed in strides.
+        deadline.max(now + (limits.replay_ttl / 8).min(Duration::from_millis(100)))
+    }
+
+    /// Brings the figures for operators up to date.
+    pub(super) fn publish(&mut self) {
+        let bytes = self.streams.bytes();
+        self.replay_share.set(bytes);
+        self.stats.replay_bytes.store(bytes as u64, Relaxed);
+        if let Some(stream) = self.streams.get(OPAQUE) {
+            self.stats.head_seq.store(stream.log.head(), Relaxed);
+            self.stats.floor_seq.store(stream.log.floor(), Relaxed);
+        }
+        if let Some(turns) = &self.turns {
+            self.stats.turns_running.store(turns.running() as u64, Relaxed);
+            self.stats.turns_queued.store(turns.queued() as u64, Relaxed);
+            self.stats.turns_done.store(turns.done(), Relaxed);
+        }
+        let lag = self.clients.iter().map(|client| client.lag(&self.streams)).max();
+        self.stats.lag.store(lag.unwrap_or(0), Relaxed);
+    }
+}

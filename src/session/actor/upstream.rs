@@ -1,0 +1,216 @@
+//! The upstream's side of a session: dialled, read, written, renewed.
+
+use std::{
+    sync::Arc,
+    task::{Context as Cx, Poll},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::{Actor, Exit, OPAQUE, Upstream};
+use crate::{
+    error::{Code, Error},
+    link::Frame,
+    session::{AttachError, responses, stats::UpstreamState, turns::Turns},
+    telemetry::{metrics::Outcome, propagation},
+    upstream::DialError,
+    wire::{Batch, CloseFrame, Incoming, SocketError},
+};
+
+impl Actor {
+    pub(super) fn dial(&mut self) {
+        let dialer = self.ctx.dialer.clone();
+        let upstream = Arc::clone(&self.route.upstream);
+        let mut upgrade = self.upgrade.clone();
+        let span = tracing::info_span!("dial", session = %self.id, upstream = %upstream.name);
+        propagation::enter(&span, &mut upgrade.headers);
+        self.stats.set_upstream(UpstreamState::Dialing);
+        self.upstream = Upstream::Dialing(Box::pin(
+            async move { dialer.dial(&upstream, &upgrade).await }.instrument(span),
+        ));
+    }
+
+    pub(super) fn poll_dial(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
+        let Upstream::Dialing(dial) = &mut self.upstream else { return None };
+        let Poll::Ready(result) = dial.as_mut().poll(cx) else { return None };
+        *progress = true;
+        self.retime = true;
+        let name = &self.route.upstream.name;
+        match result {
+            Ok(connection) => {
+                self.ctx.metrics.upstream_dial(name, Outcome::Ok);
+                self.headers.clone_from(&connection.headers);
+                self.subprotocol.clone_from(&connection.subprotocol);
+                let gauge = self.ctx.metrics.upstream_connection(name);
+                self.upstream = Upstream::Connected(Box::new(connection), gauge);
+                self.last_upstream = Instant::now();
+                self.stats.set_upstream(UpstreamState::Connected);
+                for (attach, reply) in std::mem::take(&mut self.waiting) {
+                    self.admit(&attach, reply);
+                }
+                let actions = self.turns.as_mut().map(Turns::on_connected).unwrap_or_default();
+                self.perform(actions);
+                None
+            }
+            Err(error) => {
+                self.ctx.metrics.upstream_dial(name, Outcome::Failed);
+                tracing::warn!(session = %self.id, upstream = %name, %error, "upstream dial failed");
+                self.upstream = Upstream::None;
+                self.stats.set_upstream(UpstreamState::None);
+                if let Some(turns) = &mut self.turns {
+                    let (status, body, code) = responses::dial_error(&error);
+                    let actions = turns.on_unreachable(status, &body, code);
+                    self.perform(actions);
+                }
+                for (_, reply) in std::mem::take(&mut self.waiting) {
+                    drop(reply.send(Err(attach_error(&error))));
+                }
+                (self.clients.is_empty()).then_some(Exit::Unreachable)
+            }
+        }
+    }
+
+    /// Turns that wait bring the upstream back.
+    pub(super) fn want_upstream(&mut self) {
+        let waits = self.turns.as_ref().is_some_and(|turns| turns.queued() > 0);
+        if waits && matches!(self.upstream, Upstream::None) {
+            self.dial();
+        }
+    }
+
+    pub(in crate::session) fn send_upstream(&mut self, batch: &Batch) {
+        if let Upstream::Connected(connection, _) = &mut self.upstream {
+            connection.socket.queue(batch);
+            self.last_upstream = Instant::now();
+            self.retime = true;
+        }
+    }
+
+    pub(in crate::session) fn hang_up(&mut self) {
+        self.upstream = Upstream::None;
+        self.stats.set_upstream(UpstreamState::None);
+        self.want_upstream();
+    }
+
+    pub(super) fn poll_upstream(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
+        if self.is_blocked(cx) {
+            return None;
+        }
+        let Upstream::Connected(connection, _) = &mut self.upstream else { return None };
+        let Poll::Ready(incoming) = connection.socket.poll_recv(cx) else { return None };
+        *progress = true;
+        self.last_upstream = Instant::now();
+        match incoming {
+            Some(Ok(Incoming::Messages(batch))) => self.on_upstream(batch),
+            Some(Ok(Incoming::Ping(payload))) => {
+                connection.socket.queue_pong(&payload);
+                if self.turns.is_none() {
+                    self.tell_all(&Frame::Ping(payload));
+                }
+            }
+            Some(Ok(Incoming::Pong(payload))) => {
+                if self.turns.is_none() {
+                    self.tell_all(&Frame::Pong(payload));
+                }
+            }
+            Some(Ok(Incoming::Close(frame))) => {
+                return self.upstream_gone(frame, "the upstream closed");
+            }
+            Some(Err(SocketError::Protocol { close, what })) => {
+                connection.socket.queue_close(close, what);
+                drop(connection.socket.poll_flush(cx));
+                let frame = CloseFrame { code: close, reason: what.to_owned() };
+                return self.upstream_gone(Some(frame), what);
+            }
+            Some(Err(SocketError::Io(_))) | None => {
+                let frame = CloseFrame { code: 1011, reason: "upstream connection lost".into() };
+                return self.upstream_gone(Some(frame), "the upstream connection was lost");
+            }
+        }
+        None
+    }
+
+    pub(super) fn on_upstream(&mut self, batch: Batch) {
+        if let Some(turns) = &mut self.turns {
+            let actions = turns.on_upstream(&batch);
+            self.perform(actions);
+        } else if let Some(stream) = self.streams.get_mut(OPAQUE) {
+            let now = self.last_upstream;
+            self.retime |= stream.log.bytes() == 0;
+            stream.log.push(batch, now);
+            stream.log.trim(self.ctx.limits.replay_bytes, self.ctx.limits.replay_ttl, now);
+        }
+    }
+
+    pub(super) fn upstream_gone(
+        &mut self,
+        frame: Option<CloseFrame>,
+        why: &'static str,
+    ) -> Option<Exit> {
+        tracing::debug!(session = %self.id, why, "upstream connection ended");
+        self.upstream = Upstream::None;
+        self.stats.set_upstream(UpstreamState::None);
+        self.retime = true;
+        let Some(turns) = &mut self.turns else { return Some(Exit::UpstreamClosed(frame)) };
+        let actions = turns.on_disconnected();
+        self.perform(actions);
+        self.want_upstream();
+        None
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Cx<'_>) -> Option<Exit> {
+        let Upstream::Connected(connection, _) = &mut self.upstream else { return None };
+        if connection.socket.pending() == 0 {
+            return None;
+        }
+        match connection.socket.poll_flush(cx) {
+            Poll::Ready(Err(_)) => {
+                let frame = CloseFrame { code: 1011, reason: "upstream connection lost".into() };
+                self.upstream_gone(Some(frame), "writing to the upstream failed")
+            }
+            _ => None,
+        }
+    }
+
+    /// Between turns, an upstream connection that is near its limit is given up before the
+    /// upstream gives it up in the middle of one.
+    pub(super) fn rotate(&mut self, now: Instant) {
+        let Upstream::Connected(connection, _) = &mut self.upstream else { return };
+        if self.turns.is_some() && now >= connection.since + self.route.upstream.max_connection_age
+        {
+            tracing::info!(session = %self.id, "upstream connection reached its age, renewing it");
+            connection.socket.queue_close(1000, "");
+            drop(connection.socket.poll_flush(&mut Cx::from_waker(std::task::Waker::noop())));
+            self.upstream = Upstream::None;
+            self.dial();
+        }
+    }
+
+    /// Closes the upstream politely, within `limit`.
+    pub(in crate::session) async fn close_upstream(&mut self, limit: Duration) {
+        if let Upstream::Connected(mut connection, _) =
+            std::mem::replace(&mut self.upstream, Upstream::None)
+        {
+            let frame = self.last_close.take();
+            let (code, reason) = frame.as_ref().map_or((1000, ""), |f| (f.code, f.reason.as_str()));
+            connection.socket.queue_close(code, reason);
+            drop(tokio::time::timeout(limit, connection.socket.flush()).await);
+        }
+    }
+}
+
+/// What a client is told of a failed dial.
+fn attach_error(error: &DialError) -> AttachError {
+    match error {
+        DialError::Refused(refusal) => AttachError::Refused(refusal.clone()),
+        DialError::Unavailable(_) => {
+            Error::new(Code::UpstreamUnavailable, "the upstream could not be reached").into()
+        }
+        DialError::Timeout(_) => {
+            Error::new(Code::UpstreamTimeout, "the upstream did not answer the upgrade in time")
+                .into()
+        }
+    }
+}
