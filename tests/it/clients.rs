@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
@@ -119,21 +118,17 @@ fn codex(npm: &Path) -> String {
 
 /// Runs a script to its end; its JSON summary. Fails unless it exits with 0.
 async fn run(program: &Path, dir: &Path, script: &Path, args: &[&str]) -> Value {
-    let child = Command::new(program)
+    let output = tokio::process::Command::new(program)
         .arg(script)
         .args(args)
         .current_dir(dir)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("OPENAI_API_KEY", "sample-key")
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let pid = Pid::from_child(&child);
-    let output = spawn_blocking(move || child.wait_with_output().unwrap());
+        // What it started ends with it: their pipes close.
+        .kill_on_drop(true)
+        .output();
     let Ok(output) = timeout(SCRIPT, output).await else {
-        kill_process(pid, Signal::KILL).ok();
         panic!("{} {args:?} did not end within {SCRIPT:?}", script.display());
     };
     let output = output.unwrap();
