@@ -66,7 +66,7 @@ async fn stall(client: Ws) -> Stalled {
         }
     });
     let mut last = (0, Instant::now());
-    eventually("the buffers are full", Duration::from_secs(60), async || {
+    eventually("the buffers are full", Duration::from_mins(1), async || {
         let sent = sent.load(Ordering::Relaxed);
         if sent != last.0 {
             last = (sent, Instant::now());
