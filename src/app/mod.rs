@@ -2,13 +2,14 @@
 
 mod drain;
 mod join;
+mod upkeep;
 mod view;
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32},
     },
     time::Duration,
 };
@@ -254,7 +255,7 @@ impl App {
             )),
             client: tokio::spawn(edge::serve(client, edge, stop.accept.clone())),
         };
-        background.spawn(report_load(Arc::clone(&node)));
+        background.spawn(upkeep::run(Arc::clone(&node)));
         node.store.activate(me).await.context("entering the ring")?;
         tracing::info!(node = %node.id, incarnation = %me, client = %addresses.client, peer = %addresses.peer, admin = %addresses.admin, "serving");
         Ok(Self { addresses, node, renewer, servers })
@@ -335,18 +336,6 @@ fn failure(
         Ok(Some(error)) => error.context(format!("the {what} listener failed")),
         Ok(None) => anyhow::anyhow!("the {what} listener ended"),
         Err(error) => anyhow::anyhow!("the {what} listener died: {error}"),
-    }
-}
-
-/// Tells the lease thread how many sessions there are.
-async fn report_load(node: Arc<Node>) {
-    let mut tick = tokio::time::interval(Duration::from_millis(500));
-    loop {
-        tokio::select! {
-            () = node.stop.background.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        node.load.store(u32::try_from(node.registry.len()).unwrap_or(u32::MAX), Relaxed);
     }
 }
 

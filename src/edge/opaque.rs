@@ -90,6 +90,7 @@ fn wish(
             subprotocols: pending.handshake.protocols().to_vec(),
         },
         last_seq: key::last_seq(uri, headers)?,
+        last_epoch: key::last_epoch(uri, headers)?,
         min_epoch: Epoch::default(),
         client: edge.label(ClientKind::WebSocket),
     })

@@ -92,7 +92,8 @@ struct Client {
 
 struct Outstanding {
     lane: Option<String>,
-    message: Message,
+    /// The request, until the owner is known to have taken it.
+    message: Option<Message>,
 }
 
 /// What the loop does next.
@@ -143,6 +144,7 @@ impl Client {
                 key_label: self.key_label.clone(),
                 upgrade: self.upgrade.clone(),
                 last_seq: None,
+                last_epoch: None,
                 min_epoch: self.epoch,
                 client: self.edge.label(ClientKind::WebSocket),
             })
@@ -159,8 +161,7 @@ impl Client {
             self.link = link;
             let next = match event {
                 Event::FromClient(Incoming::Messages(batch)) => {
-                    self.on_message(&batch, &mut pump).await;
-                    Next::Go
+                    self.on_messages(&batch, &mut pump).await
                 }
                 Event::FromClient(Incoming::Ping(payload)) => {
                     pump.pong(&payload);
@@ -203,15 +204,18 @@ impl Client {
         }
     }
 
-    async fn on_message(&mut self, batch: &Batch, pump: &mut Pump) {
+    async fn on_messages(&mut self, batch: &Batch, pump: &mut Pump) -> Next {
         for message in batch.messages() {
-            let event = match message.kind {
-                Kind::Text => ClientEvent::parse(&message.payload).ok(),
-                Kind::Binary => None,
-            };
-            let create = match event {
-                Some(ClientEvent::Create(create)) => Some(create),
-                _ => None,
+            if message.kind == Kind::Binary {
+                return Next::Close { code: 1003, reason: "this protocol is text" };
+            }
+            let create = match ClientEvent::parse(&message.payload) {
+                Ok(ClientEvent::Create(create)) => Some(create),
+                Ok(_) => None,
+                Err(error) => {
+                    pump.send(&Batch::one(&error_event(&error, None)));
+                    continue;
+                }
             };
             let lane = create.as_ref().and_then(|create| create.lane.clone());
             if let Err(error) = self.reach(create.as_ref()).await {
@@ -219,10 +223,11 @@ impl Client {
                 continue;
             }
             if create.is_some() {
-                self.creates.push_back(Outstanding { lane, message: message.clone() });
+                self.creates.push_back(Outstanding { lane, message: Some(message.clone()) });
             }
             self.send(&message);
         }
+        Next::Go
     }
 
     fn send(&mut self, message: &Message) {
@@ -271,7 +276,7 @@ impl Client {
     async fn on_frame(&mut self, frame: Frame, pump: &mut Pump) -> Next {
         match frame {
             Frame::Messages { batch, ended, .. } => {
-                self.remember(&batch);
+                self.note_created(&batch);
                 pump.send(&batch);
                 self.ended(&batch, ended);
                 self.boundary()
@@ -314,21 +319,24 @@ impl Client {
         }
     }
 
-    fn remember(&mut self, batch: &Batch) {
+    fn note_created(&mut self, batch: &Batch) {
         // Most batches are deltas, and looking for the word is cheaper than reading JSON.
         if memchr::memmem::find(batch.bytes(), b"response.created").is_none() {
             return;
         }
-        let created = |message: Message| {
-            ServerEvent::parse(&message)
-                .filter(|event| event.stage == Stage::Created)
-                .and_then(|event| event.response_id)
-        };
-        for id in batch.messages().filter_map(created) {
+        for event in batch.messages().filter_map(|message| ServerEvent::parse(&message)) {
+            if event.stage != Stage::Created {
+                continue;
+            }
+            // It was taken: a transfer from here on waits for its end.
+            let create = self.creates.iter_mut().find(|create| create.lane == event.lane);
+            if let Some(create) = create {
+                create.message = None;
+            }
             if self.known.len() >= KNOWN {
                 self.known.pop_front();
             }
-            self.known.push_back(id);
+            self.known.extend(event.response_id);
         }
     }
 
@@ -342,7 +350,7 @@ impl Client {
             Ok(attached) => {
                 self.link = Some(attached.link);
                 let messages: Vec<Message> =
-                    self.creates.iter().map(|create| create.message.clone()).collect();
+                    self.creates.iter().filter_map(|create| create.message.clone()).collect();
                 for message in &messages {
                     self.send(message);
                 }

@@ -196,14 +196,20 @@ impl Served {
         let done = Arc::clone(&self.opening);
         // The task cannot finish before it is entered below: its last step needs the lock.
         let task = self.serving.tracker.spawn(async move {
-            match serving.attach(attach).await {
+            let result = serving.attach(attach).await;
+            // Under the lock, so that a Detach comes either before (then the link is dropped
+            // here) or after (then it finds the channel).
+            let mut opening = done.lock();
+            if opening.remove(&channel).is_none() {
+                return;
+            }
+            match result {
                 Ok((link, attached)) => mux.accept(channel, link, attached, credit),
                 Err(error) => {
                     let version = serving.ring.borrow().view.version;
                     mux.control(channel, convert::error_out(error, version));
                 }
             }
-            done.lock().remove(&channel);
         });
         opening.insert(channel, task.abort_handle());
     }

@@ -68,8 +68,13 @@ impl Actor {
             let (floor, head) = log.unwrap_or((1, 0));
             let mut next = head + 1;
             if let Some(last) = attach.last_seq {
-                // A number from the future is one of another epoch: nothing of it is here.
-                (next, resume) = if last > head || last + 1 < floor {
+                // Numbers begin anew with each owner. One that is not known to be of this
+                // epoch, or is from its future, is of another: nothing after it is here.
+                let ours = match attach.last_epoch {
+                    Some(epoch) => epoch == self.epoch,
+                    None => self.first,
+                };
+                (next, resume) = if !ours || last > head || last + 1 < floor {
                     (floor, Resume::Gap { floor })
                 } else {
                     (last + 1, Resume::Ok)
