@@ -1,0 +1,27 @@
+//! Real processes, a real database, real sockets and signals: what users and operators of a
+//! ring notice. Nothing here reads ringspan's own code; the clients are other libraries.
+//!
+//! `RINGSPAN_IT_KEEP=1` keeps the directories (configuration, logs) of tests that pass; those
+//! of tests that fail are always kept, and printed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and reports by printing"
+)]
+
+mod bad_days;
+mod clients;
+mod crash;
+mod drain;
+mod opaque_messages;
+mod opaque_session;
+mod responses;
+mod responses_http;
+mod resume;
+mod slow_client;
+#[path = "../support/mod.rs"]
+mod support;

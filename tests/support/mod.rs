@@ -1,0 +1,23 @@
+//! What the integration tests share: a ring of processes, and clients of it.
+
+pub mod balancer;
+pub mod codexish;
+pub mod eventually;
+pub mod gate;
+pub mod history;
+pub mod http;
+pub mod postgres;
+pub mod process;
+pub mod responses;
+pub mod ring;
+pub mod scripted;
+pub mod ws;
+
+pub use eventually::eventually;
+pub use ring::{Node, Ring, RingOptions, Store, Timing};
+pub use ws::{Received, Ws};
+
+/// `Authorization` of a client that is nobody special.
+pub const ALICE: (&str, &str) = ("authorization", "Bearer alice");
+/// `Authorization` of somebody else.
+pub const BOB: (&str, &str) = ("authorization", "Bearer bob");
