@@ -11,11 +11,15 @@ use super::Node;
 use crate::{
     error::{Code, Error},
     session::Handle,
+    store::SessionFilter,
     telemetry::metrics::DrainState,
 };
 
 /// Sessions handed over a second: their heirs dial as many upstreams.
 const RATE: u32 = 500;
+
+/// Rows released in one go.
+const BATCH: u32 = 500;
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -113,6 +117,22 @@ impl Node {
         self.metrics.drain(DrainState::HandingOff, self.registry.len());
     }
 
+    /// Sessions that were handed to us and that nobody has asked for since: their rows name
+    /// us, no task does. Whoever asks for one next may claim it.
+    async fn release_unopened(&self) {
+        let filter =
+            SessionFilter { owner: Some(self.me), limit: BATCH, ..SessionFilter::default() };
+        let rows = match self.store.sessions(&filter).await {
+            Ok(rows) => rows,
+            Err(error) => return tracing::warn!(%error, "listing our sessions failed"),
+        };
+        for row in rows.into_iter().filter(|row| self.registry.get(row.id).is_none()) {
+            if let Err(error) = self.store.release(row.id, self.me, row.epoch).await {
+                tracing::warn!(session = %row.id, %error, "releasing a session failed");
+            }
+        }
+    }
+
     async fn leave(&self, deadline: Instant) -> anyhow::Result<()> {
         loop {
             match self.store.leave(self.me).await {
@@ -126,7 +146,7 @@ impl Node {
                     );
                     return Ok(());
                 }
-                Ok(_) => {}
+                Ok(_) => self.release_unopened().await,
                 Err(error) if Instant::now() + LOOK >= deadline => {
                     return Err(anyhow::Error::new(error).context("leaving the ring"));
                 }

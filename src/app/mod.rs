@@ -2,13 +2,14 @@
 
 mod drain;
 mod join;
+mod upkeep;
 mod view;
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32},
     },
     time::Duration,
 };
@@ -62,6 +63,7 @@ struct Node {
     lease: LeaseHandle,
     ring: watch::Receiver<Arc<Ring>>,
     registry: Arc<Registry>,
+    peers: Arc<Peers>,
     metrics: Metrics,
     events: Events,
     /// Sockets and turns of clients.
@@ -100,6 +102,7 @@ impl App {
     /// # Errors
     /// A store that cannot be reached or has the wrong schema, an address in use, a node id
     /// that another live process holds, a certificate that cannot be read.
+    #[expect(clippy::too_many_lines, reason = "wiring reads best as one list")]
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -189,12 +192,12 @@ impl App {
             background.clone(),
             stop.background.clone(),
         )?);
-        let routes: Arc<[_]> = config.routes.into();
+        let served: Arc<[_]> = config.routes.into();
         let router = Router::new(
             me,
             Arc::clone(&store),
             Arc::clone(&registry),
-            peers,
+            Arc::clone(&peers),
             ring.clone(),
             metrics.clone(),
         );
@@ -202,7 +205,7 @@ impl App {
         let edge = Arc::new(Edge {
             node_id: Arc::clone(&node_id),
             router: Arc::new(router),
-            routes: Arc::clone(&routes),
+            routes: Arc::clone(&served),
             auth: Authenticator::new(config.auth, cluster.secret),
             limits: config.limits,
             metrics: metrics.clone(),
@@ -213,7 +216,7 @@ impl App {
         let incoming = Incoming {
             identity,
             registry: Arc::clone(&registry),
-            routes,
+            routes: served,
             ring: ring.clone(),
             metrics: metrics.clone(),
             tracker: background.clone(),
@@ -227,6 +230,7 @@ impl App {
             lease,
             ring,
             registry,
+            peers,
             metrics,
             events,
             clients,
@@ -251,7 +255,7 @@ impl App {
             )),
             client: tokio::spawn(edge::serve(client, edge, stop.accept.clone())),
         };
-        background.spawn(report_load(Arc::clone(&node)));
+        background.spawn(upkeep::run(Arc::clone(&node)));
         node.store.activate(me).await.context("entering the ring")?;
         tracing::info!(node = %node.id, incarnation = %me, client = %addresses.client, peer = %addresses.peer, admin = %addresses.admin, "serving");
         Ok(Self { addresses, node, renewer, servers })
@@ -332,18 +336,6 @@ fn failure(
         Ok(Some(error)) => error.context(format!("the {what} listener failed")),
         Ok(None) => anyhow::anyhow!("the {what} listener ended"),
         Err(error) => anyhow::anyhow!("the {what} listener died: {error}"),
-    }
-}
-
-/// Tells the lease thread how many sessions there are.
-async fn report_load(node: Arc<Node>) {
-    let mut tick = tokio::time::interval(Duration::from_millis(500));
-    loop {
-        tokio::select! {
-            () = node.stop.background.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        node.load.store(u32::try_from(node.registry.len()).unwrap_or(u32::MAX), Relaxed);
     }
 }
 

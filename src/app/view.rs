@@ -1,9 +1,9 @@
 //! The node as the admin listener shows it.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{collections::HashMap, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use async_trait::async_trait;
-use tokio::{sync::broadcast, time::Instant};
+use tokio::sync::broadcast;
 
 use super::Node;
 use crate::{
@@ -13,8 +13,9 @@ use crate::{
     },
     error::{Code, Error, Result},
     ids::{Incarnation, SessionId},
+    peer::SessionReport,
     ring::Ring,
-    session::{Handle, stats, store_error},
+    session::store_error,
     store::{Member, MemberState, SessionFilter, SessionRow},
 };
 
@@ -62,13 +63,12 @@ impl NodeView for Node {
             limit: u32::try_from(query.limit()).unwrap_or(u32::MAX),
         };
         let rows = self.store.sessions(&filter).await.map_err(|error| store_error(&error))?;
-        Ok(rows.into_iter().map(|row| self.session_info(&ring, row)).collect())
+        Ok(self.described(rows).await)
     }
 
     async fn session(&self, id: &str) -> Result<Option<SessionInfo>> {
         let row = self.store.session(parse_id(id)?).await.map_err(|error| store_error(&error))?;
-        let ring = self.ring.borrow().clone();
-        Ok(row.map(|row| self.session_info(&ring, row)))
+        Ok(self.described(row.into_iter().collect()).await.pop())
     }
 
     async fn drain(&self) -> DrainAnswer {
@@ -85,51 +85,80 @@ impl NodeView for Node {
 }
 
 impl Node {
-    fn session_info(&self, ring: &Ring, row: SessionRow) -> SessionInfo {
-        let handle = self.registry.get(row.id).filter(|handle| handle.epoch == row.epoch);
-        let member = row.owner.and_then(|owner| ring.member(owner));
-        SessionInfo {
-            id: row.id.to_string(),
-            principal: row.principal.to_string().chars().take(8).collect(),
-            profile: handle.as_ref().map_or("", |h| h.route.profile.as_str()).to_owned(),
-            route: row.route,
-            key: Some(row.key_label).filter(|label| !label.is_empty()),
-            owner_node: member.map(|member| member.node_id.clone()),
-            owner_incarnation: row.owner.map(|owner| owner.0),
-            epoch: row.epoch.0,
-            state: row.state.as_str().to_owned(),
-            age_seconds: row.age.as_secs_f64(),
-            local: handle.map(|handle| local(&handle)),
+    /// Rows with what their owners know, this node's own and the others'.
+    async fn described(&self, rows: Vec<SessionRow>) -> Vec<SessionInfo> {
+        let ring = self.ring.borrow().clone();
+        let mut owners: HashMap<Incarnation, Vec<SessionId>> = HashMap::new();
+        for row in &rows {
+            if let Some(owner) = row.live_owner() {
+                owners.entry(owner).or_default().push(row.id);
+            }
         }
+        let asked = owners.into_iter().map(|(owner, ids)| {
+            let addr = ring.member(owner).map(|member| member.peer_addr.clone());
+            async move {
+                if owner == self.me {
+                    let own = ids.iter().filter_map(|id| self.registry.get(*id));
+                    return own.map(|handle| SessionReport::of(&handle)).collect();
+                }
+                match addr {
+                    Some(addr) => self.peers.describe(owner, &addr, &ids).await,
+                    None => Vec::new(),
+                }
+            }
+        });
+        let reports = futures_util::future::join_all(asked).await.into_iter().flatten();
+        let mut reports: HashMap<SessionId, SessionReport> =
+            reports.filter_map(|report| Some((report.id()?, report))).collect();
+        rows.into_iter()
+            .map(|row| {
+                let report = reports.remove(&row.id).filter(|report| report.epoch == row.epoch.0);
+                session_info(&ring, row, report)
+            })
+            .collect()
     }
 }
 
-fn local(handle: &Handle) -> LocalSession {
-    let stats = &handle.stats;
-    let now = Instant::now();
-    let lag = stats.lag.load(Relaxed);
-    let info = |client: &stats::ClientStat| ClientInfo {
-        edge_node: client.label.edge_node.to_string(),
-        kind: client.label.kind.as_str().to_owned(),
-        since_seconds: now.duration_since(client.since).as_secs_f64(),
+fn session_info(ring: &Ring, row: SessionRow, report: Option<SessionReport>) -> SessionInfo {
+    let member = row.owner.and_then(|owner| ring.member(owner));
+    SessionInfo {
+        id: row.id.to_string(),
+        principal: row.principal.to_string().chars().take(8).collect(),
+        profile: report.as_ref().map_or("", |report| &report.profile).to_owned(),
+        route: row.route,
+        key: Some(row.key_label).filter(|label| !label.is_empty()),
+        owner_node: member.map(|member| member.node_id.clone()),
+        owner_incarnation: row.owner.map(|owner| owner.0),
+        epoch: row.epoch.0,
+        state: row.state.as_str().to_owned(),
+        age_seconds: row.age.as_secs_f64(),
+        local: report.map(local),
+    }
+}
+
+fn local(report: SessionReport) -> LocalSession {
+    let lag = report.lag;
+    let clients = report.clients.into_iter().map(|client| ClientInfo {
+        edge_node: client.edge_node,
+        kind: client.kind,
+        since_seconds: Duration::from_millis(client.attached_millis).as_secs_f64(),
         lag,
-    };
-    let clients = stats.clients.lock().iter().map(info).collect();
+    });
     let count = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     LocalSession {
-        clients,
-        upstream: match stats.upstream() {
-            stats::UpstreamState::Connected => UpstreamState::Connected,
-            stats::UpstreamState::Dialing => UpstreamState::Dialing,
-            stats::UpstreamState::None => UpstreamState::None,
+        clients: clients.collect(),
+        upstream: match report.upstream.as_str() {
+            "connected" => UpstreamState::Connected,
+            "dialing" => UpstreamState::Dialing,
+            _ => UpstreamState::None,
         },
-        head_seq: stats.head_seq.load(Relaxed),
-        floor_seq: stats.floor_seq.load(Relaxed),
-        replay_bytes: stats.replay_bytes.load(Relaxed),
-        turns_running: count(stats.turns_running.load(Relaxed)),
-        turns_queued: count(stats.turns_queued.load(Relaxed)),
-        turns_done: stats.turns_done.load(Relaxed),
-        busy: !stats.is_idle(),
+        head_seq: report.head_seq,
+        floor_seq: report.floor_seq,
+        replay_bytes: report.replay_bytes,
+        turns_running: count(report.turns_running),
+        turns_queued: count(report.turns_queued),
+        turns_done: report.turns_done,
+        busy: report.turns_running + report.turns_queued > 0,
     }
 }
 

@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Su
 
 use crate::config::{
     ServeArgs,
+    routes::RESPONSES,
     settings::{Key, Otherwise, SETTINGS, Section, Setting},
     url,
     value::{Kind, duration},
@@ -84,12 +85,23 @@ pub struct DevArgs {
 
 /// `ringspan sample-upstream`
 #[derive(Clone, Debug, Args)]
-#[command(after_long_help = "Serves /v1/responses (WebSocket, and POST with SSE), /echo, and \
-    /stream?frames=N&bytes=B&delay_ms=D.")]
+#[command(after_long_help = super::sample::HELP)]
 pub struct SampleUpstreamArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
     pub listen: std::net::SocketAddr,
+    /// Refuse requests without a bearer token
+    #[arg(long)]
+    pub any_bearer: bool,
+    /// Refuse requests without the bearer token that this variable holds
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "any_bearer")]
+    pub bearer_env: Option<String>,
+    /// Model to answer as when a request names none
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Age at which a Responses connection is ended
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub max_connection_age: Option<Duration>,
 }
 
 /// `ringspan migrate`
@@ -148,6 +160,15 @@ pub struct SessionsArgs {
     /// Only sessions of this key
     #[arg(long, value_name = "K")]
     pub key: Option<String>,
+    /// Only sessions of this owner
+    #[arg(long, value_name = "NODE")]
+    pub owner: Option<String>,
+    /// Only sessions after this id, in the order of ids
+    #[arg(long, value_name = "ID")]
+    pub after: Option<String>,
+    /// Most sessions to list
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = session_limit)]
+    pub limit: usize,
 }
 
 /// `ringspan top`
@@ -200,10 +221,34 @@ pub enum MetricsCommand {
 
 /// `ringspan selfcheck`
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_long_help = "Attaches to a session of its own and has one message answered: a turn \
+        without generation on a Responses route, an echoed text on any other. With --admin-url of \
+        the node behind --url it looks for a session that another node owns, so that the message \
+        is forwarded; in a ring of one node that cannot be and is not asked for.\n\n\
+        Examples:\n  ringspan selfcheck --url http://127.0.0.1:8080 --admin-url http://127.0.0.1:9090\n  \
+        ringspan selfcheck --url https://ring.example.com --bearer-env OPENAI_API_KEY\n  \
+        ringspan selfcheck --url http://127.0.0.1:8080 --route '/rooms/{room}'"
+)]
 pub struct SelfcheckArgs {
     /// Client listener of any node
     #[arg(long, value_name = "URL", value_parser = admin_url)]
     pub url: http::Uri,
+    /// Admin listener of the same node: names the owner and proves that a message was forwarded
+    #[arg(long, value_name = "URL", env = "RINGSPAN_ADMIN_URL", value_parser = admin_url)]
+    pub admin_url: Option<http::Uri>,
+    /// Route as the configuration has it; a {name} in it becomes a fresh one
+    #[arg(long, value_name = "PATH", default_value = RESPONSES, value_parser = route_path)]
+    pub route: String,
+    /// Show the bearer token that this variable holds
+    #[arg(long, value_name = "VARIABLE")]
+    pub bearer_env: Option<String>,
+    /// Model that a turn names
+    #[arg(long, value_name = "NAME", default_value = "gpt-5.5")]
+    pub model: String,
+    /// Give up after so long
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
+    pub timeout: Duration,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -216,6 +261,21 @@ pub struct DatabaseArgs(pub ServeArgs);
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let positive = duration(text).filter(|duration| !duration.is_zero());
     positive.ok_or_else(|| "expected a duration such as \"15s\", \"500ms\" or \"2m\"".into())
+}
+
+fn session_limit(text: &str) -> Result<usize, String> {
+    // A million rows are what a terminal, and the memory for their table, still bear.
+    let limit = text.parse().ok().filter(|limit| (1..=1_000_000).contains(limit));
+    limit.ok_or_else(|| "expected a number from 1 to 1000000".into())
+}
+
+fn route_path(text: &str) -> Result<String, String> {
+    let sound = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if sound {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a path such as \"/rooms/{room}\"".into())
+    }
 }
 
 fn admin_url(text: &str) -> Result<http::Uri, String> {

@@ -21,6 +21,7 @@ use http::{
 };
 use http_body_util::{BodyExt, Limited, combinators::UnsyncBoxBody};
 use serde_json::{Map, Value, value::RawValue};
+use tracing::{Instrument, field::Empty};
 
 use super::{Edge, key, reply};
 use crate::{
@@ -31,9 +32,10 @@ use crate::{
     route::RouteError,
     session::{
         Attach, ClientKind,
-        event::{ClientEvent, ServerEvent, Stage},
+        event::{ClientEvent, ServerEvent, Stage, error_event},
     },
     store::AliasKind,
+    telemetry::propagation,
     upstream::{HttpError, Upgrade},
     wire::{Batch, Kind, Message},
 };
@@ -43,9 +45,14 @@ use crate::{
 const WEBSOCKET_ONLY: [&str; 3] =
     ["response.metadata", "codex.rate_limits", "responsesapi.websocket_timing"];
 
+/// Owners that one request follows.
+const MAX_MOVES: u32 = 3;
+
 /// One turn.
-pub(super) async fn create(edge: Arc<Edge>, route: Arc<Route>, request: Request) -> Response {
-    match turn(&edge, &route, request).await {
+pub(super) async fn create(edge: Arc<Edge>, route: Arc<Route>, mut request: Request) -> Response {
+    let span = tracing::info_span!("request", route = %route.path, session = Empty);
+    propagation::enter(&span, request.headers_mut());
+    match turn(&edge, &route, request).instrument(span).await {
         Ok(response) => response,
         Err(error) => edge.refuse_route(&error),
     }
@@ -86,37 +93,51 @@ async fn turn(
             (None, None) => (SessionId::random(), String::new()),
         }
     };
-    let mut attached = edge
-        .router
-        .attach(Attach {
-            session,
-            principal,
-            route: Arc::clone(route),
-            key_label,
-            upgrade: Upgrade {
-                path_and_query: key::forwarded_path(&parts.uri),
-                headers: upgrade_headers(edge.forwarded_headers(&parts.headers)),
-                subprotocols: Vec::new(),
-            },
-            last_seq: None,
-            min_epoch: Epoch::default(),
-            client: edge.label(ClientKind::Http),
-        })
-        .await?;
+    tracing::Span::current().record("session", tracing::field::display(session));
+    let upgrade = Upgrade {
+        path_and_query: key::forwarded_path(&parts.uri),
+        headers: upgrade_headers(edge.forwarded_headers(&parts.headers)),
+        subprotocols: Vec::new(),
+    };
     let batch = Batch::one(&message);
-    attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0 });
-    let mut events = Events { link: attached.link, over: false };
-    // The first event decides between an answer and an error with a status of its own.
-    let first = events.next().await;
+    let mut tries = 0;
+    let (attached, first, events) = loop {
+        let mut attached = edge
+            .router
+            .attach(Attach {
+                session,
+                principal,
+                route: Arc::clone(route),
+                key_label: key_label.clone(),
+                upgrade: upgrade.clone(),
+                last_seq: None,
+                last_epoch: None,
+                min_epoch: Epoch::default(),
+                client: edge.label(ClientKind::Http),
+            })
+            .await?;
+        let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0 };
+        attached.link.tx.send(frame);
+        let mut events = Events { link: attached.link, over: false };
+        // The first event decides between an answer and an error with a status of its own.
+        let first = events.next().await;
+        tries += 1;
+        // A planned transfer takes nothing with it that was not answered (I5): ask the heir.
+        if !matches!(first, Step::Moved) || tries >= MAX_MOVES {
+            break ((attached.headers, attached.epoch), first, events);
+        }
+    };
+    drop(batch);
     if let Some(error) = failure(&first) {
         return Ok(error);
     }
     let mut response = if stream { sse(first, events) } else { collect(first, events).await };
-    for (name, value) in &attached.headers {
+    let (headers, epoch) = attached;
+    for (name, value) in &headers {
         response.headers_mut().entry(name).or_insert(value.clone());
     }
     reply::put(&mut response, "ringspan-session", &session.to_string());
-    reply::put(&mut response, "ringspan-epoch", &attached.epoch.to_string());
+    reply::put(&mut response, "ringspan-epoch", &epoch.to_string());
     Ok(response)
 }
 
@@ -163,6 +184,8 @@ struct Events {
 enum Step {
     Events(Batch),
     Failed(Error),
+    /// The session has a new owner, and the old one had not taken the request.
+    Moved,
     /// The turn has ended.
     End,
 }
@@ -191,10 +214,7 @@ impl Events {
                 }
                 Some(Frame::Ping(_) | Frame::Pong(_)) => continue,
                 Some(Frame::Failed(error)) => Step::Failed(error),
-                // The old owner had not taken the request (I5).
-                Some(Frame::Moved) => {
-                    Step::Failed(Error::new(Code::OwnerMoving, "the session is moving; retry"))
-                }
+                Some(Frame::Moved) => Step::Moved,
                 Some(Frame::Close(_)) | None => Step::Failed(lost()),
             };
             self.over = true;
@@ -203,12 +223,18 @@ impl Events {
     }
 }
 
+fn moving() -> Error {
+    Error::new(Code::OwnerMoving, "the session keeps moving; retry")
+}
+
 /// The response to a turn that failed before anything else was said.
 fn failure(first: &Step) -> Option<Response> {
     match first {
         Step::Failed(error) => Some(reply::error(error)),
+        Step::Moved => Some(reply::error(&moving())),
         Step::End => {
-            Some(reply::error(&Error::new(Code::Internal, "the turn ended without a word")))
+            let text = "the turn ended without a word";
+            Some(reply::error(&Error::new(Code::UpstreamUnavailable, text)))
         }
         Step::Events(batch) => batch.messages().next().and_then(|message| error_response(&message)),
     }
@@ -259,10 +285,8 @@ impl Stream for Sse {
         };
         Poll::Ready(match step {
             Step::Events(batch) => Some(Ok(sse_text(&batch))),
-            Step::Failed(error) => {
-                let event = crate::session::event::error_event(&error, None);
-                Some(Ok(sse_text(&Batch::one(&event))))
-            }
+            Step::Failed(error) => Some(Ok(sse_text(&Batch::one(&error_event(&error, None))))),
+            Step::Moved => Some(Ok(sse_text(&Batch::one(&error_event(&moving(), None))))),
             Step::End => None,
         })
     }
@@ -320,6 +344,7 @@ async fn collect(first: Step, mut events: Events) -> Response {
                 }
             }
             Step::Failed(error) => return reply::error(&error),
+            Step::Moved => return reply::error(&moving()),
             Step::End => {
                 let text = "the turn ended without a final response";
                 return reply::error(&Error::new(Code::UpstreamUnavailable, text));

@@ -7,14 +7,21 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::KeySource,
     error::{Code, Error, Result},
+    ids::Epoch,
 };
 
 /// Longest key; a longer one is refused, not cut.
 const MAX_KEY: usize = 512;
 
-/// Our own parameter, as query and as header.
-const LAST_SEQ: &str = "last_seq";
-const LAST_SEQ_HEADER: HeaderName = HeaderName::from_static("ringspan-last-seq");
+/// Our own parameters, as query and as header.
+const LAST_SEQ: Own = Own { query: "last_seq", header: "ringspan-last-seq" };
+const LAST_EPOCH: Own = Own { query: "last_epoch", header: "ringspan-last-epoch" };
+
+/// A parameter of ours.
+struct Own {
+    query: &'static str,
+    header: &'static str,
+}
 
 /// Headers that name a Responses session, first wins (see docs/clients.md).
 const RESPONSES_KEYS: [HeaderName; 5] = [
@@ -100,22 +107,47 @@ pub(super) fn responses(headers: &HeaderMap) -> Result<Option<Key>> {
 /// # Errors
 /// `invalid_request` for what is not a number.
 pub(super) fn last_seq(uri: &Uri, headers: &HeaderMap) -> Result<Option<u64>> {
-    let text = match headers.get(LAST_SEQ_HEADER) {
-        Some(value) => Some(value.to_str().unwrap_or_default().to_owned()),
-        None => query_pairs(uri).find(|(key, _)| key == LAST_SEQ).map(|(_, value)| value),
-    };
-    text.map(|text| {
-        text.parse().map_err(|_| {
-            Error::new(Code::InvalidRequest, "last_seq must be a whole number").param(LAST_SEQ)
-        })
-    })
-    .transpose()
+    LAST_SEQ.read(uri, headers)
 }
 
-/// The path and query without our own parameter.
+/// Of which epoch that message was: numbers begin anew with an owner.
+///
+/// # Errors
+/// `invalid_request` for what is not a number.
+pub(super) fn last_epoch(uri: &Uri, headers: &HeaderMap) -> Result<Option<Epoch>> {
+    Ok(LAST_EPOCH.read(uri, headers)?.map(Epoch))
+}
+
+/// Headers of ours, which no upstream sees.
+pub(super) fn remove_own(headers: &mut HeaderMap) {
+    for own in [LAST_SEQ, LAST_EPOCH] {
+        headers.remove(own.header);
+    }
+}
+
+impl Own {
+    fn read<T: std::str::FromStr>(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<T>> {
+        let text = match headers.get(self.header) {
+            Some(value) => Some(value.to_str().unwrap_or_default().to_owned()),
+            None => query_pairs(uri).find(|(key, _)| key == self.query).map(|(_, value)| value),
+        };
+        text.map(|text| {
+            text.parse().map_err(|_| {
+                let message = format!("{} must be a whole number", self.query);
+                Error::new(Code::InvalidRequest, message).param(self.query)
+            })
+        })
+        .transpose()
+    }
+}
+
+/// The path and query without our own parameters.
 pub(super) fn forwarded_path(uri: &Uri) -> String {
     let Some(query) = uri.query() else { return uri.path().to_owned() };
-    let own = |pair: &&str| pair.split('=').next() != Some(LAST_SEQ);
+    let own = |pair: &&str| {
+        let name = pair.split('=').next();
+        name != Some(LAST_SEQ.query) && name != Some(LAST_EPOCH.query)
+    };
     let kept: Vec<&str> = query.split('&').filter(own).collect();
     if kept.is_empty() {
         uri.path().to_owned()

@@ -55,7 +55,7 @@ impl Edge {
         if self.auth.consumes_credential() {
             forwarded.remove(AUTHORIZATION);
         }
-        forwarded.remove("ringspan-last-seq");
+        key::remove_own(&mut forwarded);
         forwarded
     }
 

@@ -6,7 +6,7 @@ use axum::{
     extract::{RawPathParams, Request},
     response::Response,
 };
-use tracing::Instrument;
+use tracing::{Instrument, field::Empty};
 
 use super::{
     Edge, key,
@@ -19,7 +19,7 @@ use crate::{
     ids::{Epoch, SessionId},
     link::{Frame, Link},
     session::{Attach, ClientKind},
-    telemetry::metrics::Direction,
+    telemetry::{metrics::Direction, propagation},
     upstream::Upgrade,
     wire::Incoming,
 };
@@ -35,20 +35,21 @@ pub(super) async fn handle(
         Ok(pending) => pending,
         Err(response) => return *response,
     };
-    let attach = match wish(&edge, &route, &params, &request, &pending) {
+    let mut attach = match wish(&edge, &route, &params, &request, &pending) {
         Ok(attach) => attach,
         Err(error) => return edge.refuse(&error),
     };
     let session = attach.session;
-    let attached = match edge.router.attach(attach).await {
+    let span = tracing::info_span!("attach", %session, route = %route.path, epoch = Empty);
+    propagation::enter(&span, &mut attach.upgrade.headers);
+    let attached = match edge.router.attach(attach).instrument(span.clone()).await {
         Ok(attached) => attached,
         Err(error) => return edge.refuse_route(&error),
     };
     let limit = edge.limits.max_message_bytes;
     let (response, socket) =
         pending.accept(Some(&attached), Some(session.to_string()), route.compression, limit);
-    let span =
-        tracing::info_span!("attach", %session, route = %route.path, epoch = %attached.epoch);
+    span.record("epoch", attached.epoch.0);
     edge.tracker.clone().spawn(
         async move {
             if let Some((socket, seat)) = socket.await {
@@ -89,6 +90,7 @@ fn wish(
             subprotocols: pending.handshake.protocols().to_vec(),
         },
         last_seq: key::last_seq(uri, headers)?,
+        last_epoch: key::last_epoch(uri, headers)?,
         min_epoch: Epoch::default(),
         client: edge.label(ClientKind::WebSocket),
     })

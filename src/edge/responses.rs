@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use axum::{extract::Request, response::Response};
-use tracing::Instrument;
+use tracing::{Instrument, field::Empty};
 
 use super::{
     Edge, key,
@@ -24,7 +24,7 @@ use crate::{
         event::{ClientEvent, Create, ServerEvent, Stage, error_event, error_event_with},
     },
     store::AliasKind,
-    telemetry::metrics::Direction,
+    telemetry::{metrics::Direction, propagation},
     upstream::Upgrade,
     wire::{Batch, Incoming, Kind, Message},
 };
@@ -43,10 +43,12 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
         Ok(client) => client,
         Err(error) => return edge.refuse(&error),
     };
+    let span = tracing::info_span!("attach", route = %route.path, session = Empty);
+    propagation::enter(&span, &mut client.upgrade.headers);
     // A client that names its session learns of a refusal now; for another one it takes its
     // first request to know which session it means.
     let attached = match client.session {
-        Some(_) => match client.attach().await {
+        Some(_) => match client.attach().instrument(span.clone()).await {
             Ok(attached) => Some(attached),
             Err(error) => return edge.refuse_route(&error),
         },
@@ -56,7 +58,6 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     let session = client.session.map(|session| session.to_string());
     let (response, socket) = pending.accept(attached.as_ref(), session, route.compression, limit);
     client.link = attached.map(|attached| attached.link);
-    let span = tracing::info_span!("client", route = %route.path);
     edge.tracker.clone().spawn(
         async move {
             if let Some((socket, seat)) = socket.await {
@@ -91,7 +92,8 @@ struct Client {
 
 struct Outstanding {
     lane: Option<String>,
-    message: Message,
+    /// The request, until the owner is known to have taken it.
+    message: Option<Message>,
 }
 
 /// What the loop does next.
@@ -142,11 +144,13 @@ impl Client {
                 key_label: self.key_label.clone(),
                 upgrade: self.upgrade.clone(),
                 last_seq: None,
+                last_epoch: None,
                 min_epoch: self.epoch,
                 client: self.edge.label(ClientKind::WebSocket),
             })
             .await?;
         self.epoch = attached.epoch;
+        tracing::Span::current().record("session", tracing::field::display(session));
         Ok(attached)
     }
 
@@ -157,8 +161,7 @@ impl Client {
             self.link = link;
             let next = match event {
                 Event::FromClient(Incoming::Messages(batch)) => {
-                    self.on_message(&batch, &mut pump).await;
-                    Next::Go
+                    self.on_messages(&batch, &mut pump).await
                 }
                 Event::FromClient(Incoming::Ping(payload)) => {
                     pump.pong(&payload);
@@ -201,15 +204,18 @@ impl Client {
         }
     }
 
-    async fn on_message(&mut self, batch: &Batch, pump: &mut Pump) {
+    async fn on_messages(&mut self, batch: &Batch, pump: &mut Pump) -> Next {
         for message in batch.messages() {
-            let event = match message.kind {
-                Kind::Text => ClientEvent::parse(&message.payload).ok(),
-                Kind::Binary => None,
-            };
-            let create = match event {
-                Some(ClientEvent::Create(create)) => Some(create),
-                _ => None,
+            if message.kind == Kind::Binary {
+                return Next::Close { code: 1003, reason: "this protocol is text" };
+            }
+            let create = match ClientEvent::parse(&message.payload) {
+                Ok(ClientEvent::Create(create)) => Some(create),
+                Ok(_) => None,
+                Err(error) => {
+                    pump.send(&Batch::one(&error_event(&error, None)));
+                    continue;
+                }
             };
             let lane = create.as_ref().and_then(|create| create.lane.clone());
             if let Err(error) = self.reach(create.as_ref()).await {
@@ -217,10 +223,11 @@ impl Client {
                 continue;
             }
             if create.is_some() {
-                self.creates.push_back(Outstanding { lane, message: message.clone() });
+                self.creates.push_back(Outstanding { lane, message: Some(message.clone()) });
             }
             self.send(&message);
         }
+        Next::Go
     }
 
     fn send(&mut self, message: &Message) {
@@ -269,7 +276,7 @@ impl Client {
     async fn on_frame(&mut self, frame: Frame, pump: &mut Pump) -> Next {
         match frame {
             Frame::Messages { batch, ended, .. } => {
-                self.remember(&batch);
+                self.note_created(&batch);
                 pump.send(&batch);
                 self.ended(&batch, ended);
                 self.boundary()
@@ -312,21 +319,24 @@ impl Client {
         }
     }
 
-    fn remember(&mut self, batch: &Batch) {
+    fn note_created(&mut self, batch: &Batch) {
         // Most batches are deltas, and looking for the word is cheaper than reading JSON.
         if memchr::memmem::find(batch.bytes(), b"response.created").is_none() {
             return;
         }
-        let created = |message: Message| {
-            ServerEvent::parse(&message)
-                .filter(|event| event.stage == Stage::Created)
-                .and_then(|event| event.response_id)
-        };
-        for id in batch.messages().filter_map(created) {
+        for event in batch.messages().filter_map(|message| ServerEvent::parse(&message)) {
+            if event.stage != Stage::Created {
+                continue;
+            }
+            // It was taken: a transfer from here on waits for its end.
+            let create = self.creates.iter_mut().find(|create| create.lane == event.lane);
+            if let Some(create) = create {
+                create.message = None;
+            }
             if self.known.len() >= KNOWN {
                 self.known.pop_front();
             }
-            self.known.push_back(id);
+            self.known.extend(event.response_id);
         }
     }
 
@@ -340,7 +350,7 @@ impl Client {
             Ok(attached) => {
                 self.link = Some(attached.link);
                 let messages: Vec<Message> =
-                    self.creates.iter().map(|create| create.message.clone()).collect();
+                    self.creates.iter().filter_map(|create| create.message.clone()).collect();
                 for message in &messages {
                     self.send(message);
                 }

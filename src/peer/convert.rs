@@ -50,7 +50,7 @@ pub(super) fn attach_out(attach: &Attach, hop: u32) -> proto::Attach {
         subprotocols: attach.upgrade.subprotocols.clone(),
         edge_node: attach.client.edge_node.to_string(),
         client_kind: attach.client.kind.as_str().to_owned(),
-        idempotency_key: String::new(),
+        last_epoch: attach.last_epoch.map(|epoch| epoch.0),
     }
 }
 
@@ -68,6 +68,7 @@ pub(super) fn attach_in(attach: proto::Attach, routes: &[Arc<Route>]) -> Option<
             subprotocols: attach.subprotocols,
         },
         last_seq: attach.last_seq,
+        last_epoch: attach.last_epoch.map(Epoch),
         min_epoch: Epoch(attach.min_epoch),
         client: ClientLabel {
             edge_node: attach.edge_node.into(),

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::{
     MAX_HOPS, PROTOCOL, auth, convert,
+    describe::SessionReport,
     mux::{Mux, Outgoing},
     outgoing::{Identity, WINDOW},
     proto::{
@@ -21,6 +22,7 @@ use super::{
 use crate::{
     config::{PeerSecurity, Route},
     error::{Code, Error},
+    ids::SessionId,
     ring::Ring,
     session::{AttachError, Registry},
     telemetry::metrics::{GaugeGuard, Metrics, Side},
@@ -34,6 +36,9 @@ const MAX_STREAMS: u32 = 128;
 
 /// Attaches of one stream that may be under way.
 const MAX_OPENING: usize = 8192;
+
+/// Sessions described in one answer.
+const MAX_DESCRIBED: usize = 1024;
 
 /// What the peer listener serves.
 #[derive(Clone)]
@@ -52,6 +57,13 @@ type Frames = Pin<Box<dyn Stream<Item = Result<proto::Frame, Status>> + Send>>;
 #[tonic::async_trait]
 impl Peer for Incoming {
     type LinkStream = Frames;
+
+    async fn describe(
+        &self,
+        request: Request<proto::DescribeRequest>,
+    ) -> Result<Response<proto::DescribeResponse>, Status> {
+        self.describe_all(request.get_ref()).map(Response::new)
+    }
 
     async fn link(
         &self,
@@ -91,6 +103,19 @@ impl Peer for Incoming {
 }
 
 impl Incoming {
+    fn describe_all(
+        &self,
+        request: &proto::DescribeRequest,
+    ) -> Result<proto::DescribeResponse, Status> {
+        if request.target_incarnation != self.identity.incarnation.0 {
+            return Err(Status::not_found("another incarnation lives at this address"));
+        }
+        let ids = request.sessions.iter().take(MAX_DESCRIBED);
+        let handles = ids.filter_map(|id| id.as_ref().try_into().ok().map(SessionId));
+        let sessions = handles.filter_map(|id| self.registry.get(id));
+        Ok(proto::DescribeResponse { sessions: sessions.map(|h| SessionReport::of(&h)).collect() })
+    }
+
     /// Refuses, before any work, who has no business here.
     fn check(&self, hello: &proto::Hello) -> Result<u32, Status> {
         if hello.cluster_id != self.identity.cluster_id {
@@ -171,14 +196,20 @@ impl Served {
         let done = Arc::clone(&self.opening);
         // The task cannot finish before it is entered below: its last step needs the lock.
         let task = self.serving.tracker.spawn(async move {
-            match serving.attach(attach).await {
+            let result = serving.attach(attach).await;
+            // Under the lock, so that a Detach comes either before (then the link is dropped
+            // here) or after (then it finds the channel).
+            let mut opening = done.lock();
+            if opening.remove(&channel).is_none() {
+                return;
+            }
+            match result {
                 Ok((link, attached)) => mux.accept(channel, link, attached, credit),
                 Err(error) => {
                     let version = serving.ring.borrow().view.version;
                     mux.control(channel, convert::error_out(error, version));
                 }
             }
-            done.lock().remove(&channel);
         });
         opening.insert(channel, task.abort_handle());
     }

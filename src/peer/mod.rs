@@ -5,10 +5,12 @@
 
 mod auth;
 mod convert;
+mod describe;
 mod incoming;
 mod mux;
 mod outgoing;
 
+pub use describe::SessionReport;
 pub use incoming::{Incoming, serve};
 pub use outgoing::{Identity, PeerError, Peers};
 

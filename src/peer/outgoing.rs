@@ -75,6 +75,8 @@ pub enum PeerError {
     Answer(AttachError),
 }
 
+type Client = PeerClient<InterceptedService<Channel, auth::Show>>;
+
 /// Streams to all peers.
 pub struct Peers {
     identity: Identity,
@@ -95,6 +97,7 @@ struct Peer {
 }
 
 struct Open {
+    client: Client,
     mux: Arc<Mux>,
     /// Credit that the peer grants on a new channel.
     credit: u32,
@@ -135,15 +138,12 @@ impl Peers {
         attach: &Attach,
         hop: u32,
     ) -> Result<Attached, PeerError> {
-        let peer = Arc::clone(self.known.lock().entry(target).or_default());
-        let open = match peer.stream.get_or_try_init(|| self.open(&peer, target, addr)).await {
-            Ok(open) if !open.mux.is_closed() => open,
-            Ok(_) => {
-                self.forget(target, &peer);
-                return Err(PeerError::Unreachable("the stream has ended".into()));
-            }
-            Err(error) => return Err(PeerError::Unreachable(error)),
-        };
+        let peer = self.peer(target);
+        let open = peer
+            .stream
+            .get_or_try_init(|| self.open(&peer, target, addr))
+            .await
+            .map_err(PeerError::Unreachable)?;
         let (ours, theirs) = Link::pair(self.identity.link_window_bytes);
         let started = Instant::now();
         let Some((channel, answer)) = open.mux.ask(theirs, convert::attach_out(attach, hop)) else {
@@ -172,6 +172,23 @@ impl Peers {
             headers: convert::headers_in(attached.headers),
             subprotocol: attached.subprotocol,
         })
+    }
+
+    /// The connection to a peer, for calls beside the stream.
+    pub(super) async fn client(&self, target: Incarnation, addr: &str) -> Result<Client, String> {
+        let peer = self.peer(target);
+        let open = peer.stream.get_or_try_init(|| self.open(&peer, target, addr)).await?;
+        Ok(open.client.clone())
+    }
+
+    /// The entry of a peer; one whose stream has ended is replaced.
+    fn peer(&self, target: Incarnation) -> Arc<Peer> {
+        let mut known = self.known.lock();
+        let peer = known.entry(target).or_default();
+        if peer.stream.get().is_some_and(|open| open.mux.is_closed()) {
+            *peer = Arc::default();
+        }
+        Arc::clone(peer)
     }
 
     fn forget(&self, target: Incarnation, peer: &Arc<Peer>) {
@@ -227,8 +244,7 @@ impl Peers {
             endpoint = endpoint.tls_config(tls.clone()).map_err(|error| error.to_string())?;
         }
         let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
-        let mut client: PeerClient<InterceptedService<Channel, auth::Show>> =
-            PeerClient::with_interceptor(channel, self.show.clone());
+        let mut client: Client = PeerClient::with_interceptor(channel, self.show.clone());
         let mux = Mux::new(self.identity.max_message_bytes);
         let hello = proto::Hello {
             protocol_min: *PROTOCOL.start(),
@@ -255,7 +271,7 @@ impl Peers {
             return Err(format!("it speaks protocol {}", welcome.protocol));
         }
         tracing::debug!(%target, addr, build = %welcome.build, "peer stream open");
-        Ok((Open { mux, credit: welcome.initial_credit }, streaming))
+        Ok((Open { client, mux, credit: welcome.initial_credit }, streaming))
     }
 
     /// Reads the stream until it ends, or was idle for long.

@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     Attach, AttachError, Attached, Context,
     clients::{Client, Delivery, Streams},
+    registry::Ownership,
     stats::Stats,
     turns::{ClientId, Turns},
 };
@@ -86,6 +87,8 @@ pub(super) struct Actor {
     pub(super) id: SessionId,
     pub(super) principal: Principal,
     pub(super) epoch: Epoch,
+    /// Nobody owned the session before, so every number that a client can name is ours.
+    first: bool,
     pub(super) route: Arc<Route>,
     pub(super) stats: Arc<Stats>,
     inbox: mpsc::Receiver<Command>,
@@ -119,7 +122,7 @@ impl Actor {
     pub(super) fn new(
         ctx: Arc<Context>,
         attach: &Attach,
-        epoch: Epoch,
+        claimed: Ownership,
         stats: Arc<Stats>,
         inbox: mpsc::Receiver<Command>,
     ) -> Self {
@@ -128,7 +131,7 @@ impl Actor {
         let turns = match route.profile {
             Profile::Responses => Some(Turns::new(ctx.limits.turn_queue)),
             Profile::Opaque => {
-                streams.open(OPAQUE);
+                streams.open(OPAQUE, None);
                 None
             }
         };
@@ -136,7 +139,8 @@ impl Actor {
         Self {
             id: attach.session,
             principal: attach.principal,
-            epoch,
+            epoch: claimed.epoch,
+            first: claimed.first,
             stats,
             inbox,
             upstream: Upstream::None,

@@ -6,29 +6,41 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::{ClientLabel, log::Log, turns::ClientId};
 use crate::{
     link::{Frame, Link},
-    telemetry::metrics::GaugeGuard,
+    telemetry::{metrics::GaugeGuard, propagation::Context as TraceContext},
     wire::Batch,
 };
 
 /// Logs by number: number 0 of an opaque session, one a turn of a responses session.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Streams(Vec<Stream>);
 
-#[derive(Debug)]
 pub(super) struct Stream {
     pub(super) no: u64,
     pub(super) log: Log,
     /// When the last message was appended that there will be.
     pub(super) done: Option<Instant>,
+    /// Of a turn: what is measured of it while it lasts.
+    pub(super) turn: Option<TurnWatch>,
+}
+
+/// A turn under measurement.
+pub(super) struct TurnWatch {
+    pub(super) accepted: Instant,
+    pub(super) visible: bool,
+    /// Ends with the turn.
+    pub(super) span: Span,
+    /// Counts the turn as waiting until its first event.
+    pub(super) queued: Option<GaugeGuard>,
 }
 
 impl Streams {
-    pub(super) fn open(&mut self, no: u64) {
-        self.0.push(Stream { no, log: Log::default(), done: None });
+    pub(super) fn open(&mut self, no: u64, turn: Option<TurnWatch>) {
+        self.0.push(Stream { no, log: Log::default(), done: None, turn });
     }
 
     /// Turns are looked up newest first: the running one is at the end.
@@ -83,6 +95,8 @@ pub(super) struct Client {
     pub(super) id: ClientId,
     pub(super) link: Link,
     pub(super) label: ClientLabel,
+    /// Parent of the spans of its turns.
+    pub(super) trace: TraceContext,
     cursors: Vec<Cursor>,
     /// Answers outside any log. Bounded: nothing is read from a client that has any.
     replies: VecDeque<Frame>,
@@ -101,9 +115,15 @@ pub(super) enum Delivery {
 }
 
 impl Client {
-    pub(super) fn new(id: ClientId, link: Link, label: ClientLabel, attached: GaugeGuard) -> Self {
+    pub(super) fn new(
+        id: ClientId,
+        link: Link,
+        label: ClientLabel,
+        trace: TraceContext,
+        attached: GaugeGuard,
+    ) -> Self {
         let (cursors, replies) = (Vec::new(), VecDeque::new());
-        Self { id, link, label, cursors, replies, _attached: attached }
+        Self { id, link, label, trace, cursors, replies, _attached: attached }
     }
 
     /// Reads a log from message `next` on.

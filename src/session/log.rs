@@ -107,7 +107,9 @@ mod tests {
 
     fn batch(texts: &[&str]) -> Batch {
         let mut builder = BatchBuilder::default();
-        texts.iter().for_each(|text| builder.push(Kind::Text, text.as_bytes()));
+        for text in texts {
+            builder.push(Kind::Text, text.as_bytes());
+        }
         builder.finish()
     }
 
@@ -134,10 +136,10 @@ mod tests {
         for _ in 0..10 {
             log.push(batch(&["abcdefgh"]), now);
         }
-        log.trim(30, Duration::from_secs(60), now);
+        log.trim(30, Duration::from_mins(1), now);
         assert_eq!((log.floor(), log.head(), log.bytes()), (8, 10, 30));
         assert_eq!(log.read(7), None);
-        log.trim(30, Duration::from_secs(60), now + Duration::from_secs(61));
+        log.trim(30, Duration::from_mins(1), now + Duration::from_secs(61));
         assert_eq!((log.floor(), log.head(), log.bytes()), (11, 10, 0));
     }
 }

@@ -70,6 +70,8 @@ pub struct Attach {
     pub upgrade: Upgrade,
     /// Resume after this server message.
     pub last_seq: Option<u64>,
+    /// The epoch whose numbering `last_seq` is of, if the client said so.
+    pub last_epoch: Option<Epoch>,
     /// The caller knows that the session had this epoch; an owner with less is stale.
     pub min_epoch: Epoch,
     pub client: ClientLabel,

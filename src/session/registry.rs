@@ -193,10 +193,11 @@ impl Registry {
                 Error::new(Code::SessionUnavailable, "this node's lease is in doubt").into()
             );
         }
-        let epoch = claim(&self.ctx, attach).await?;
+        let claimed = claim(&self.ctx, attach).await?;
         let (inbox, commands) = mpsc::channel(INBOX);
         let stats = Arc::new(Stats::default());
-        let actor = Actor::new(Arc::clone(&self.ctx), attach, epoch, Arc::clone(&stats), commands);
+        let actor =
+            Actor::new(Arc::clone(&self.ctx), attach, claimed, Arc::clone(&stats), commands);
         let (registry, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
         let id = attach.session;
         self.ctx.tracker.spawn(async move {
@@ -209,7 +210,7 @@ impl Registry {
             inbox,
             id,
             principal: attach.principal,
-            epoch,
+            epoch: claimed.epoch,
             route: Arc::clone(&attach.route),
             key_label: attach.key_label.as_str().into(),
             stats,
@@ -229,8 +230,16 @@ impl Handle {
     }
 }
 
+/// What a claim gave.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ownership {
+    pub(super) epoch: Epoch,
+    /// The session had no row before.
+    pub(super) first: bool,
+}
+
 /// Makes the session ours, or says whose it is.
-async fn claim(ctx: &Context, attach: &Attach) -> Result<Epoch, AttachError> {
+async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError> {
     let mut claim = Claim {
         id: attach.session,
         principal: attach.principal,
@@ -253,7 +262,7 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Epoch, AttachError> {
                     let text = format!("claimed for {}, epoch {epoch}", attach.route.path);
                     ctx.events.emit("claimed", Some(&attach.session), &text);
                 }
-                return Ok(epoch);
+                return Ok(Ownership { epoch, first: claim.seen.is_none() });
             }
             Claimed::Lost(row) => {
                 ctx.metrics.claim(ClaimOutcome::Lost);

@@ -2,13 +2,21 @@
 
 use serde_json::Value;
 use tokio::time::Instant;
+use tracing::field::Empty;
 
-use super::{actor::Actor, turns::Action};
+use super::{
+    actor::Actor,
+    clients::TurnWatch,
+    event::{ServerEvent, Stage},
+    turns::{Action, TurnNo},
+};
 use crate::{
     error::{Code, Error},
     link::Frame,
     store::{Alias, AliasKind},
+    telemetry::{metrics::TurnOutcome, propagation},
     upstream::DialError,
+    wire::Batch,
 };
 
 impl Actor {
@@ -16,23 +24,19 @@ impl Actor {
         for action in actions {
             match action {
                 Action::Upstream(batch) => self.send_upstream(&batch),
-                Action::Open(turn) => self.streams.open(turn),
+                Action::Open(turn) => self.open_turn(turn),
                 Action::Subscribe { client, turn } => {
                     if let Some(client) = self.clients.iter_mut().find(|c| c.id == client) {
                         client.subscribe(turn, 1);
+                        let watch =
+                            self.streams.get_mut(turn).and_then(|stream| stream.turn.as_mut());
+                        if let Some(watch) = watch {
+                            propagation::adopt(&watch.span, &client.trace);
+                        }
                     }
                 }
                 Action::Append { turn, batch, done } => {
-                    let now = Instant::now();
-                    if let Some(stream) = self.streams.get_mut(turn) {
-                        stream.log.push(batch, now);
-                        if done {
-                            stream.done = Some(now);
-                        }
-                    }
-                    if done {
-                        self.turn_ended();
-                    }
+                    self.append(turn, batch, done);
                 }
                 Action::Reply { client, batch, ended } => {
                     if let Some(client) = self.clients.iter_mut().find(|c| c.id == client) {
@@ -48,6 +52,56 @@ impl Actor {
                 }),
             }
         }
+    }
+}
+
+impl Actor {
+    fn open_turn(&mut self, no: TurnNo) {
+        let span = tracing::info_span!(parent: None, "turn", session = %self.id, turn = no, outcome = Empty);
+        let watch = TurnWatch {
+            accepted: Instant::now(),
+            visible: false,
+            span,
+            queued: Some(self.ctx.metrics.queued_turn(&self.route.path)),
+        };
+        self.streams.open(no, Some(watch));
+    }
+
+    fn append(&mut self, turn: TurnNo, batch: Batch, done: bool) {
+        let now = Instant::now();
+        let Some(stream) = self.streams.get_mut(turn) else { return };
+        let outcome = done.then(|| outcome(&batch));
+        stream.log.push(batch, now);
+        // A client that reads one turn while another's does not must not make the second
+        // one's log grow without bound: it falls behind the floor and is let go.
+        stream.log.trim(self.ctx.limits.replay_bytes, self.ctx.limits.turn_idle_timeout, now);
+        if let Some(watch) = stream.turn.as_mut().filter(|watch| !watch.visible) {
+            watch.visible = true;
+            watch.queued = None;
+            self.ctx.metrics.turn_first_event(&self.route.path, now - watch.accepted);
+        }
+        if let Some(outcome) = outcome {
+            stream.done = Some(now);
+            if let Some(watch) = stream.turn.take() {
+                watch.span.record("outcome", outcome.as_str());
+                self.ctx.metrics.turn(&self.route.path, outcome, now - watch.accepted);
+            }
+            self.turn_ended();
+        }
+    }
+}
+
+/// How a turn ended, from its last message.
+fn outcome(batch: &Batch) -> TurnOutcome {
+    let event = batch.messages().last().and_then(|message| ServerEvent::parse(&message));
+    let Some(event) = event else { return TurnOutcome::Failed };
+    match event.stage {
+        Stage::Completed => TurnOutcome::Completed,
+        Stage::Incomplete => TurnOutcome::Incomplete,
+        Stage::Error if event.error_code.as_deref() == Some(Code::OutcomeUnknown.as_str()) => {
+            TurnOutcome::Unknown
+        }
+        _ => TurnOutcome::Failed,
     }
 }
 

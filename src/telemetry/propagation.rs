@@ -5,8 +5,8 @@
 //! trace does not break where telemetry is off.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+pub use opentelemetry::Context;
 use opentelemetry::{
-    Context,
     propagation::{Extractor, Injector, TextMapPropagator},
     trace::TraceContextExt,
 };
@@ -100,6 +100,13 @@ pub fn adopt(span: &Span, parent: &Context) {
 pub fn context_of(span: &Span, parent: &Context) -> Context {
     let own = span.context();
     if own.span().span_context().is_valid() { own } else { parent.clone() }
+}
+
+/// Makes `span` a child of what the headers name, and the headers name the span.
+pub fn enter(span: &Span, headers: &mut HeaderMap) {
+    let parent = extract(headers);
+    adopt(span, &parent);
+    inject(&context_of(span, &parent), headers);
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    sync::Arc,
     task::{Context as Cx, Poll},
     time::Duration,
 };
@@ -14,7 +13,10 @@ use crate::{
     error::{Code, Error},
     link::{Frame, Link},
     session::{Attach, AttachError, Attached, Resume, clients::Client, stats::ClientStat},
-    telemetry::metrics::{Place, ResumeOutcome},
+    telemetry::{
+        metrics::{Place, ResumeOutcome},
+        propagation,
+    },
 };
 
 impl Actor {
@@ -57,7 +59,8 @@ impl Actor {
         let place = if remote { Place::Remote } else { Place::Local };
         let now = Instant::now();
         let gauge = self.ctx.metrics.client(&self.route.path, place);
-        let mut client = Client::new(id, ours, attach.client.clone(), gauge);
+        let trace = propagation::extract(&attach.upgrade.headers);
+        let mut client = Client::new(id, ours, attach.client.clone(), trace, gauge);
         let mut resume = Resume::New;
         if self.turns.is_none() {
             let log =
@@ -65,8 +68,13 @@ impl Actor {
             let (floor, head) = log.unwrap_or((1, 0));
             let mut next = head + 1;
             if let Some(last) = attach.last_seq {
-                // A number from the future is one of another epoch: nothing of it is here.
-                (next, resume) = if last > head || last + 1 < floor {
+                // Numbers begin anew with each owner. One that is not known to be of this
+                // epoch, or is from its future, is of another: nothing after it is here.
+                let ours = match attach.last_epoch {
+                    Some(epoch) => epoch == self.epoch,
+                    None => self.first,
+                };
+                (next, resume) = if !ours || last > head || last + 1 < floor {
                     (floor, Resume::Gap { floor })
                 } else {
                     (last + 1, Resume::Ok)

@@ -10,8 +10,10 @@ use crate::session::turns::Turns;
 impl Actor {
     /// The detach time of a session without clients begins when its last turn ends.
     pub(in crate::session) fn turn_ended(&mut self) {
-        self.alone_since = self.alone_since.map(|_| Instant::now());
+        let now = Instant::now();
+        self.alone_since = self.alone_since.map(|_| now);
         self.retime = true;
+        self.trim(now);
     }
 
     pub(super) fn poll_timer(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
@@ -25,14 +27,8 @@ impl Actor {
         *progress = true;
         self.retime = true;
         let now = Instant::now();
+        self.trim(now);
         let limits = &self.ctx.limits;
-        let clients = &self.clients;
-        self.streams.trim(limits.replay_bytes, limits.replay_ttl, now, |no| {
-            clients.iter().any(|client| client.reads(no))
-        });
-        if let Some(stream) = self.streams.get_mut(OPAQUE) {
-            stream.log.trim(limits.replay_bytes, limits.replay_ttl, now);
-        }
         let running = self.turns.as_ref().map_or(0, Turns::running);
         if running > 0 && now >= self.last_upstream + limits.turn_idle_timeout {
             let actions = self.turns.as_mut().map(Turns::on_silence).unwrap_or_default();
@@ -45,6 +41,18 @@ impl Actor {
             self.rotate(now);
         }
         None
+    }
+
+    /// Keeps the logs within their bounds of bytes and time.
+    fn trim(&mut self, now: Instant) {
+        let limits = &self.ctx.limits;
+        let clients = &self.clients;
+        self.streams.trim(limits.replay_bytes, limits.replay_ttl, now, |no| {
+            clients.iter().any(|client| client.reads(no))
+        });
+        if let Some(stream) = self.streams.get_mut(OPAQUE) {
+            stream.log.trim(limits.replay_bytes, limits.replay_ttl, now);
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Instant {

@@ -7,13 +7,14 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::{Actor, Exit, OPAQUE, Upstream};
 use crate::{
     error::{Code, Error},
     link::Frame,
     session::{AttachError, responses, stats::UpstreamState, turns::Turns},
-    telemetry::metrics::Outcome,
+    telemetry::{metrics::Outcome, propagation},
     upstream::DialError,
     wire::{Batch, CloseFrame, Incoming, SocketError},
 };
@@ -22,10 +23,13 @@ impl Actor {
     pub(super) fn dial(&mut self) {
         let dialer = self.ctx.dialer.clone();
         let upstream = Arc::clone(&self.route.upstream);
-        let upgrade = self.upgrade.clone();
+        let mut upgrade = self.upgrade.clone();
+        let span = tracing::info_span!("dial", session = %self.id, upstream = %upstream.name);
+        propagation::enter(&span, &mut upgrade.headers);
         self.stats.set_upstream(UpstreamState::Dialing);
-        self.upstream =
-            Upstream::Dialing(Box::pin(async move { dialer.dial(&upstream, &upgrade).await }));
+        self.upstream = Upstream::Dialing(Box::pin(
+            async move { dialer.dial(&upstream, &upgrade).await }.instrument(span),
+        ));
     }
 
     pub(super) fn poll_dial(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {

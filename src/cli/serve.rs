@@ -1,0 +1,103 @@
+//! `ringspan serve`: one node, from its configuration to its exit status.
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+};
+
+use super::{Exit, block_on, complain, env};
+use crate::{
+    app::{Addresses, App},
+    config::{Config, LogFormat, ServeArgs},
+    telemetry,
+};
+
+/// Process id of a supervisor, without which the node has no reason to run: it is killed
+/// as soon as that process is gone. For `ringspan dev`, whose nodes must not outlive it.
+pub(super) const EXIT_WITH_PARENT: &str = "RINGSPAN_EXIT_WITH_PARENT";
+
+/// Runs the node until it is drained or fails.
+pub(super) fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
+    if let Some(parent) = env(EXIT_WITH_PARENT) {
+        exit_with(&parent)?;
+    }
+    match Config::load(args, &env) {
+        Ok(config) => block_on(config.node.threads, serve(config)),
+        Err(faults) => {
+            complain(format_args!("{faults}"));
+            Ok(Exit::Usage)
+        }
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<Exit> {
+    let format = config.telemetry.log_format;
+    let guard = telemetry::init(&config.telemetry, &config.node.id)?;
+    let served = run_app(config).await;
+    // The logs of a node are read by machines where they are JSON: no other line there.
+    let served = match served {
+        Err(error) if format == LogFormat::Json => {
+            tracing::error!(error = %format_args!("{error:#}"), "the node failed");
+            Ok(Exit::Failure)
+        }
+        other => other.map(|()| Exit::Success),
+    };
+    guard.shutdown().await;
+    served
+}
+
+async fn run_app(config: Config) -> anyhow::Result<()> {
+    let node = config.node.id.clone();
+    let app = App::start(config).await?;
+    let mut out = io::stdout();
+    // A node whose stdout is closed serves as well as any other.
+    let _ = writeln!(out, "{}", ready_line(&node, &app.addresses())).and_then(|()| out.flush());
+    app.run().await
+}
+
+/// What stdout says once all listeners answer.
+fn ready_line(node: &str, at: &Addresses) -> String {
+    let Addresses { client, peer, admin } = at;
+    format!("{node} is ready: clients http://{client}, peers {peer}, admin http://{admin}")
+}
+
+/// Client and admin address, if `line` is a [`ready_line`].
+pub(super) fn parse_ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let (_, rest) = line.split_once(" is ready: clients http://")?;
+    let (client, rest) = rest.split_once(", peers ")?;
+    let (_, admin) = rest.split_once(", admin http://")?;
+    Some((client.parse().ok()?, admin.trim_end().parse().ok()?))
+}
+
+/// Has the kernel kill this process when the thread that started it ends.
+#[cfg(target_os = "linux")]
+fn exit_with(parent: &str) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
+    // Not a drain: its logs would go to a pipe that nobody reads any more.
+    set_parent_process_death_signal(Some(Signal::KILL)).context(EXIT_WITH_PARENT)?;
+    // It may have been gone before the kernel knew of the wish.
+    let now = getppid().map(|pid| pid.as_raw_nonzero().to_string());
+    anyhow::ensure!(now.as_deref() == Some(parent), "the process that wanted this node is gone");
+    Ok(())
+}
+
+/// Other kernels know no such wish: a supervisor that is killed leaves its nodes behind.
+#[cfg(not(target_os = "linux"))]
+fn exit_with(_parent: &str) -> anyhow::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisor_reads_the_ready_line_back() {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let line = ready_line("node-1", &Addresses { client: at(1), peer: at(2), admin: at(3) });
+        assert_eq!(parse_ready(&line), Some((at(1), at(3))));
+        assert_eq!(parse_ready("INFO ready"), None);
+    }
+}
