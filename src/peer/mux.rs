@@ -424,3 +424,6 @@ impl Drop for Outgoing {
         self.0.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

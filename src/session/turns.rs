@@ -454,3 +454,6 @@ fn reply(
     let batch = Batch::one(&error_event(error, lane));
     actions.push(Action::Reply { client, batch, ended });
 }
+
+#[cfg(test)]
+mod tests;
