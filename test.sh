@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Everything that has to hold before a change is merged; the closing lines are the test
+# runner's own.
+#
+#   ./test.sh          all of it: format, lints, documents, unit, contract and ring tests
+#   ./test.sh quick    unit tests and the rules of the architecture; needs no Postgres
+#
+# What is missing is installed where this script may (root and apt-get), and said:
+#   - a C compiler (bundled SQLite and the TLS library are C)
+#   - the Postgres server programs (tests start servers of their own and remove them)
+# npm and pip are optional: with them the tests run the real Codex CLI and the OpenAI SDKs.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+say() { printf '\n==> %s\n' "$*"; }
+fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
+
+mode=${1:-full}
+case $mode in
+full | quick) ;;
+*) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 64 ;;
+esac
+
+may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+updated=
+apt_install() {
+    export DEBIAN_FRONTEND=noninteractive
+    if [ -z "$updated" ]; then
+        apt-get -o Acquire::Retries=3 -qq update </dev/null
+        updated=1
+    fi
+    apt-get -o Acquire::Retries=3 -qq install -y --no-install-recommends "$@" </dev/null >/dev/null
+}
+
+need_compiler() {
+    command -v cc >/dev/null && return
+    may_install || fail "no C compiler (cc). Debian: apt-get install gcc libc6-dev"
+    say "installing a C compiler (gcc, libc6-dev)"
+    apt_install gcc libc6-dev
+}
+
+# Looks where tests/support/postgres.rs looks.
+has_postgres() {
+    local dir
+    for dir in "${PG_BIN:-}" /usr/lib/postgresql/*/bin ${PATH//:/ }; do
+        [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] && [ -x "$dir/pg_isready" ] && return
+    done
+    return 1
+}
+
+need_postgres() {
+    has_postgres && return
+    may_install || fail "no Postgres server programs (initdb, postgres, pg_isready).
+  Debian: apt-get install postgresql; elsewhere: install Postgres and set PG_BIN to its bin directory.
+  Without it: ./test.sh quick"
+    say "installing the Postgres server programs (Debian package postgresql); no server is set up or started"
+    apt_install postgresql-common
+    # The package would make a database cluster and start it; the tests make their own.
+    sed -i 's/^#\{0,1\} *create_main_cluster *=.*/create_main_cluster = false/' \
+        /etc/postgresql-common/createcluster.conf
+    apt_install postgresql
+    has_postgres || fail "the package postgresql brought no initdb"
+}
+
+run() {
+    say "$*"
+    "$@"
+}
+
+# Components that a minimal toolchain lacks are skipped aloud.
+lint() {
+    if cargo fmt --version >/dev/null 2>&1; then
+        run cargo fmt --check
+    else
+        say "skipped: cargo fmt (rustup component add rustfmt)"
+    fi
+    if cargo clippy --version >/dev/null 2>&1; then
+        run cargo clippy --locked --all-targets -- -D warnings
+    else
+        say "skipped: cargo clippy (rustup component add clippy)"
+    fi
+    # Links to private items are for readers of the source, who are all the readers there are.
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" run cargo doc --locked --no-deps --document-private-items
+    if command -v cargo-deny >/dev/null; then
+        run cargo deny check licenses bans sources
+    else
+        say "skipped: cargo deny (not installed)"
+    fi
+}
+
+tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        run cargo nextest run --locked --no-fail-fast "$@"
+    else
+        run cargo test --locked --no-fail-fast "$@"
+    fi
+}
+
+command -v cargo >/dev/null || fail "no Rust toolchain; see https://rustup.rs"
+need_compiler
+if [ "$mode" = quick ]; then
+    tests --lib --bins --test architecture --test documents
+    exit
+fi
+need_postgres
+command -v npm >/dev/null || say "no npm: the tests with the Codex CLI and openai-node will be skipped"
+command -v python3 >/dev/null || say "no python3: the tests with Codex and openai-python will be skipped"
+lint
+tests

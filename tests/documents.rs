@@ -1,0 +1,63 @@
+//! What documents say of the program is what the program says of itself.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeSet, fs};
+
+use ringspan::{
+    error::Code,
+    telemetry::metrics::{MetricInfo, Metrics},
+};
+
+fn document(name: &str) -> String {
+    fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// Cells of the tables' rows whose first cell is a word in code style, which is given bare.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|line| line.split_once("` |"))
+        .map(|(first, rest)| {
+            let rest = rest.trim_end().trim_end_matches('|');
+            std::iter::once(first).chain(rest.split('|').map(str::trim)).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn every_error_code_stands_in_the_table_as_it_is() {
+    // The one list of all codes is the match that names them.
+    let source = document("src/error.rs");
+    let names = source.split("fn as_str").nth(1).unwrap().split("\n    }\n").next().unwrap();
+    let names: BTreeSet<_> = names.split('"').skip(1).step_by(2).collect();
+    assert!(names.len() > 15, "{names:?}");
+
+    let text = document("docs/errors.md");
+    let mut told = BTreeSet::new();
+    for row in rows(&text) {
+        let Some(code) = Code::parse(row[0]) else { panic!("there is no code {}", row[0]) };
+        let retry = code.retry_after().map_or("–".to_owned(), |it| format!("{} s", it.as_secs()));
+        let (status, close) = (code.status().to_string(), code.close().to_string());
+        let is = [row[0], &status, &close, &retry, code.blame().label()];
+        assert_eq!(row[..is.len()], is, "docs/errors.md, code, status, close, retry, blame");
+        told.insert(row[0]);
+    }
+    assert_eq!(told, names);
+}
+
+#[test]
+fn every_metric_stands_in_the_operators_list() {
+    let text = document("docs/operations.md");
+    let section = text.split("\n## Metrics\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let told: BTreeSet<_> = rows(section).iter().map(|row| row[..3].join(" | ")).collect();
+    let line = |metric: MetricInfo| {
+        let labels = match &metric.labels[..] {
+            [] => "–".to_owned(),
+            labels => labels.join(", "),
+        };
+        format!("{} | {} | {labels}", metric.name, metric.kind)
+    };
+    let exported: BTreeSet<_> = Metrics::new().list().into_iter().map(line).collect();
+    assert_eq!(told, exported);
+}
