@@ -1,38 +1,35 @@
 //! The Responses API over HTTP: one turn a request, as SSE or as JSON, on the same session
 //! and the same link as over WebSocket. Other paths pass through to the upstream.
 
-use std::{
-    convert::Infallible,
-    io::Read,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{io::Read, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
     extract::Request,
     response::Response,
 };
-use futures_util::Stream;
 use http::{
-    HeaderMap, HeaderValue, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER},
+    HeaderMap, HeaderValue, StatusCode, Uri,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Limited, combinators::UnsyncBoxBody};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use tracing::{Instrument, field::Empty};
 
-use super::{Edge, key, reply};
+use super::{
+    Edge,
+    events::{Events, Step, error_response, failure, moving},
+    key, reply, sse,
+};
 use crate::{
     config::Route,
     error::{Code, Error, Result},
     ids::{Epoch, SessionId},
-    link::{Frame, Link},
+    link::Frame,
     route::{RouteError, TURN_PATIENCE},
     session::{
         Attach, ClientKind,
-        event::{ClientEvent, ServerEvent, Stage, error_event},
+        event::{ClientEvent, ServerEvent, Stage, resume_event},
         fields::Fields,
     },
     store::AliasKind,
@@ -40,11 +37,6 @@ use crate::{
     upstream::{HttpError, Upgrade},
     wire::{Batch, Kind, Message},
 };
-
-/// Events that the API sends over WebSocket only; over HTTP they are headers, and the SDKs'
-/// stream helpers fail on them.
-const WEBSOCKET_ONLY: [&str; 3] =
-    ["response.metadata", "codex.rate_limits", "responsesapi.websocket_timing"];
 
 /// Owners that one request follows.
 const MAX_MOVES: u32 = 3;
@@ -124,7 +116,7 @@ async fn turn(
             .await?;
         let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0 };
         attached.link.tx.send(frame);
-        let mut events = Events { link: attached.link, over: false };
+        let mut events = Events::of(attached.link);
         // The first event decides between an answer and an error with a status of its own.
         let first = events.next().await;
         tries += 1;
@@ -137,7 +129,8 @@ async fn turn(
     if let Some(error) = failure(&first) {
         return Ok(error);
     }
-    let mut response = if stream { sse(first, events) } else { collect(first, events).await };
+    let mut response =
+        if stream { sse::stream(first, events, None) } else { collect(first, events).await };
     let (headers, epoch) = attached;
     for (name, value) in &headers {
         response.headers_mut().entry(name).or_insert(value.clone());
@@ -145,6 +138,74 @@ async fn turn(
     reply::put(&mut response, "ringspan-session", &session.to_string());
     reply::put(&mut response, "ringspan-epoch", &epoch.to_string());
     Ok(response)
+}
+
+/// `GET …/{id}?stream=true&starting_after=N`: a response that runs, or has just ended, from
+/// an event on. Everything else about a response is the upstream's to answer.
+pub(super) async fn resume(edge: Arc<Edge>, route: Arc<Route>, mut request: Request) -> Response {
+    let span = tracing::info_span!("resume", route = %route.path);
+    propagation::enter(&span, request.headers_mut());
+    // Copies, because a request's body cannot be shared between threads.
+    let (uri, headers) = (request.uri().clone(), request.headers().clone());
+    match resumed(&edge, &route, &uri, &headers).instrument(span).await {
+        Ok(Some(response)) => response,
+        Ok(None) => pass(edge, request).await,
+        Err(error) => edge.refuse_route(&error),
+    }
+}
+
+/// None where the upstream is to be asked.
+async fn resumed(
+    edge: &Arc<Edge>,
+    route: &Arc<Route>,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Option<Response>, RouteError> {
+    let Some(again) = key::again(uri)? else { return Ok(None) };
+    let principal = edge.auth.principal(headers)?;
+    let id = uri.path().rsplit_once('/').map_or("", |(_, id)| id);
+    let session = edge.router.alias(principal, AliasKind::Response, id).await?;
+    let Some(session) = session else { return Ok(None) };
+    let mut attached = edge
+        .router
+        .attach(
+            Attach {
+                session,
+                principal,
+                route: Arc::clone(route),
+                key_label: String::new(),
+                upgrade: Upgrade {
+                    path_and_query: route.path.clone(),
+                    headers: upgrade_headers(edge.forwarded_headers(headers)),
+                    subprotocols: Vec::new(),
+                },
+                last_seq: None,
+                last_epoch: None,
+                min_epoch: Epoch::default(),
+                client: edge.label(ClientKind::Http),
+            },
+            TURN_PATIENCE,
+        )
+        .await?;
+    let batch = Batch::one(&resume_event(id));
+    attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0 });
+    let mut events = Events::of(attached.link);
+    let first = events.next().await;
+    if let Some(error) = failure(&first) {
+        return Ok(Some(error));
+    }
+    if !begins(&first) {
+        let text = "the first events of this response are not held any more; ask for it anew";
+        return Err(Error::new(Code::NotFound, text).into());
+    }
+    Ok(Some(sse::stream(first, events, again.after)))
+}
+
+/// Whether what is held of a response begins where the response did.
+fn begins(first: &Step) -> bool {
+    let Step::Events(batch) = first else { return false };
+    let event = batch.messages().next().and_then(|message| ServerEvent::parse(&message));
+    event.is_some_and(|event| event.stage == Stage::Created)
 }
 
 /// The body, inflated and bounded.
@@ -181,153 +242,6 @@ fn upgrade_headers(mut headers: HeaderMap) -> HeaderMap {
         .entry("openai-beta")
         .or_insert(HeaderValue::from_static("responses_websockets=2026-02-06"));
     headers
-}
-
-/// The events of one turn, one after another.
-struct Events {
-    link: Link,
-    over: bool,
-}
-
-/// One step of a turn.
-enum Step {
-    Events(Batch),
-    Failed(Error),
-    /// The session has a new owner, and the old one had not taken the request.
-    Moved,
-    /// The turn has ended.
-    End,
-}
-
-impl Events {
-    async fn next(&mut self) -> Step {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        loop {
-            if self.over {
-                return Poll::Ready(Step::End);
-            }
-            let Poll::Ready(frame) = self.link.rx.poll_recv(cx) else { return Poll::Pending };
-            let lost = || {
-                Error::new(
-                    Code::OutcomeUnknown,
-                    "the node that ran this turn was lost; whether it finished is unknown",
-                )
-            };
-            let step = match frame {
-                Some(Frame::Messages { batch, ended, .. }) => {
-                    self.over = ended > 0;
-                    return Poll::Ready(Step::Events(batch));
-                }
-                Some(Frame::Ping(_) | Frame::Pong(_)) => continue,
-                Some(Frame::Failed(error)) => Step::Failed(error),
-                Some(Frame::Moved) => Step::Moved,
-                Some(Frame::Close(_)) | None => Step::Failed(lost()),
-            };
-            self.over = true;
-            return Poll::Ready(step);
-        }
-    }
-}
-
-fn moving() -> Error {
-    Error::new(Code::OwnerMoving, "the session keeps moving; retry")
-}
-
-/// The response to a turn that failed before anything else was said.
-fn failure(first: &Step) -> Option<Response> {
-    match first {
-        Step::Failed(error) => Some(reply::error(error)),
-        Step::Moved => Some(reply::error(&moving())),
-        Step::End => {
-            let text = "the turn ended without a word";
-            Some(reply::error(&Error::new(Code::UpstreamUnavailable, text)))
-        }
-        Step::Events(batch) => batch.messages().next().and_then(|message| error_response(&message)),
-    }
-}
-
-/// An `error` event as an HTTP response.
-fn error_response(message: &Message) -> Option<Response> {
-    if ServerEvent::parse(message)?.stage != Stage::Error {
-        return None;
-    }
-    let mut event: Value = serde_json::from_slice(&message.payload).ok()?;
-    let status = event["status"].as_u64().and_then(|status| u16::try_from(status).ok());
-    let status = status.filter(|status| (400..600).contains(status)).unwrap_or(502);
-    let body = serde_json::json!({ "error": event["error"].take() }).to_string();
-    let mut response = reply::json(status, body);
-    if let Some(after) = event["headers"]["retry-after"].as_str()
-        && let Ok(after) = HeaderValue::from_str(after)
-    {
-        response.headers_mut().insert(RETRY_AFTER, after);
-    }
-    Some(response)
-}
-
-/// The events as they come.
-fn sse(first: Step, events: Events) -> Response {
-    let mut response = Response::new(Body::from_stream(Sse { first: Some(first), events }));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
-}
-
-struct Sse {
-    first: Option<Step>,
-    events: Events,
-}
-
-impl Stream for Sse {
-    type Item = Result<Bytes, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let step = match self.first.take() {
-            Some(step) => step,
-            None => match self.events.poll(cx) {
-                Poll::Ready(step) => step,
-                Poll::Pending => return Poll::Pending,
-            },
-        };
-        Poll::Ready(match step {
-            Step::Events(batch) => Some(Ok(sse_text(&batch))),
-            Step::Failed(error) => Some(Ok(sse_text(&Batch::one(&error_event(&error, None))))),
-            Step::Moved => Some(Ok(sse_text(&Batch::one(&error_event(&moving(), None))))),
-            Step::End => None,
-        })
-    }
-}
-
-/// Only the name of an event is read; its data goes out as it came.
-fn sse_text(batch: &Batch) -> Bytes {
-    #[derive(serde::Deserialize)]
-    struct Name<'a> {
-        #[serde(borrow, default)]
-        r#type: std::borrow::Cow<'a, str>,
-    }
-
-    let mut out = Vec::with_capacity(batch.weight() + 64 * batch.len() as usize);
-    for message in batch.messages() {
-        if let Ok(Name { r#type: name }) = serde_json::from_slice(&message.payload) {
-            if WEBSOCKET_ONLY.contains(&&*name) {
-                continue;
-            }
-            out.extend_from_slice(b"event: ");
-            out.extend_from_slice(name.as_bytes());
-            out.push(b'\n');
-        }
-        // JSON text may be spread over lines; each of them is a data line.
-        for line in message.payload.split(|byte| *byte == b'\n') {
-            out.extend_from_slice(b"data: ");
-            out.extend_from_slice(line);
-            out.push(b'\n');
-        }
-        out.push(b'\n');
-    }
-    out.into()
 }
 
 /// The whole turn, answered with its final response object.

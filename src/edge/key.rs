@@ -17,6 +17,9 @@ const MAX_KEY: usize = 512;
 const LAST_SEQ: Own = Own { query: "last_seq", header: "ringspan-last-seq" };
 const LAST_EPOCH: Own = Own { query: "last_epoch", header: "ringspan-last-epoch" };
 
+/// The API's own word for the last event that a client has.
+const STARTING_AFTER: &str = "starting_after";
+
 /// A parameter of ours.
 struct Own {
     query: &'static str,
@@ -116,6 +119,28 @@ pub(super) fn last_seq(uri: &Uri, headers: &HeaderMap) -> Result<Option<u64>> {
 /// `invalid_request` for what is not a number.
 pub(super) fn last_epoch(uri: &Uri, headers: &HeaderMap) -> Result<Option<Epoch>> {
     Ok(LAST_EPOCH.read(uri, headers)?.map(Epoch))
+}
+
+/// A wish for the events of a response once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Again {
+    /// Sequence number of the last event that the client has.
+    pub(super) after: Option<u64>,
+}
+
+/// Whether a stream of a response is asked for once more, and after which of its events.
+///
+/// # Errors
+/// `invalid_request` for a `starting_after` that is no number.
+pub(super) fn again(uri: &Uri) -> Result<Option<Again>> {
+    if !query_pairs(uri).any(|(key, value)| key == "stream" && value == "true") {
+        return Ok(None);
+    }
+    let after = query_pairs(uri).find(|(key, _)| key == STARTING_AFTER);
+    let after = after.map(|(_, value)| value.parse()).transpose();
+    let text = "starting_after must be a whole number";
+    let bad = |_| Error::new(Code::InvalidRequest, text).param(STARTING_AFTER);
+    after.map_err(bad).map(|after| Some(Again { after }))
 }
 
 /// Headers of ours, which no upstream sees.

@@ -3,6 +3,7 @@
 //! *Invariant:* nothing in here knows whether a session's owner is this node.
 
 mod auth;
+mod events;
 mod http;
 mod key;
 mod opaque;
@@ -10,6 +11,7 @@ mod pump;
 mod reply;
 mod responses;
 mod server;
+mod sse;
 #[cfg(test)]
 mod tests;
 mod upgrade;

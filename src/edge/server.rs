@@ -105,7 +105,9 @@ fn router(edge: &Arc<Edge>) -> Router {
     let mut router = Router::new();
     for route in edge.routes.iter() {
         router = match route.profile {
-            Profile::Responses => router.route(&route.path, responses_route(edge, route)),
+            Profile::Responses => router
+                .route(&route.path, responses_route(edge, route))
+                .route(&format!("{}/{{response}}", route.path), response_route(edge, route)),
             Profile::Opaque => router.route(&route.path, opaque_route(edge, route)),
         };
     }
@@ -121,6 +123,15 @@ fn responses_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::Metho
     let create =
         move |request: Request| http_edge::create(Arc::clone(&e2), Arc::clone(&r2), request);
     get(upgrade).merge(post(create))
+}
+
+fn response_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::MethodRouter {
+    let (resuming, passing) = (Arc::clone(edge), Arc::clone(edge));
+    let route = Arc::clone(route);
+    let resume = move |request: Request| {
+        http_edge::resume(Arc::clone(&resuming), Arc::clone(&route), request)
+    };
+    get(resume).fallback(move |request: Request| http_edge::pass(Arc::clone(&passing), request))
 }
 
 fn opaque_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::MethodRouter {

@@ -21,6 +21,10 @@ pub enum ClientEvent {
         lane: Option<String>,
         response_id: Option<String>,
     },
+    /// Ours, from an edge whose client asks for the events of a response again.
+    Resume {
+        response_id: String,
+    },
     /// A type this build does not know.
     Other {
         lane: Option<String>,
@@ -37,6 +41,16 @@ pub struct Create {
     pub store: bool,
     /// Hash of what makes two creates the same request; not a security boundary.
     pub fingerprint: u128,
+}
+
+/// Type of the event that asks for a response's events once more, from their start.
+const RESUME: &str = "ringspan.resume";
+
+/// The event that asks a session for a response's events once more.
+#[must_use]
+pub fn resume_event(response_id: &str) -> Message {
+    let event = serde_json::json!({ "type": RESUME, "response_id": response_id });
+    Message::text(Bytes::from(event.to_string()))
 }
 
 /// Fields that differ between two sendings of the same request.
@@ -87,6 +101,11 @@ impl ClientEvent {
                 let response_id =
                     fields.get("response_id").or_else(|| fields.get("previous_response_id"));
                 Self::Control { lane, response_id }
+            }
+            RESUME => {
+                let text = "response_id is needed";
+                let missing = || Error::new(Code::InvalidRequest, text).param("response_id");
+                Self::Resume { response_id: fields.get("response_id").ok_or_else(missing)? }
             }
             _ => Self::Other { lane },
         })
@@ -140,6 +159,8 @@ pub struct ServerEvent {
     pub lane: Option<String>,
     /// The response it speaks of, if it says so.
     pub response_id: Option<String>,
+    /// `sequence_number`.
+    pub sequence: Option<u64>,
     /// `error.code`.
     pub error_code: Option<String>,
 }
@@ -154,6 +175,7 @@ struct ServerHead<'a> {
     response_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     response: Option<ResponseHead<'a>>,
+    sequence_number: Option<u64>,
     #[serde(borrow)]
     error: Option<ErrorHead<'a>>,
 }
@@ -203,6 +225,7 @@ impl ServerEvent {
             stage,
             lane: head.stream_id.map(Cow::into_owned),
             response_id: response_id.map(Cow::into_owned),
+            sequence: head.sequence_number,
             error_code: head.error.and_then(|error| error.code).map(Cow::into_owned),
         })
     }

@@ -9,7 +9,7 @@ use tracing::field::Empty;
 use super::{
     actor::Actor,
     clients::TurnWatch,
-    event::{ServerEvent, Stage},
+    event::{ServerEvent, Stage, error_event},
     history::Past,
     replica::Copy,
     turns::{Action, TurnNo},
@@ -31,8 +31,15 @@ impl Actor {
                 Action::Upstream(batch) => self.send_upstream(&batch),
                 Action::Open(turn) => self.open_turn(turn),
                 Action::Subscribe { client, turn } => {
+                    // A log that was trimmed begins later; who reads it sees that by the
+                    // events' own numbers.
+                    let floor = self.streams.get(turn).map(|stream| stream.log.floor());
                     if let Some(client) = self.clients.iter_mut().find(|c| c.id == client) {
-                        client.subscribe(turn, 1);
+                        let Some(floor) = floor else {
+                            client.reply(gone());
+                            continue;
+                        };
+                        client.subscribe(turn, floor);
                         let watch =
                             self.streams.get_mut(turn).and_then(|stream| stream.turn.as_mut());
                         if let Some(watch) = watch {
@@ -135,6 +142,13 @@ impl Actor {
             self.turn_ended();
         }
     }
+}
+
+/// The log of a turn was let go before its client asked for it.
+fn gone() -> Frame {
+    let text = "the events of this response are not held any more";
+    let batch = Batch::one(&error_event(&Error::new(Code::NotFound, text), None));
+    Frame::Messages { batch, first_seq: 0, ended: 1 }
 }
 
 /// How a turn ended, from its last message.

@@ -8,18 +8,19 @@
 //! that is not running is dropped, because a stale terminal event corrupts clients.
 
 mod lane;
+mod upstream;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use lane::{Lane, Progress, Turn};
 
 use super::{
-    event::{ClientEvent, Create, ServerEvent, Stage, done_item, error_event, error_event_with},
+    event::{ClientEvent, Create, error_event, error_event_with},
     history::{History, Past},
 };
 use crate::{
     error::{Code, Error},
-    wire::{Batch, BatchBuilder, Kind, Message},
+    wire::{Batch, Kind, Message},
 };
 
 /// Names a client within its session.
@@ -31,9 +32,6 @@ pub type TurnNo = u64;
 /// Distinct lanes on a connection, and lanes that run at once: the API's limits.
 const MAX_LANES: usize = 32;
 const MAX_ACTIVE: usize = 16;
-
-/// The upstream's word for a response that its connection has not made.
-const NOT_FOUND: &str = "previous_response_not_found";
 
 /// What the session must do.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,6 +77,8 @@ pub struct Turns {
     /// Responses that the present connection made: it knows them, and no other does.
     known: HashSet<String>,
     history: History,
+    /// Responses that ended, newest last, for clients that ask for one again.
+    ended: VecDeque<(String, TurnNo)>,
     /// Turns finished, for operators.
     done: u64,
 }
@@ -93,6 +93,7 @@ impl Turns {
             connected: false,
             known: HashSet::new(),
             history: History::new(bounds.history_bytes, past),
+            ended: VecDeque::new(),
             done: 0,
         }
     }
@@ -142,6 +143,9 @@ impl Turns {
                 reply(&mut actions, client, &error, None, 0);
             }
             Ok(ClientEvent::Create(create)) => self.create(client, create, message, &mut actions),
+            Ok(ClientEvent::Resume { response_id }) => {
+                self.resume(client, &response_id, &mut actions);
+            }
             Ok(ClientEvent::Control { lane, response_id }) => {
                 let target = self.lanes.iter().find(|l| {
                     l.running.as_ref().is_some_and(|turn| match &response_id {
@@ -220,6 +224,25 @@ impl Turns {
             actions.push(Action::HangUp);
         }
         self.dispatch(actions);
+    }
+
+    /// The events of a response once more: of the one that runs, or of one that ended and
+    /// whose log may still be there.
+    fn resume(&mut self, client: ClientId, response_id: &str, actions: &mut Vec<Action>) {
+        let running = self.lanes.iter_mut().filter_map(|lane| lane.running.as_mut());
+        let mut running = running.filter(|turn| turn.response_id.as_deref() == Some(response_id));
+        let turn = if let Some(turn) = running.next() {
+            turn.client.get_or_insert(client);
+            Some(turn.no)
+        } else {
+            self.ended.iter().find(|(id, _)| id == response_id).map(|(_, turn)| *turn)
+        };
+        if let Some(turn) = turn {
+            actions.push(Action::Subscribe { client, turn });
+        } else {
+            let text = "the events of this response are not held any more";
+            reply(actions, client, &Error::new(Code::NotFound, text), None, 1);
+        }
     }
 
     /// Sends what may be sent.
@@ -345,105 +368,6 @@ impl Turns {
         actions
     }
 
-    /// Messages of the upstream. Events of one turn that arrived together stay together.
-    pub fn on_upstream(&mut self, batch: &Batch) -> Vec<Action> {
-        let mut actions = Vec::new();
-        let mut run: Option<(TurnNo, BatchBuilder)> = None;
-        let mut whole = true;
-        for message in batch.messages() {
-            let Some((turn, done)) = self.place(&message, &mut actions) else {
-                whole = false;
-                continue;
-            };
-            match &mut run {
-                Some((current, builder)) if *current == turn => {
-                    builder.push(message.kind, &message.payload);
-                }
-                _ => {
-                    whole &= run.is_none();
-                    flush(&mut actions, run.take(), false);
-                    let mut builder = BatchBuilder::default();
-                    builder.push(message.kind, &message.payload);
-                    run = Some((turn, builder));
-                }
-            }
-            if done {
-                whole = false;
-                flush(&mut actions, run.take(), true);
-            }
-        }
-        match run {
-            // The ordinary case, a run of deltas: the bytes go on as they came.
-            Some((turn, _)) if whole => {
-                actions.push(Action::Append { turn, batch: batch.clone(), done: false });
-            }
-            run => flush(&mut actions, run, false),
-        }
-        // Only now: nothing in this batch can be of a turn that the upstream did not have.
-        self.dispatch(&mut actions);
-        actions
-    }
-
-    /// The turn that a message belongs to, and whether it ends it. None: not for anybody.
-    fn place(&mut self, message: &Message, actions: &mut Vec<Action>) -> Option<(TurnNo, bool)> {
-        let event = ServerEvent::parse(message)?;
-        let at = self.meant(&event)?;
-        let lane = &mut self.lanes[at];
-        let turn = lane.running.as_mut()?;
-        match (&turn.response_id, &event.response_id) {
-            (Some(known), Some(told)) if known != told => return None,
-            (None, Some(told)) => {
-                if event.stage != Stage::Created {
-                    return None;
-                }
-                turn.response_id = Some(told.clone());
-                self.known.insert(told.clone());
-                actions.push(Action::Alias(told.clone()));
-            }
-            (Some(_), _) if event.stage == Stage::Created => return None,
-            // A terminal event that names no response proves nothing.
-            (_, None) if event.stage.is_last() && event.stage != Stage::Error => return None,
-            _ => {}
-        }
-        if event.error_code.as_deref() == Some(NOT_FOUND) && turn.may_tell_all(&self.history) {
-            // This connection has not heard what the conversation was: told once, in full.
-            turn.tell_all = true;
-            lane.requeue();
-            return None;
-        }
-        turn.progress = Progress::Visible;
-        turn.payload = None;
-        match event.stage {
-            Stage::Steered => turn.response_id = None,
-            Stage::ItemDone => turn.output.extend(done_item(message)),
-            _ => {}
-        }
-        let (no, done) = (turn.no, event.stage.is_last());
-        if done {
-            self.done += 1;
-            let turn = lane.running.take()?;
-            if let Some(past) = turn.into_past(event.stage, lane.name.clone()) {
-                self.history.push(past.clone());
-                actions.push(Action::Remembered(past));
-            }
-        }
-        Some((no, done))
-    }
-
-    /// The lane that an event is of. An error of the whole connection names none: it is the
-    /// running turn's, if there is just one.
-    fn meant(&self, event: &ServerEvent) -> Option<usize> {
-        let named = self.lane(event.lane.as_deref());
-        if event.stage != Stage::Error || event.lane.is_some() {
-            return named;
-        }
-        let running = |at: &usize| self.lanes[*at].running.is_some();
-        named.filter(running).or_else(|| {
-            let mut busy = (0..self.lanes.len()).filter(running);
-            busy.next().filter(|_| busy.next().is_none())
-        })
-    }
-
     fn lane(&self, name: Option<&str>) -> Option<usize> {
         self.lanes.iter().position(|lane| lane.name.as_deref() == name)
     }
@@ -458,12 +382,6 @@ impl Turns {
         }
         self.lanes.push(Lane::new(name.map(str::to_owned)));
         Some(self.lanes.len() - 1)
-    }
-}
-
-fn flush(actions: &mut Vec<Action>, run: Option<(TurnNo, BatchBuilder)>, done: bool) {
-    if let Some((turn, builder)) = run {
-        actions.push(Action::Append { turn, batch: builder.finish(), done });
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::wire::BatchBuilder;
 
 /// Performs actions as a session would, and keeps what came of them.
 #[derive(Debug, Default)]

@@ -1,0 +1,105 @@
+//! One turn as an HTTP request sees it: its events, and how it can fail.
+
+use std::task::{Context, Poll};
+
+use axum::response::Response;
+use http::{HeaderValue, header::RETRY_AFTER};
+use serde_json::Value;
+
+use super::reply;
+use crate::{
+    error::{Code, Error},
+    link::{Frame, Link},
+    session::event::{ServerEvent, Stage},
+    wire::{Batch, Message},
+};
+
+/// The events of one turn, one after another.
+pub(super) struct Events {
+    link: Link,
+    over: bool,
+}
+
+/// One step of a turn.
+pub(super) enum Step {
+    Events(Batch),
+    Failed(Error),
+    /// The session has a new owner, and the old one had not taken the request.
+    Moved,
+    /// The turn has ended.
+    End,
+}
+
+impl Events {
+    /// The events of the turn whose create goes out on this link.
+    pub(super) fn of(link: Link) -> Self {
+        Self { link, over: false }
+    }
+
+    /// Waits for the next step. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Step {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            if self.over {
+                return Poll::Ready(Step::End);
+            }
+            let Poll::Ready(frame) = self.link.rx.poll_recv(cx) else { return Poll::Pending };
+            let lost = || {
+                Error::new(
+                    Code::OutcomeUnknown,
+                    "the node that ran this turn was lost; whether it finished is unknown",
+                )
+            };
+            let step = match frame {
+                Some(Frame::Messages { batch, ended, .. }) => {
+                    self.over = ended > 0;
+                    return Poll::Ready(Step::Events(batch));
+                }
+                Some(Frame::Ping(_) | Frame::Pong(_)) => continue,
+                Some(Frame::Failed(error)) => Step::Failed(error),
+                Some(Frame::Moved) => Step::Moved,
+                Some(Frame::Close(_)) | None => Step::Failed(lost()),
+            };
+            self.over = true;
+            return Poll::Ready(step);
+        }
+    }
+}
+
+pub(super) fn moving() -> Error {
+    Error::new(Code::OwnerMoving, "the session keeps moving; retry")
+}
+
+/// The response to a turn that failed before anything else was said.
+pub(super) fn failure(first: &Step) -> Option<Response> {
+    match first {
+        Step::Failed(error) => Some(reply::error(error)),
+        Step::Moved => Some(reply::error(&moving())),
+        Step::End => {
+            let text = "the turn ended without a word";
+            Some(reply::error(&Error::new(Code::UpstreamUnavailable, text)))
+        }
+        Step::Events(batch) => batch.messages().next().and_then(|message| error_response(&message)),
+    }
+}
+
+/// An `error` event as an HTTP response.
+pub(super) fn error_response(message: &Message) -> Option<Response> {
+    if ServerEvent::parse(message)?.stage != Stage::Error {
+        return None;
+    }
+    let mut event: Value = serde_json::from_slice(&message.payload).ok()?;
+    let status = event["status"].as_u64().and_then(|status| u16::try_from(status).ok());
+    let status = status.filter(|status| (400..600).contains(status)).unwrap_or(502);
+    let body = serde_json::json!({ "error": event["error"].take() }).to_string();
+    let mut response = reply::json(status, body);
+    if let Some(after) = event["headers"]["retry-after"].as_str()
+        && let Ok(after) = HeaderValue::from_str(after)
+    {
+        response.headers_mut().insert(RETRY_AFTER, after);
+    }
+    Some(response)
+}

@@ -1,0 +1,126 @@
+//! Which turn an upstream's message belongs to, and what it does to it.
+
+use super::{Action, TurnNo, Turns, lane::Progress};
+use crate::{
+    session::event::{ServerEvent, Stage, done_item},
+    wire::{Batch, BatchBuilder, Message},
+};
+
+/// Ended responses remembered by id; their logs are bounded by bytes and time.
+const MAX_ENDED: usize = 64;
+
+/// The upstream's word for a response that its connection has not made.
+const NOT_FOUND: &str = "previous_response_not_found";
+
+impl Turns {
+    /// Messages of the upstream. Events of one turn that arrived together stay together.
+    pub fn on_upstream(&mut self, batch: &Batch) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut run: Option<(TurnNo, BatchBuilder)> = None;
+        let mut whole = true;
+        for message in batch.messages() {
+            let Some((turn, done)) = self.place(&message, &mut actions) else {
+                whole = false;
+                continue;
+            };
+            match &mut run {
+                Some((current, builder)) if *current == turn => {
+                    builder.push(message.kind, &message.payload);
+                }
+                _ => {
+                    whole &= run.is_none();
+                    flush(&mut actions, run.take(), false);
+                    let mut builder = BatchBuilder::default();
+                    builder.push(message.kind, &message.payload);
+                    run = Some((turn, builder));
+                }
+            }
+            if done {
+                whole = false;
+                flush(&mut actions, run.take(), true);
+            }
+        }
+        match run {
+            // The ordinary case, a run of deltas: the bytes go on as they came.
+            Some((turn, _)) if whole => {
+                actions.push(Action::Append { turn, batch: batch.clone(), done: false });
+            }
+            run => flush(&mut actions, run, false),
+        }
+        // Only now: nothing in this batch can be of a turn that the upstream did not have.
+        self.dispatch(&mut actions);
+        actions
+    }
+
+    /// The turn that a message belongs to, and whether it ends it. None: not for anybody.
+    fn place(&mut self, message: &Message, actions: &mut Vec<Action>) -> Option<(TurnNo, bool)> {
+        let event = ServerEvent::parse(message)?;
+        let at = self.meant(&event)?;
+        let lane = &mut self.lanes[at];
+        let turn = lane.running.as_mut()?;
+        match (&turn.response_id, &event.response_id) {
+            (Some(known), Some(told)) if known != told => return None,
+            (None, Some(told)) => {
+                if event.stage != Stage::Created {
+                    return None;
+                }
+                turn.response_id = Some(told.clone());
+                self.known.insert(told.clone());
+                actions.push(Action::Alias(told.clone()));
+            }
+            (Some(_), _) if event.stage == Stage::Created => return None,
+            // A terminal event that names no response proves nothing.
+            (_, None) if event.stage.is_last() && event.stage != Stage::Error => return None,
+            _ => {}
+        }
+        if event.error_code.as_deref() == Some(NOT_FOUND) && turn.may_tell_all(&self.history) {
+            // This connection has not heard what the conversation was: told once, in full.
+            turn.tell_all = true;
+            lane.requeue();
+            return None;
+        }
+        turn.progress = Progress::Visible;
+        turn.payload = None;
+        match event.stage {
+            Stage::Steered => turn.response_id = None,
+            Stage::ItemDone => turn.output.extend(done_item(message)),
+            _ => {}
+        }
+        let (no, done) = (turn.no, event.stage.is_last());
+        if done {
+            self.done += 1;
+            let turn = lane.running.take()?;
+            if let Some(id) = &turn.response_id {
+                if self.ended.len() >= MAX_ENDED {
+                    self.ended.pop_front();
+                }
+                self.ended.push_back((id.clone(), no));
+            }
+            if let Some(past) = turn.into_past(event.stage, lane.name.clone()) {
+                self.history.push(past.clone());
+                actions.push(Action::Remembered(past));
+            }
+        }
+        Some((no, done))
+    }
+
+    /// The lane that an event is of. An error of the whole connection names none: it is the
+    /// running turn's, if there is just one.
+    fn meant(&self, event: &ServerEvent) -> Option<usize> {
+        let named = self.lane(event.lane.as_deref());
+        if event.stage != Stage::Error || event.lane.is_some() {
+            return named;
+        }
+        let running = |at: &usize| self.lanes[*at].running.is_some();
+        named.filter(running).or_else(|| {
+            let mut busy = (0..self.lanes.len()).filter(running);
+            busy.next().filter(|_| busy.next().is_none())
+        })
+    }
+}
+
+fn flush(actions: &mut Vec<Action>, run: Option<(TurnNo, BatchBuilder)>, done: bool) {
+    if let Some((turn, builder)) = run {
+        actions.push(Action::Append { turn, batch: builder.finish(), done });
+    }
+}
