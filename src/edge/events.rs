@@ -24,6 +24,8 @@ pub(super) struct Events {
 pub(super) enum Step {
     Events(Batch),
     Failed(Error),
+    /// The owner, or the way to it, is gone; it may have taken the request.
+    Lost,
     /// The session has a new owner, and the old one had not taken the request.
     Moved,
     /// The turn has ended.
@@ -47,12 +49,6 @@ impl Events {
                 return Poll::Ready(Step::End);
             }
             let Poll::Ready(frame) = self.link.rx.poll_recv(cx) else { return Poll::Pending };
-            let lost = || {
-                Error::new(
-                    Code::OutcomeUnknown,
-                    "the node that ran this turn was lost; whether it finished is unknown",
-                )
-            };
             let step = match frame {
                 Some(Frame::Messages { batch, ended, .. }) => {
                     self.over = ended > 0;
@@ -61,12 +57,18 @@ impl Events {
                 Some(Frame::Ping(_) | Frame::Pong(_)) => continue,
                 Some(Frame::Failed(error)) => Step::Failed(error),
                 Some(Frame::Moved) => Step::Moved,
-                Some(Frame::Close(_)) | None => Step::Failed(lost()),
+                Some(Frame::Close(_)) | None => Step::Lost,
             };
             self.over = true;
             return Poll::Ready(step);
         }
     }
+}
+
+/// What is said of a turn whose owner is gone.
+pub(super) fn lost() -> Error {
+    let text = "the node that ran this turn was lost; whether it finished is unknown";
+    Error::new(Code::OutcomeUnknown, text)
 }
 
 pub(super) fn moving() -> Error {
@@ -77,6 +79,7 @@ pub(super) fn moving() -> Error {
 pub(super) fn failure(first: &Step) -> Option<Response> {
     match first {
         Step::Failed(error) => Some(reply::error(error)),
+        Step::Lost => Some(reply::error(&lost())),
         Step::Moved => Some(reply::error(&moving())),
         Step::End => {
             let text = "the turn ended without a word";

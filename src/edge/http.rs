@@ -18,7 +18,7 @@ use tracing::{Instrument, field::Empty};
 
 use super::{
     Edge,
-    events::{Events, Step, error_response, failure, moving},
+    events::{Events, Step, error_response, failure, lost, moving},
     key, reply, sse,
 };
 use crate::{
@@ -96,6 +96,7 @@ async fn turn(
     };
     let batch = Batch::one(&message);
     let mut tries = 0;
+    let mut stored = create.store;
     let (attached, first, events) = loop {
         let mut attached = edge
             .router
@@ -121,7 +122,14 @@ async fn turn(
         let first = events.next().await;
         tries += 1;
         // A planned transfer takes nothing with it that was not answered (I5): ask the heir.
-        if !matches!(first, Step::Moved) || tries >= MAX_MOVES {
+        // A lost owner may have run it; running it again doubles nothing where nothing is
+        // stored (the rule of `Turn::may_redispatch`).
+        let again = match first {
+            Step::Moved => true,
+            Step::Lost => !std::mem::replace(&mut stored, true),
+            _ => false,
+        };
+        if !again || tries >= MAX_MOVES {
             break ((attached.headers, attached.epoch), first, events);
         }
     };
@@ -267,6 +275,7 @@ async fn collect(first: Step, mut events: Events) -> Response {
                 }
             }
             Step::Failed(error) => return reply::error(&error),
+            Step::Lost => return reply::error(&lost()),
             Step::Moved => return reply::error(&moving()),
             Step::End => {
                 let text = "the turn ended without a final response";

@@ -9,7 +9,9 @@ use axum::{extract::Request, response::Response};
 use tracing::{Instrument, field::Empty};
 
 use super::{
-    Edge, key,
+    Edge,
+    events::lost,
+    key,
     pump::{Event, Pump},
     upgrade::Pending,
 };
@@ -94,6 +96,8 @@ struct Outstanding {
     lane: Option<String>,
     /// The request, until the owner is known to have taken it.
     message: Option<Message>,
+    /// It asked for nothing to be stored: see [`Client::lost`].
+    repeatable: bool,
 }
 
 /// What the loop does next.
@@ -178,6 +182,9 @@ impl Client {
                 Event::FromSession(frame) => self.on_frame(frame, &mut pump).await,
                 Event::SessionGone => {
                     self.lost(&mut pump);
+                    if !self.creates.is_empty() {
+                        self.follow(&mut pump).await;
+                    }
                     self.boundary()
                 }
                 Event::ClientBroke { close, what } => Next::Close { code: close, reason: what },
@@ -187,7 +194,7 @@ impl Client {
                     self.boundary()
                 }
                 Event::Cut => {
-                    self.lost(&mut pump);
+                    self.fail_all(&lost(), &mut pump);
                     Next::Close { code: super::CLOSE_RESTART, reason: super::RESTART }
                 }
             };
@@ -221,12 +228,14 @@ impl Client {
                 }
             };
             let lane = create.as_ref().and_then(|create| create.lane.clone());
+            let repeatable = create.as_ref().is_some_and(|create| !create.store);
             if let Err(error) = self.reach(create.as_ref()).await {
                 send_route_error(pump, &error, lane.as_deref());
                 continue;
             }
             if create.is_some() {
-                self.creates.push_back(Outstanding { lane, message: Some(message.clone()) });
+                let message = Some(message.clone());
+                self.creates.push_back(Outstanding { lane, message, repeatable });
             }
             self.send(&message);
         }
@@ -368,13 +377,21 @@ impl Client {
         }
     }
 
-    /// The owner, or the way to it, is gone: what it had taken may have run.
+    /// The owner, or the way to it, is gone: what it had taken may have run. A request that
+    /// stores nothing and of which nothing was seen has no effect that running it once more
+    /// could double (the rule of `Turn::may_redispatch`), so it is kept for the next owner,
+    /// once; of every other one the client is told that nobody knows.
     fn lost(&mut self, pump: &mut Pump) {
-        let error = Error::new(
-            Code::OutcomeUnknown,
-            "the node that ran this turn was lost; whether it finished is unknown",
-        );
-        self.fail_all(&error, pump);
+        self.link = None;
+        let (kept, unknown): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.creates)
+            .into_iter()
+            .partition(|create| create.repeatable && create.message.is_some());
+        self.creates = unknown;
+        self.fail_all(&lost(), pump);
+        self.creates = kept;
+        for create in &mut self.creates {
+            create.repeatable = false;
+        }
     }
 
     fn fail_all(&mut self, error: &Error, pump: &mut Pump) {

@@ -17,7 +17,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
-use super::events::{Events, Step, moving};
+use super::events::{Events, Step, lost, moving};
 use crate::{
     session::{event::error_event, fields::Fields},
     wire::{Batch, Message},
@@ -59,6 +59,7 @@ impl Stream for Sse {
             let text = match step {
                 Step::Events(batch) => self.writer.text(&batch),
                 Step::Failed(error) => self.writer.text(&Batch::one(&error_event(&error, None))),
+                Step::Lost => self.writer.text(&Batch::one(&error_event(&lost(), None))),
                 Step::Moved => self.writer.text(&Batch::one(&error_event(&moving(), None))),
                 Step::End => return Poll::Ready(None),
             };

@@ -15,6 +15,7 @@
 
 mod bad_days;
 mod clients;
+mod continuity;
 mod crash;
 mod drain;
 mod opaque_messages;
