@@ -319,19 +319,20 @@ impl App {
 impl Node {
     /// Lets go of everything at once: this node is not sure of anything it owns.
     async fn give_up(&self) {
+        /// How long clients, and then sessions, may take to end.
+        const LIMIT: Duration = Duration::from_secs(1);
+
+        // This node's own clients first: they are told to come back, not that a session failed.
+        self.edge_drain.closing.cancel();
+        self.edge_drain.cut.cancel();
+        self.clients.close();
+        drop(tokio::time::timeout(LIMIT, self.clients.wait()).await);
         let error = Error::new(Code::SessionUnavailable, "this node stopped; retry");
         for handle in self.registry.list() {
             handle.stop(error.clone()).await;
         }
-        self.edge_drain.closing.cancel();
-        self.edge_drain.cut.cancel();
-        self.clients.close();
         self.sessions.close();
-        let ended = async {
-            self.clients.wait().await;
-            self.sessions.wait().await;
-        };
-        drop(tokio::time::timeout(Duration::from_secs(2), ended).await);
+        drop(tokio::time::timeout(LIMIT, self.sessions.wait()).await);
     }
 }
 

@@ -9,6 +9,7 @@ mod timing;
 mod upstream;
 
 use std::{
+    collections::VecDeque,
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
@@ -26,6 +27,7 @@ use super::{
     clients::{Client, Delivery, Streams},
     history::Past,
     registry::Ownership,
+    responses::Held,
     stats::Stats,
     turns::{Bounds, ClientId, Turns},
 };
@@ -115,6 +117,9 @@ pub(super) struct Actor {
     pub(super) key_label: String,
     /// The heir has been sent what came before.
     pub(super) replicated: bool,
+    /// The copy of the turn that is just ending.
+    pub(super) copying: Option<oneshot::Receiver<()>>,
+    pub(super) held: VecDeque<Held>,
     upstream: Upstream,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
@@ -171,6 +176,8 @@ impl Actor {
             itself,
             key_label: attach.key_label.clone(),
             replicated: false,
+            copying: None,
+            held: VecDeque::new(),
             upstream: Upstream::None,
             upgrade: attach.upgrade.clone(),
             headers: HeaderMap::new(),
@@ -222,6 +229,7 @@ impl Actor {
             if let Some(exit) = self.poll_upstream(cx, &mut progress) {
                 return Poll::Ready(exit);
             }
+            self.poll_held(cx, &mut progress);
             self.deliver(cx, &mut progress);
             if let Some(exit) = self.poll_flush(cx, &mut progress) {
                 return Poll::Ready(exit);
@@ -280,7 +288,9 @@ impl Actor {
 
     /// No turn runs or waits, and nobody is being attached.
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.turns.as_ref().is_none_or(Turns::is_idle)
+        self.waiting.is_empty()
+            && self.held.is_empty()
+            && self.turns.as_ref().is_none_or(Turns::is_idle)
     }
 
     fn poll_clients(&mut self, cx: &mut Cx<'_>, progress: &mut bool) {

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{actor::Command, warm::Prepared};
@@ -49,6 +49,8 @@ pub trait Heirs: Send + Sync + 'static {
 /// One copy on its way, and whom to ask for everything if a part is not enough.
 pub(super) struct Copy {
     pub(super) prepared: Prepared,
+    /// Resolves when the heir has it, or will not have it.
+    pub(super) acknowledge: oneshot::Sender<()>,
     pub(super) actor: mpsc::WeakSender<Command>,
 }
 
@@ -122,6 +124,8 @@ async fn copy(
                 // Full inboxes are busy ones: the next turn sends everything again.
                 drop(actor.try_send(Command::Replicate));
             }
+            // The actor may have stopped waiting.
+            let _ = copy.acknowledge.send(());
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Performs what the rules of turns decide.
 
-use std::sync::Arc;
+use std::{future::Future, pin::Pin, sync::Arc, task::Context, time::Duration};
 
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 use tracing::field::Empty;
 
 use super::{
@@ -48,7 +51,14 @@ impl Actor {
                     }
                 }
                 Action::Append { turn, batch, done } => {
-                    self.append(turn, batch, done);
+                    // Nobody hears of the end of a turn that a crash could still undo (I6):
+                    // the heir has the conversation first. What comes after it waits too.
+                    let copied = if done { self.copying.take() } else { None };
+                    if copied.is_some() || !self.held.is_empty() {
+                        self.held.push_back(Held::new(turn, batch, done, copied));
+                    } else {
+                        self.append(turn, batch, done);
+                    }
                 }
                 Action::Reply { client, batch, ended } => {
                     if let Some(client) = self.clients.iter_mut().find(|c| c.id == client) {
@@ -66,6 +76,30 @@ impl Actor {
                 }),
             }
         }
+    }
+}
+
+/// Events that wait until the heir has what the conversation grew by.
+pub(super) struct Held {
+    turn: TurnNo,
+    batch: Batch,
+    done: bool,
+    copied: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+}
+
+/// How long an heir may hold up the end of a turn. Past it the end is told all the same: a
+/// crash in that moment would show as a `previous_response_not_found`.
+const HOLD: Duration = Duration::from_millis(250);
+
+impl Held {
+    /// `copied` is None for what only waits its turn.
+    fn new(turn: TurnNo, batch: Batch, done: bool, copied: Option<oneshot::Receiver<()>>) -> Self {
+        let copied = async move {
+            if let Some(copied) = copied {
+                drop(timeout(HOLD, copied).await);
+            }
+        };
+        Self { turn, batch, done, copied: Box::pin(copied) }
     }
 }
 
@@ -95,18 +129,32 @@ impl Actor {
         } else {
             self.prepared()
         };
-        self.replicate(prepared);
+        self.copying = self.replicate(prepared);
     }
 
     pub(super) fn replicate_all(&mut self) {
         let prepared = self.prepared();
-        self.replicate(prepared);
+        drop(self.replicate(prepared));
     }
 
-    fn replicate(&mut self, prepared: Option<Prepared>) {
-        let Some(prepared) = prepared else { return };
-        let copy = Copy { prepared, actor: self.itself.clone() };
+    fn replicate(&mut self, prepared: Option<Prepared>) -> Option<oneshot::Receiver<()>> {
+        let (acknowledge, acknowledged) = oneshot::channel();
+        let copy = Copy { prepared: prepared?, acknowledge, actor: self.itself.clone() };
         self.replicated = self.ctx.replicator.put(copy);
+        self.replicated.then_some(acknowledged)
+    }
+
+    /// Ends turns whose conversation the heir has by now.
+    pub(super) fn poll_held(&mut self, cx: &mut Context<'_>, progress: &mut bool) {
+        while let Some(held) = self.held.front_mut() {
+            if held.copied.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            if let Some(Held { turn, batch, done, .. }) = self.held.pop_front() {
+                self.append(turn, batch, done);
+                *progress = true;
+            }
+        }
     }
 
     fn open_turn(&mut self, no: TurnNo) {
