@@ -33,7 +33,7 @@ async fn conversation_owned_by_another<'a>(ring: &'a Ring, edge: &Node) -> (Code
     for n in 0..64 {
         let key = format!("conversation-{n}");
         let mut codex = Codexish::new(&edge.client_url, &key);
-        codex.turn("before the crash").await.unwrap();
+        codex.turn(&format!("before the crash of {n}")).await.unwrap();
         let owner = ring.owner_of(&key).await;
         if owner.id != edge.id {
             return (codex, owner);
