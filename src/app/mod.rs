@@ -2,6 +2,7 @@
 
 mod drain;
 mod join;
+mod metered;
 mod upkeep;
 mod view;
 
@@ -118,7 +119,9 @@ impl App {
                 .await
                 .context("migrating the database")?;
         }
+        let metrics = Metrics::new();
         let store = store::open(&config.store).await.context("opening the database")?;
+        let store: Arc<dyn Store> = Arc::new(metered::Metered::new(store, metrics.clone()));
         let cluster = store.cluster().await.context("reading the cluster's identity")?;
         let client = bind(config.node.listen, "listen").await?;
         let peer = bind(config.node.peer_listen, "peer-listen").await?;
@@ -129,7 +132,6 @@ impl App {
             admin: admin.local_addr()?,
         };
 
-        let metrics = Metrics::new();
         let events = Events::default();
         let stop = Stop::default();
         let lease = LeaseHandle::default();

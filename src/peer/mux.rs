@@ -31,6 +31,7 @@ use crate::{
     error::{Code, Error},
     link::{Frame, ITEM, Link},
     session::AttachError,
+    telemetry::metrics::Counter,
     wire::Batch,
 };
 
@@ -65,11 +66,20 @@ struct Channel {
     rest: Option<Rest>,
     /// Start of a run that is being received in chunks.
     partial: BytesMut,
+    /// Counters of messages sent and received, on the side that asked.
+    counted: Option<Counted>,
     /// Who waits for the answer, on the side that asked.
     answer: Option<oneshot::Sender<Answer>>,
     /// The last frame of our side was sent.
     said_last: bool,
     waker: Arc<ChannelWaker>,
+}
+
+/// Messages that were forwarded for a client here.
+#[derive(Default)]
+pub(super) struct Counted {
+    pub(super) up: Counter,
+    pub(super) down: Counter,
 }
 
 struct Rest {
@@ -144,6 +154,7 @@ impl Mux {
         &self,
         link: Link,
         attach: proto::Attach,
+        counted: Counted,
     ) -> Option<(u32, oneshot::Receiver<Answer>)> {
         let (tx, rx) = oneshot::channel();
         let mut state = self.state.lock();
@@ -153,7 +164,8 @@ impl Mux {
         let id = state.next;
         state.next = state.next.checked_add(1)?;
         // Credit comes with the answer.
-        let channel = self.channel(id, link, 0, Some(tx));
+        let mut channel = self.channel(id, link, 0, Some(tx));
+        channel.counted = Some(counted);
         state.channels.insert(id, channel);
         state.control.push_back(frame(id, Body::Attach(attach)));
         drop(state);
@@ -188,6 +200,7 @@ impl Mux {
             credit,
             rest: None,
             partial: BytesMut::new(),
+            counted: None,
             answer,
             said_last: false,
             waker: Arc::new(ChannelWaker { channel: id, queued: AtomicBool::new(false), ready }),
@@ -320,6 +333,9 @@ impl Mux {
         };
         let batch = Batch::from_wire(bytes).ok_or(Violation("a run that is not whole frames"))?;
         // A link that nobody reads any more takes nothing; its channel is on its way out.
+        if let Some(counted) = &channel.counted {
+            counted.down.inc_by(u64::from(batch.len()));
+        }
         let (first_seq, ended) = (run.first_seq, run.ended);
         channel.link.tx.send_charged(Frame::Messages { batch, first_seq, ended }, charge);
         Ok(Received::Whole)
@@ -385,6 +401,9 @@ impl Channel {
         self.credit -= signed(charge);
         Some(match frame {
             Frame::Messages { batch, first_seq, ended } => {
+                if let Some(counted) = &self.counted {
+                    counted.up.inc_by(u64::from(batch.len()));
+                }
                 let rest = Rest { bytes: batch.into_bytes(), first_seq, ended };
                 self.chunk(rest)
             }

@@ -17,7 +17,7 @@ use tonic::{
 
 use super::{
     PROTOCOL, auth, convert,
-    mux::{Mux, Outgoing},
+    mux::{Counted, Mux, Outgoing},
     proto::{self, frame::Body, peer_client::PeerClient},
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     link::Link,
     ring::Ring,
     session::{Attach, AttachError, Attached},
-    telemetry::metrics::{GaugeGuard, Metrics, Side},
+    telemetry::metrics::{Direction, GaugeGuard, Metrics, Side},
 };
 
 /// Longest wait for a connection and its Welcome.
@@ -146,7 +146,9 @@ impl Peers {
             .map_err(PeerError::Unreachable)?;
         let (ours, theirs) = Link::pair(self.identity.link_window_bytes);
         let started = Instant::now();
-        let Some((channel, answer)) = open.mux.ask(theirs, convert::attach_out(attach, hop)) else {
+        let Some((channel, answer)) =
+            open.mux.ask(theirs, convert::attach_out(attach, hop), self.counted(attach))
+        else {
             self.forget(target, &peer);
             return Err(PeerError::Unreachable("the stream has ended".into()));
         };
@@ -190,6 +192,11 @@ impl Peers {
             *peer = Arc::default();
         }
         Arc::clone(peer)
+    }
+
+    fn counted(&self, attach: &Attach) -> Counted {
+        let count = |direction| self.metrics.forwarded_frames(&attach.route.path, direction);
+        Counted { up: count(Direction::Up), down: count(Direction::Down) }
     }
 
     fn forget(&self, target: Incarnation, peer: &Arc<Peer>) {
@@ -258,6 +265,7 @@ impl Peers {
             build: self.identity.build.clone(),
             initial_credit: self.identity.credit(),
         };
+        let asked = Instant::now();
         mux.control(0, Body::Hello(hello));
         let response = client.link(Outgoing(Arc::clone(&mux))).await.map_err(|s| status(&s))?;
         let mut streaming = response.into_inner();
@@ -265,6 +273,7 @@ impl Peers {
         let Some(Body::Welcome(welcome)) = first.and_then(|frame| frame.body) else {
             return Err("it did not welcome us".into());
         };
+        self.metrics.peer_rtt(asked.elapsed());
         if welcome.incarnation != target.0 {
             return Err("another incarnation answers at that address".into());
         }

@@ -76,7 +76,8 @@ impl Wire {
     /// A channel from an edge's link to a session's.
     pub(super) fn attach(&mut self) -> (u32, Link, Link) {
         let (edge, theirs) = Link::pair(self.window);
-        let (id, mut answer) = self.edge.mux.ask(theirs, proto::Attach::default()).unwrap();
+        let (id, mut answer) =
+            self.edge.mux.ask(theirs, proto::Attach::default(), Counted::default()).unwrap();
         self.edge.poll_all();
         assert!(matches!(self.edge.flying.pop_back().unwrap().body, Some(Body::Attach(_))));
         let (session, ours) = Link::pair(self.window);
@@ -212,14 +213,15 @@ fn the_end_of_the_stream_ends_every_link_on_both_sides() {
     one_session.tx.send(messages(&["under way"]));
     wire.pump();
     let (_, theirs) = Link::pair(10);
-    let (_, mut waiting) = wire.edge.mux.ask(theirs, proto::Attach::default()).unwrap();
+    let (_, mut waiting) =
+        wire.edge.mux.ask(theirs, proto::Attach::default(), Counted::default()).unwrap();
     wire.edge.mux.close();
     assert_eq!(take(&mut one), Some(messages(&["under way"])), "what has arrived is not lost");
     assert!(is_over(&mut one) && is_over(&mut two));
     assert!(waiting.try_recv().is_err());
     assert!(!wire.edge.poll() || wire.edge.mux.is_closed());
     let (_, theirs) = Link::pair(10);
-    assert!(wire.edge.mux.ask(theirs, proto::Attach::default()).is_none());
+    assert!(wire.edge.mux.ask(theirs, proto::Attach::default(), Counted::default()).is_none());
     // The transport drops the other side's outgoing half.
     drop(wire.owner.outgoing);
     assert!(is_over(&mut one_session) && is_over(&mut two_session));
@@ -232,7 +234,8 @@ fn a_refused_attach_tells_why_and_leaves_no_channel() {
     let fault = convert::fault_out(&Error::new(Code::TooManySessions, "full"));
     for body in [Body::NotOwner(owner), Body::Fault(fault)] {
         let (mut ours, theirs) = Link::pair(10);
-        let (id, mut answer) = wire.edge.mux.ask(theirs, proto::Attach::default()).unwrap();
+        let (id, mut answer) =
+            wire.edge.mux.ask(theirs, proto::Attach::default(), Counted::default()).unwrap();
         wire.edge.mux.on_frame(frame(id, body), 10).unwrap();
         match answer.try_recv().unwrap().unwrap_err() {
             AttachError::NotOwner(owner) => {
@@ -250,7 +253,8 @@ fn a_refused_attach_tells_why_and_leaves_no_channel() {
 fn an_attach_that_was_given_up_is_taken_back_and_its_late_answer_is_ignored() {
     let mut wire = Wire::new(1 << 20);
     let (_, theirs) = Link::pair(10);
-    let (id, answer) = wire.edge.mux.ask(theirs, proto::Attach::default()).unwrap();
+    let (id, answer) =
+        wire.edge.mux.ask(theirs, proto::Attach::default(), Counted::default()).unwrap();
     drop(answer);
     wire.edge.mux.abandon(id);
     wire.edge.mux.abandon(id);
