@@ -8,6 +8,8 @@
 //! Nothing here runs by itself: the outgoing half is a stream that the transport polls, the
 //! incoming half is called with each frame. A channel costs one map entry and one waker.
 
+mod channel;
+
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
@@ -15,13 +17,16 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Wake},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::{Stream, task::AtomicWaker};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+
+pub(super) use channel::Counted;
+use channel::{Channel, ChannelWaker};
 
 use super::{
     convert,
@@ -31,7 +36,6 @@ use crate::{
     error::{Code, Error},
     link::{Frame, ITEM, Link},
     session::AttachError,
-    telemetry::metrics::Counter,
     wire::Batch,
 };
 
@@ -58,36 +62,6 @@ struct State {
     closed: bool,
 }
 
-struct Channel {
-    link: Link,
-    /// Bytes we may still send.
-    credit: i64,
-    /// Rest of a run that is being sent in chunks.
-    rest: Option<Rest>,
-    /// Start of a run that is being received in chunks.
-    partial: BytesMut,
-    /// Counters of messages sent and received, on the side that asked.
-    counted: Option<Counted>,
-    /// Who waits for the answer, on the side that asked.
-    answer: Option<oneshot::Sender<Answer>>,
-    /// The last frame of our side was sent.
-    said_last: bool,
-    waker: Arc<ChannelWaker>,
-}
-
-/// Messages that were forwarded for a client here.
-#[derive(Default)]
-pub(super) struct Counted {
-    pub(super) up: Counter,
-    pub(super) down: Counter,
-}
-
-struct Rest {
-    bytes: Bytes,
-    first_seq: u64,
-    ended: u32,
-}
-
 /// Channels that have something to do.
 struct Ready {
     queue: Mutex<VecDeque<u32>>,
@@ -98,24 +72,6 @@ impl Ready {
     fn push(&self, channel: u32) {
         self.queue.lock().push_back(channel);
         self.task.wake();
-    }
-}
-
-struct ChannelWaker {
-    channel: u32,
-    queued: AtomicBool,
-    ready: Arc<Ready>,
-}
-
-impl Wake for ChannelWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, SeqCst) {
-            self.ready.push(self.channel);
-        }
     }
 }
 
@@ -368,75 +324,6 @@ impl Mux {
             return Poll::Ready(Some(frame(id, body)));
         }
     }
-}
-
-impl Channel {
-    /// The channel's next frame, if it has one and may send it.
-    fn poll_out(&mut self) -> Option<Body> {
-        let waker = Waker::from(Arc::clone(&self.waker));
-        let mut cx = Context::from_waker(&waker);
-        if self.answer.is_some() {
-            return None;
-        }
-        if let Poll::Ready(consumed) = self.link.tx.poll_consumed(&mut cx) {
-            let bytes = u32::try_from(consumed).unwrap_or(u32::MAX);
-            return Some(Body::Credit(proto::Credit { bytes }));
-        }
-        if self.credit <= 0 {
-            return None;
-        }
-        if let Some(rest) = self.rest.take() {
-            return Some(self.chunk(rest));
-        }
-        let Poll::Ready(frame) = self.link.rx.poll_recv(&mut cx) else { return None };
-        let Some(frame) = frame else {
-            self.said_last = true;
-            return Some(Body::Detach(proto::Detach {}));
-        };
-        // Chunks pay for their bytes one by one.
-        let charge = match &frame {
-            Frame::Messages { .. } => ITEM,
-            other => other.weight(),
-        };
-        self.credit -= signed(charge);
-        Some(match frame {
-            Frame::Messages { batch, first_seq, ended } => {
-                if let Some(counted) = &self.counted {
-                    counted.up.inc_by(u64::from(batch.len()));
-                }
-                let rest = Rest { bytes: batch.into_bytes(), first_seq, ended };
-                self.chunk(rest)
-            }
-            Frame::Ping(payload) => Body::Ping(proto::Control { payload }),
-            Frame::Pong(payload) => Body::Pong(proto::Control { payload }),
-            Frame::Close(close) => {
-                self.said_last = true;
-                Body::Close(convert::close_out(close))
-            }
-            Frame::Moved => {
-                self.said_last = true;
-                Body::Moved(proto::Moved {})
-            }
-            Frame::Failed(error) => {
-                self.said_last = true;
-                Body::Fault(convert::fault_out(&error))
-            }
-        })
-    }
-
-    fn chunk(&mut self, mut rest: Rest) -> Body {
-        let frames = rest.bytes.split_to(rest.bytes.len().min(CHUNK));
-        self.credit -= signed(frames.len());
-        let (first_seq, ended, more) = (rest.first_seq, rest.ended, !rest.bytes.is_empty());
-        if more {
-            self.rest = Some(rest);
-        }
-        Body::Messages(proto::Messages { frames, first_seq, ended, more })
-    }
-}
-
-fn signed(bytes: usize) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 fn frame(channel: u32, body: Body) -> proto::Frame {

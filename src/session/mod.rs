@@ -1,7 +1,7 @@
 //! A session: one key, one owner, one epoch, one upstream connection, one ordered log.
 //!
 //! [`Registry`] opens sessions (claim, then actor) and attaches clients to them. The actor
-//! performs; the rules it follows ([`opaque`], [`turns`]) know no socket and no SQL.
+//! performs; the rules it follows ([`turns`], [`history`]) know no socket and no SQL.
 
 mod actor;
 pub mod aliases;

@@ -7,6 +7,7 @@ mod order;
 
 use std::{collections::VecDeque, task::Waker};
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 
 use super::*;
