@@ -166,11 +166,15 @@ async fn codex_app_server_shows_no_error_over_many_turns() {
     let ring = Ring::start(RingOptions::nodes(3)).await;
     let balancer = ring.balancer().await;
     let base = format!("{}/v1", balancer.url);
-    let args = [base.as_str(), "--codex", &codex(&npm), "--turns", "9"];
-    let summary = run("python3".as_ref(), &npm, &script("codex_app_server.py"), &args).await;
-    assert_eq!(summary["visible_errors"], 0, "{summary}");
-    assert_eq!(summary["restarted_answers"], 0, "{summary}");
-    assert_eq!(summary["failures"], serde_json::json!([]), "{summary}");
+    let command = codex(&npm);
+    let by_websocket = [base.as_str(), "--codex", &command, "--turns", "30"];
+    let by_sse = [&by_websocket[..], &["--sse"]].concat();
+    for args in [&by_websocket[..], &by_sse] {
+        let summary = run("python3".as_ref(), &npm, &script("codex_app_server.py"), args).await;
+        assert_eq!(summary["visible_errors"], 0, "{summary}");
+        assert_eq!(summary["restarted_answers"], 0, "{summary}");
+        assert_eq!(summary["failures"], serde_json::json!([]), "{summary}");
+    }
     judge(&ring).await;
 }
 

@@ -13,9 +13,10 @@ const AHEAD: usize = 2_000;
 /// Messages between two flushes.
 const BURST: usize = 100;
 
-/// Deliveries of the large run: each message is echoed to both clients.
+/// Deliveries of the large run: each of two clients sends a quarter of it, 10^5 messages, and
+/// each message is echoed to both.
 fn deliveries() -> usize {
-    let text = std::env::var("RINGSPAN_IT_MESSAGES").unwrap_or_else(|_| "100000".to_owned());
+    let text = std::env::var("RINGSPAN_IT_MESSAGES").unwrap_or_else(|_| "400000".to_owned());
     text.parse().expect("RINGSPAN_IT_MESSAGES is a number")
 }
 
