@@ -200,11 +200,11 @@ async fn resumed(
     let mut events = Events::of(attached.link);
     let first = events.next().await;
     if let Some(error) = failure(&first) {
-        return Ok(Some(error));
+        // What is not held here may be stored by the upstream.
+        return Ok(Some(error).filter(|error| error.status() != StatusCode::NOT_FOUND));
     }
     if !begins(&first) {
-        let text = "the first events of this response are not held any more; ask for it anew";
-        return Err(Error::new(Code::NotFound, text).into());
+        return Ok(None);
     }
     Ok(Some(sse::stream(first, events, again.after)))
 }

@@ -97,12 +97,12 @@ async fn hand_off(mut actor: Actor) {
 }
 
 /// Leaves the conversation with the heir before it owns the session: once it does, a client
-/// may ask at any moment. False if the heir does not answer, so another one is asked.
+/// may ask at any moment. False if the heir does not answer or has no room, so another one is asked.
 async fn prepare(actor: &Actor, heir: Incarnation) -> bool {
     let Some(prepared) = actor.prepared() else { return true };
     let Some(addr) = addr_of(actor, heir) else { return false };
     match timeout(PREPARE, actor.ctx.heirs.prepare(heir, &addr, &[prepared])).await {
-        Ok(Ok(_)) => true,
+        Ok(Ok(kept)) => kept == [true],
         Ok(Err(error)) => {
             tracing::warn!(session = %actor.id, %heir, error, "preparing the heir failed");
             false

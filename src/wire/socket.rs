@@ -153,8 +153,11 @@ impl<S: AsyncRead + Unpin> Socket<S> {
                     Err(fault) => return Poll::Ready(Some(Err(self.fail(fault)))),
                 }
                 self.ready = false;
-                // A copy, for the buffer may be far larger than what is left of it.
-                self.rest = BytesMut::from(&self.rest[..]);
+                // A copy, where the buffer is far larger than what is left of it; the start of
+                // a large message that grows from read to read is not copied each time.
+                if self.rest.capacity() > 2 * self.rest.len() + SMALL_REMAINDER_BYTES {
+                    self.rest = BytesMut::from(&self.rest[..]);
+                }
             }
             match ready!(self.poll_read(cx)) {
                 Ok(Read::Incoming(incoming)) => return Poll::Ready(Some(Ok(incoming))),
