@@ -1,8 +1,8 @@
 //! Ring and sessions as aligned text for a terminal.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
-use super::view::{RingInfo, SessionInfo};
+use super::view::{LocalSession, RingInfo, SessionInfo};
 
 /// Longest cell; longer texts are cut, so that one odd key does not break the table.
 const MAX_CELL: usize = 40;
@@ -57,6 +57,7 @@ pub fn render_sessions(sessions: &[SessionInfo]) -> String {
         ("STATE", Align::Left),
         ("AGE", Align::Right),
         ("CLIENTS", Align::Right),
+        ("EDGES", Align::Left),
         ("UPSTREAM", Align::Left),
         ("TURNS", Align::Right),
         ("HEAD", Align::Right),
@@ -78,6 +79,7 @@ pub fn render_sessions(sessions: &[SessionInfo]) -> String {
             state,
             duration(session.age_seconds),
             local.map_or_else(dash, |local| local.clients.len().to_string()),
+            local.map(edges).filter(|edges| !edges.is_empty()).unwrap_or_else(dash),
             upstream.unwrap_or_else(dash),
             local.map_or_else(dash, |local| {
                 format!("{}+{}/{}", local.turns_running, local.turns_queued, local.turns_done)
@@ -86,6 +88,13 @@ pub fn render_sessions(sessions: &[SessionInfo]) -> String {
         ]);
     }
     table.render()
+}
+
+/// The nodes that hold the clients' sockets, each once.
+fn edges(local: &LocalSession) -> String {
+    let nodes = local.clients.iter().map(|client| client.edge_node.as_str());
+    let nodes: BTreeSet<&str> = nodes.collect();
+    nodes.into_iter().collect::<Vec<_>>().join(",")
 }
 
 /// `12s`, `3m04s`, `2h05m`, `3d04h`.
