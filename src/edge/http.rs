@@ -24,7 +24,7 @@ use super::{
 use crate::{
     config::Route,
     error::{Code, Error, Result},
-    ids::{Epoch, SessionId},
+    ids::{Epoch, Principal, SessionId},
     link::Frame,
     route::{RouteError, TURN_PATIENCE},
     session::{
@@ -101,17 +101,7 @@ async fn turn(
         let mut attached = edge
             .router
             .attach(
-                Attach {
-                    session,
-                    principal,
-                    route: Arc::clone(route),
-                    key_label: key_label.clone(),
-                    upgrade: upgrade.clone(),
-                    last_seq: None,
-                    last_epoch: None,
-                    min_epoch: Epoch::default(),
-                    client: edge.label(ClientKind::Http),
-                },
+                wish(edge, route, principal, session, key_label.clone(), upgrade.clone()),
                 TURN_PATIENCE,
             )
             .await?;
@@ -174,26 +164,14 @@ async fn resumed(
     let id = uri.path().rsplit_once('/').map_or("", |(_, id)| id);
     let session = edge.router.alias(principal, AliasKind::Response, id).await?;
     let Some(session) = session else { return Ok(None) };
+    let upgrade = Upgrade {
+        path_and_query: route.path.clone(),
+        headers: upgrade_headers(edge.forwarded_headers(headers)),
+        subprotocols: Vec::new(),
+    };
     let mut attached = edge
         .router
-        .attach(
-            Attach {
-                session,
-                principal,
-                route: Arc::clone(route),
-                key_label: String::new(),
-                upgrade: Upgrade {
-                    path_and_query: route.path.clone(),
-                    headers: upgrade_headers(edge.forwarded_headers(headers)),
-                    subprotocols: Vec::new(),
-                },
-                last_seq: None,
-                last_epoch: None,
-                min_epoch: Epoch::default(),
-                client: edge.label(ClientKind::Http),
-            },
-            TURN_PATIENCE,
-        )
+        .attach(wish(edge, route, principal, session, String::new(), upgrade), TURN_PATIENCE)
         .await?;
     let batch = Batch::one(&resume_event(id));
     attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0 });
@@ -207,6 +185,28 @@ async fn resumed(
         return Ok(None);
     }
     Ok(Some(sse::stream(first, events, again.after)))
+}
+
+/// The attach of one HTTP request: it brings no cursor and knows no epoch.
+fn wish(
+    edge: &Edge,
+    route: &Arc<Route>,
+    principal: Principal,
+    session: SessionId,
+    key_label: String,
+    upgrade: Upgrade,
+) -> Attach {
+    Attach {
+        session,
+        principal,
+        route: Arc::clone(route),
+        key_label,
+        upgrade,
+        last_seq: None,
+        last_epoch: None,
+        min_epoch: Epoch::default(),
+        client: edge.label(ClientKind::Http),
+    }
 }
 
 /// Whether what is held of a response begins where the response did.

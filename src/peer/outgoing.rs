@@ -318,8 +318,8 @@ impl Peers {
     }
 
     /// Streams that are open, by peer.
-    #[must_use]
-    pub fn open_streams(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn open_streams(&self) -> usize {
         let open = |peer: &&Arc<Peer>| peer.stream.get().is_some_and(|open| !open.mux.is_closed());
         self.known.lock().values().filter(open).count()
     }
