@@ -1,5 +1,6 @@
 //! The only place where parts are put together: a configuration in, a running node out.
 
+mod deadline;
 mod drain;
 mod join;
 mod metered;
@@ -17,13 +18,10 @@ use std::{
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::deadline::Times;
 use crate::{
     admin,
     config::{Config, Timing},
@@ -76,8 +74,8 @@ struct Node {
     /// Sessions.
     sessions: TaskTracker,
     edge_drain: edge::Drain,
-    /// Set by the admin listener or a signal.
-    drain_wanted: Notify,
+    /// Set by the first wish that this node drain, of a signal or the admin listener.
+    times: watch::Sender<Option<Times>>,
     draining: AtomicBool,
     load: Arc<AtomicU32>,
     /// None once the node has left.
@@ -248,7 +246,7 @@ impl App {
             clients,
             sessions,
             edge_drain,
-            drain_wanted: Notify::new(),
+            times: watch::Sender::new(None),
             draining: AtomicBool::new(false),
             load,
             renewer: Mutex::new(Some(renewer)),
@@ -288,22 +286,23 @@ impl App {
         let Self { node, servers, .. } = self;
         let Servers { mut peer, mut admin, client } = servers;
         let mut signals = Signals::new()?;
+        let mut wanted = node.times.subscribe();
         let result = tokio::select! {
             biased;
             () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead")),
-            () = signals.wanted() => Ok(()),
-            () = node.drain_wanted.notified() => Ok(()),
+            () = signals.wanted() => Ok(true),
+            _ = wanted.wait_for(Option::is_some) => Ok(false),
             ended = &mut peer => Err(failure("peer", ended.map(Result::err))),
             ended = &mut admin => Err(failure("admin", ended.map(|r| r.err().map(Into::into)))),
         };
         let result = match result {
-            Ok(()) => tokio::select! {
+            Ok(signalled) => tokio::select! {
                 biased;
                 () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead during its drain")),
-                () = signals.wanted() => Err(anyhow::anyhow!("a second signal ended the drain")),
+                () = node.second(&mut signals, signalled) => Err(anyhow::anyhow!("a second signal ended the drain")),
                 drained = node.drain() => drained,
             },
-            failed => failed,
+            Err(error) => Err(error),
         };
         if let Err(error) = &result {
             tracing::error!(%error, "serving ends");
@@ -319,6 +318,17 @@ impl App {
 }
 
 impl Node {
+    /// Begins the drain and waits for a second signal. The first one of a drain that the
+    /// admin listener began is no second one: platforms send it after a hook of theirs.
+    async fn second(&self, signals: &mut Signals, signalled: bool) {
+        self.begin_drain(None);
+        if !signalled {
+            signals.wanted().await;
+            tracing::info!("a signal in the drain; its deadline stays as it is");
+        }
+        signals.wanted().await;
+    }
+
     /// Lets go of everything at once: this node is not sure of anything it owns.
     async fn give_up(&self) {
         /// How long clients, and then sessions, may take to end.

@@ -123,6 +123,8 @@ fn push_route(out: &mut String, route: &Route) {
     }
     push(out, format_args!("detach_ttl = {}\n", quoted(&duration_text(route.detach_ttl))));
     push(out, format_args!("compression = {}\n", route.compression));
+    let sockets = quoted(route.sockets_at_drain.as_str());
+    push(out, format_args!("sockets_at_drain = {sockets}\n"));
 }
 
 fn key_text(source: &KeySource) -> String {

@@ -102,6 +102,12 @@ pub const ROUTE: &[Field] = &[
         Some("true"),
         "permessage-deflate with clients that offer it.",
     ),
+    optional(
+        "sockets_at_drain",
+        Shape::Scalar(Kind::Choice(&["auto", "boundary", "deadline"])),
+        Some("auto"),
+        "When a drain closes the Responses sockets of its own node: after the turn that runs (`boundary`), or after the last one before the deadline, for clients that do not reconnect (`deadline`); `auto` does the former with Codex and the latter with all others.",
+    ),
 ];
 
 /// `[auth]`

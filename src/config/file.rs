@@ -6,6 +6,7 @@ use http::Uri;
 use toml::{Table, Value as Toml};
 
 use super::{
+    SocketsAtDrain,
     fault::{Faults, Got, unknown},
     fields::{AUTH, AUTH_KEY, Field, ROUTE, Shape, UPSTREAM},
     settings::{InFile, Key, SETTINGS},
@@ -55,6 +56,7 @@ pub struct RouteEntry {
     pub session_key: Vec<String>,
     pub detach_ttl: Duration,
     pub compression: bool,
+    pub sockets_at_drain: SocketsAtDrain,
 }
 
 /// `[[auth.key]]`. What was missing or wrong is None, and already a fault.
@@ -367,6 +369,9 @@ fn route(entry: &mut Entry<'_>) -> RouteEntry {
         session_key: entry.session_key(),
         detach_ttl: entry.duration("detach_ttl"),
         compression: entry.switch("compression").unwrap_or_default(),
+        sockets_at_drain: SocketsAtDrain::parse(
+            &entry.text("sockets_at_drain").unwrap_or_default(),
+        ),
     }
 }
 

@@ -120,6 +120,40 @@ pub struct Route {
     pub detach_ttl: Duration,
     /// permessage-deflate with clients that offer it.
     pub compression: bool,
+    /// When a drain closes Responses sockets of its own node.
+    pub sockets_at_drain: SocketsAtDrain,
+}
+
+/// When a drain closes the client sockets that its node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketsAtDrain {
+    /// Codex at the boundary, others at the deadline.
+    Auto,
+    /// After the turn that runs.
+    Boundary,
+    /// After the last turn before the deadline.
+    Deadline,
+}
+
+impl SocketsAtDrain {
+    /// The word of the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Boundary => "boundary",
+            Self::Deadline => "deadline",
+        }
+    }
+
+    /// The inverse of [`SocketsAtDrain::as_str`]; anything else is taken for `auto`.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        [Self::Boundary, Self::Deadline]
+            .into_iter()
+            .find(|known| known.as_str() == text)
+            .unwrap_or(Self::Auto)
+    }
 }
 
 /// How the frames of a route are understood.

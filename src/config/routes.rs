@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    KeySource, Profile, Route, Secret, Upstream, UpstreamAuth,
+    KeySource, Profile, Route, Secret, SocketsAtDrain, Upstream, UpstreamAuth,
     fault::{Faults, Got},
     file::{File, RouteEntry, UpstreamEntry},
     path::{self, Pattern},
@@ -149,6 +149,7 @@ fn route(
         session_key,
         detach_ttl: entry.detach_ttl,
         compression: entry.compression,
+        sockets_at_drain: entry.sockets_at_drain,
     })
 }
 
@@ -228,6 +229,7 @@ fn shortcut(
         session_key: Vec::new(),
         detach_ttl: DETACH_TTL,
         compression: true,
+        sockets_at_drain: SocketsAtDrain::Auto,
     }));
     found.upstreams.push(upstream);
 }

@@ -35,6 +35,14 @@ const RESPONSES_KEYS: [HeaderName; 5] = [
     HeaderName::from_static("conversation_id"),
 ];
 
+/// Whether these are headers of Codex, which sends its whole history after a reconnect.
+pub(super) fn is_codex(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name == "originator" || name.as_str().starts_with("x-codex-"))
+        || headers
+            .get(http::header::USER_AGENT)
+            .is_some_and(|agent| agent.as_bytes().starts_with(b"codex"))
+}
+
 /// A session's key and what an operator may see of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Key {

@@ -4,6 +4,7 @@
 //! nodes may hold different views for a while without two owners coming of it.
 
 pub mod build;
+pub mod departures;
 pub mod membership;
 pub mod placement;
 

@@ -5,6 +5,7 @@
 //! is ready, so that what arrived together leaves together.
 
 mod attach;
+mod leaving;
 mod timing;
 mod upstream;
 
@@ -29,12 +30,12 @@ use super::{
     registry::Ownership,
     responses::Held,
     stats::Stats,
-    turns::{Bounds, ClientId, Turns},
+    turns::{Bounds, ClientId, Severed, Turns},
 };
 use crate::{
     config::{Limits, Profile, Route},
     error::{Code, Error},
-    ids::{Epoch, Principal, SessionId},
+    ids::{Epoch, Incarnation, Principal, SessionId},
     link::Frame,
     telemetry::metrics::{GaugeGuard, GaugeShare, Place},
     upstream::{Connection, DialError, Upgrade},
@@ -64,6 +65,10 @@ pub(super) enum Command {
     Attach(Box<Attach>, oneshot::Sender<Result<Attached, AttachError>>),
     /// Hand the session over as soon as no turn runs.
     Drain,
+    /// Hand it over now: what runs ends as unknown. Clients have until then to collect that.
+    Sever(Instant),
+    /// Hand it over to one of these, if nothing happens in it.
+    Offer(Vec<Incarnation>),
     /// Bring the upstream up before a client asks.
     WarmUp,
     /// The heir lacks what a part builds on: send it everything.
@@ -80,10 +85,21 @@ pub(super) enum Exit {
     UpstreamClosed(Option<CloseFrame>),
     /// The upstream of a session that never was could not be reached.
     Unreachable,
-    /// A drain asked for it, and no turn runs.
-    HandOff,
+    /// It moves to another node, and no turn runs.
+    HandOff(Departure),
     /// Told to end, with what clients are told.
     Stopped(Error),
+}
+
+/// Why a session moves to another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// Its owner drains.
+    Drain,
+    /// Its owner's time is over; clients have until then to collect what they were told.
+    Deadline(Instant),
+    /// Its owner has more than its share; one of these has less.
+    Balance(Vec<Incarnation>),
 }
 
 /// An attach that waits, and who waits for its answer.
@@ -120,6 +136,8 @@ pub(super) struct Actor {
     /// The copy of the turn that is just ending.
     pub(super) copying: Option<oneshot::Receiver<()>>,
     pub(super) held: VecDeque<Held>,
+    /// What the heir is told of turns that were ended by the deadline.
+    pub(super) severed: Vec<Severed>,
     upstream: Upstream,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
@@ -133,7 +151,7 @@ pub(super) struct Actor {
     pub(super) streams: Streams,
     /// None on an opaque route.
     pub(super) turns: Option<Turns>,
-    draining: bool,
+    departure: Option<Departure>,
     /// When the last client left, or the last turn without a client ended.
     alone_since: Option<Instant>,
     last_upstream: Instant,
@@ -178,6 +196,7 @@ impl Actor {
             replicated: false,
             copying: None,
             held: VecDeque::new(),
+            severed: Vec::new(),
             upstream: Upstream::None,
             upgrade: attach.upgrade.clone(),
             headers: HeaderMap::new(),
@@ -187,7 +206,7 @@ impl Actor {
             next_client: 1,
             streams,
             turns,
-            draining: false,
+            departure: None,
             alone_since: Some(now),
             last_upstream: now,
             last_close: None,
@@ -216,7 +235,12 @@ impl Actor {
                 progress = true;
                 match command {
                     Command::Attach(attach, reply) => self.attach(attach, reply),
-                    Command::Drain => self.draining = true,
+                    Command::Drain => self.leave(Departure::Drain),
+                    Command::Sever(until) => self.sever(until),
+                    Command::Offer(heirs) if self.may_be_offered() => {
+                        return Poll::Ready(Exit::HandOff(Departure::Balance(heirs)));
+                    }
+                    Command::Offer(_) => {}
                     Command::WarmUp => self.warm_up(),
                     Command::Replicate => self.replicate_all(),
                     Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
@@ -234,8 +258,9 @@ impl Actor {
             if let Some(exit) = self.poll_flush(cx, &mut progress) {
                 return Poll::Ready(exit);
             }
-            if self.draining && self.is_idle() {
-                return Poll::Ready(Exit::HandOff);
+            let may_leave = self.departure.is_some() && self.may_leave();
+            if let Some(departure) = self.departure.take_if(|_| may_leave) {
+                return Poll::Ready(Exit::HandOff(departure));
             }
             if let Some(exit) = self.poll_timer(cx, &mut progress) {
                 return Poll::Ready(exit);
@@ -278,8 +303,14 @@ impl Actor {
                         Error::new(Code::SessionUnavailable, "this node's lease is in doubt");
                     drop(reply.send(Err(error.into())));
                 }
-                Command::Drain => self.draining = true,
-                Command::WarmUp | Command::Replicate => {}
+                Command::Drain => self.leave(Departure::Drain),
+                Command::Offer(_) | Command::WarmUp | Command::Replicate => {}
+                // Whatever the next owner says is true; what is said here might not be.
+                Command::Sever(_) => {
+                    let text = "this node stopped while its lease was in doubt";
+                    let error = Error::new(Code::OutcomeUnknown, text);
+                    return Poll::Ready(Exit::Stopped(error));
+                }
                 Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
             }
         }

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::fields::Fields;
 use crate::{
     error::{Code, Error},
-    wire::{Kind, Message},
+    wire::{Batch, Kind, Message},
 };
 
 /// A client's event, as far as routing needs it.
@@ -242,6 +242,32 @@ pub fn done_item(message: &Message) -> Option<String> {
 #[must_use]
 pub fn error_event(error: &Error, lane: Option<&str>) -> Message {
     error_event_with(error.code.status(), &error.body(), error.code.retry_after(), lane)
+}
+
+/// The end of a turn of which nobody knows whether it finished. It says how far the client
+/// was told of it: the response, and the number of the last event that it is sent.
+#[must_use]
+pub fn unknown_event(
+    error: &Error,
+    lane: Option<&str>,
+    response_id: Option<&str>,
+    last_sequence: Option<u64>,
+) -> Message {
+    let mut body = error.body();
+    if let Some(id) = response_id {
+        body["response_id"] = id.into();
+    }
+    if let Some(last) = last_sequence {
+        body["last_sequence_number"] = last.into();
+    }
+    error_event_with(error.code.status(), &body, error.code.retry_after(), lane)
+}
+
+/// The number of the last event of a lane in a batch that carries one.
+#[must_use]
+pub fn last_sequence(batch: &Batch, lane: Option<&str>) -> Option<u64> {
+    let events = batch.messages().filter_map(|message| ServerEvent::parse(&message));
+    events.filter(|event| event.lane.as_deref() == lane).filter_map(|event| event.sequence).last()
 }
 
 /// The same around an upstream's own error body.

@@ -9,7 +9,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{OnceCell, mpsc, oneshot, watch};
+use tokio::{
+    sync::{OnceCell, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -264,8 +267,8 @@ impl Registry {
             .warm
             .take(attach.session)
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
-        let past = warm.map(|warm| warm.past).unwrap_or_default();
-        let actor = Actor::new(
+        let (past, cut) = warm.map(|warm| (warm.past, warm.cut)).unwrap_or_default();
+        let mut actor = Actor::new(
             Arc::clone(&self.ctx),
             attach,
             claimed,
@@ -274,6 +277,7 @@ impl Registry {
             commands,
             inbox.downgrade(),
         );
+        actor.adopt(cut);
         let (registry, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
         let id = attach.session;
         self.ctx.tracker.spawn(async move {
@@ -298,6 +302,16 @@ impl Handle {
     /// Hands the session over as soon as no turn runs.
     pub async fn drain(&self) {
         drop(self.inbox.send(Command::Drain).await);
+    }
+
+    /// Hands the session over now; clients have until `until` to collect what they are told.
+    pub async fn sever(&self, until: Instant) {
+        drop(self.inbox.send(Command::Sever(until)).await);
+    }
+
+    /// Hands the session to one of `heirs` if nothing happens in it. Never waits.
+    pub fn offer(&self, heirs: Vec<Incarnation>) {
+        drop(self.inbox.try_send(Command::Offer(heirs)));
     }
 
     /// Ends the session's stay here; clients are told `error`.

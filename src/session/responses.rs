@@ -112,13 +112,15 @@ impl Actor {
             key_label: self.key_label.clone(),
             upgrade: self.upgrade.clone(),
             past,
+            cut: Vec::new(),
         }
     }
 
     /// All of the conversation, for an heir.
     pub(super) fn prepared(&self) -> Option<Prepared> {
         let past = self.turns.as_ref()?.history().all().to_vec();
-        Some(Prepared { session: self.id, append: false, warm: self.warm(past) })
+        let warm = Warm { cut: self.cuts(), ..self.warm(past) };
+        Some(Prepared { session: self.id, append: false, warm })
     }
 
     /// A turn's end is where the heir is told of it.

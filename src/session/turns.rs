@@ -8,11 +8,13 @@
 //! that is not running is dropped, because a stale terminal event corrupts clients.
 
 mod lane;
+mod parting;
 mod upstream;
 
 use std::collections::{HashSet, VecDeque};
 
 use lane::{Lane, Progress, Turn};
+pub use parting::Severed;
 
 use super::{
     event::{ClientEvent, Create, error_event, error_event_with},
@@ -74,11 +76,15 @@ pub struct Turns {
     next: TurnNo,
     bounds: Bounds,
     connected: bool,
+    /// The session is about to leave.
+    holding: bool,
     /// Responses that the present connection made: it knows them, and no other does.
     known: HashSet<String>,
     history: History,
     /// Responses that ended, newest last, for clients that ask for one again.
     ended: VecDeque<(String, TurnNo)>,
+    /// The newest response was told to nobody but the connection, and is not remembered.
+    untold: bool,
     /// Turns finished, for operators.
     done: u64,
 }
@@ -91,9 +97,11 @@ impl Turns {
             next: 1,
             bounds,
             connected: false,
+            holding: false,
             known: HashSet::new(),
             history: History::new(bounds.history_bytes, past),
             ended: VecDeque::new(),
+            untold: false,
             done: 0,
         }
     }
@@ -253,6 +261,9 @@ impl Turns {
         let mut active = self.running();
         for lane in &mut self.lanes {
             while active < MAX_ACTIVE && lane.running.is_none() {
+                if self.holding && lane.queue.front().is_some_and(|turn| !turn.redispatched) {
+                    break;
+                }
                 let Some(mut turn) = lane.queue.pop_front() else { break };
                 if turn.client.is_none() {
                     // It waited to be run again, and nobody came back for it.

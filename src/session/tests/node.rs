@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{KeySource, Limits, Profile, Route, Upstream, UpstreamAuth},
+    config::{KeySource, Limits, Profile, Route, SocketsAtDrain, Upstream, UpstreamAuth},
     ids::{Epoch, Incarnation, Principal, SessionId},
     link::{Frame, Link},
     ownership::lease::LeaseHandle,
@@ -150,6 +150,7 @@ pub(crate) fn route(profile: Profile, gate: &Gate) -> Route {
         session_key: vec![KeySource::Path("room".into())],
         detach_ttl: Duration::from_mins(1),
         compression: false,
+        sockets_at_drain: SocketsAtDrain::Auto,
     }
 }
 

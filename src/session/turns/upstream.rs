@@ -1,5 +1,7 @@
 //! Which turn an upstream's message belongs to, and what it does to it.
 
+use std::collections::VecDeque;
+
 use super::{Action, TurnNo, Turns, lane::Progress};
 use crate::{
     session::event::{ServerEvent, Stage, done_item},
@@ -90,18 +92,22 @@ impl Turns {
         if done {
             self.done += 1;
             let turn = lane.running.take()?;
+            let kept = !turn.create.store && event.stage == Stage::Completed;
             if let Some(id) = &turn.response_id {
-                if self.ended.len() >= MAX_ENDED {
-                    self.ended.pop_front();
-                }
-                self.ended.push_back((id.clone(), no));
+                remember(&mut self.ended, id.clone(), no);
             }
             if let Some(past) = turn.into_past(event.stage, lane.name.clone()) {
                 self.history.push(past.clone());
                 actions.push(Action::Remembered(past));
             }
+            self.untold = kept && !self.ended.back().is_some_and(|(id, _)| self.history.has(id));
         }
         Some((no, done))
+    }
+
+    /// A response that ended can be asked for again, while its log is there.
+    pub(super) fn remember_ended(&mut self, response_id: String, turn: TurnNo) {
+        remember(&mut self.ended, response_id, turn);
     }
 
     /// The lane that an event is of. An error of the whole connection names none: it is the
@@ -117,6 +123,13 @@ impl Turns {
             busy.next().filter(|_| busy.next().is_none())
         })
     }
+}
+
+fn remember(ended: &mut VecDeque<(String, TurnNo)>, response_id: String, turn: TurnNo) {
+    if ended.len() >= MAX_ENDED {
+        ended.pop_front();
+    }
+    ended.push_back((response_id, turn));
 }
 
 fn flush(actions: &mut Vec<Action>, run: Option<(TurnNo, BatchBuilder)>, done: bool) {

@@ -135,6 +135,8 @@ label_value!(
     HandoffReason {
         /// Its owner drains.
         Drain => "drain",
+        /// Its owner's time was over in the middle of a turn.
+        Deadline => "deadline",
         /// Its upstream connection reached its greatest age.
         Age => "age",
         /// Its owner is overloaded, or the operator asked.
