@@ -6,7 +6,7 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{Node, deadline::Times};
 use crate::{
@@ -112,14 +112,21 @@ impl Node {
             self.until(|times| times.dwell).await;
         }
         let mut ring = self.ring.clone();
-        let verdict = |ring: &Ring| departures::verdict(&ring.view.members, self.me);
-        if verdict(&ring.borrow_and_update()) == Verdict::Go {
+        let verdict =
+            |ring: &Ring, waited| departures::verdict(&ring.view.members, self.me, waited);
+        if verdict(&ring.borrow_and_update(), false) == Verdict::Go {
             return;
         }
         self.step(DrainState::Dwelling, "waiting for the drains of other nodes, or for a new one");
-        tokio::select! {
+        let turn = async {
             // Nothing but its end makes the membership's task drop the ring.
-            _ = ring.wait_for(|ring| verdict(ring) == Verdict::Go) => {}
+            drop(ring.wait_for(|ring| verdict(ring, true) == Verdict::Go).await);
+            // Those before this one are gone. Who is restarted comes back soon, as an heir.
+            let heir = ring.wait_for(|ring| ring.has_other_active(self.me));
+            drop(timeout(self.timing.drain_dwell, heir).await);
+        };
+        tokio::select! {
+            () = turn => {}
             () = self.until(|times| times.last_call) => {}
         }
     }
@@ -130,7 +137,7 @@ impl Node {
         self.until(|times| times.last_call).await;
         self.step(DrainState::HandingOff, "last call: closing every client socket after its turn");
         self.edge_drain.last_call.cancel();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// The time of the turns is over. First the sessions, so that clients hear from them what

@@ -1,5 +1,6 @@
 //! The only place where parts are put together: a configuration in, a running node out.
 
+mod balance;
 mod deadline;
 mod drain;
 mod join;
@@ -267,6 +268,9 @@ impl App {
             client: tokio::spawn(edge::serve(client, edge, stop.accept.clone())),
         };
         background.spawn(upkeep::run(Arc::clone(&node)));
+        if let Some(rules) = config.rebalance {
+            background.spawn(balance::run(Arc::clone(&node), rules));
+        }
         node.store.activate(me).await.context("entering the ring")?;
         tracing::info!(node = %node.id, incarnation = %me, client = %addresses.client, peer = %addresses.peer, admin = %addresses.admin, "serving");
         Ok(Self { addresses, node, servers })

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    ApiKey, Auth, Config, Limits, LogFormat, Node, Secret, Telemetry, Timing, check,
+    ApiKey, Auth, Config, Limits, LogFormat, Node, Rebalance, Secret, Telemetry, Timing, check,
     fault::{Faults, Got},
     file::File,
     peers,
@@ -55,6 +55,7 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
         store: store(&settings),
         migrate_on_start: settings.switch(Key::MigrateOnStart),
         timing: timing(&settings),
+        rebalance: rebalance(&settings),
         limits: limits(&settings),
         routes: found.routes,
         auth,
@@ -173,6 +174,15 @@ fn timing(settings: &Resolved) -> Timing {
         drain_timeout: settings.duration(Key::DrainTimeout),
         drain_cleanup: settings.duration(Key::DrainCleanup),
     }
+}
+
+fn rebalance(settings: &Resolved) -> Option<Rebalance> {
+    let gentle = settings.text(Key::Rebalance).as_deref() == Some("gentle");
+    gentle.then(|| Rebalance {
+        tolerance: settings.count(Key::RebalanceTolerance),
+        per_second: settings.count(Key::RebalanceRate),
+        idle: settings.duration(Key::RebalanceIdle),
+    })
 }
 
 fn limits(settings: &Resolved) -> Limits {

@@ -37,6 +37,8 @@ pub struct Config {
     pub store: StoreOptions,
     pub migrate_on_start: bool,
     pub timing: Timing,
+    /// None: sessions stay where they are when a node joins.
+    pub rebalance: Option<Rebalance>,
     pub limits: Limits,
     pub routes: Vec<Arc<Route>>,
     pub auth: Auth,
@@ -81,6 +83,17 @@ pub struct Timing {
     pub drain_dwell: Duration,
     pub drain_timeout: Duration,
     pub drain_cleanup: Duration,
+}
+
+/// How a node gives sessions away to nodes that joined later.
+#[derive(Clone, Copy, Debug)]
+pub struct Rebalance {
+    /// It begins above this many percent of the fair share.
+    pub tolerance: u32,
+    /// At most so many sessions.
+    pub per_second: u32,
+    /// Nothing happened in the session, and nobody joined or left, for so long.
+    pub idle: Duration,
 }
 
 /// Bounds of everything that can grow.

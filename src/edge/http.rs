@@ -107,7 +107,7 @@ async fn turn(
             .await?;
         let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0 };
         attached.link.tx.send(frame);
-        let mut events = Events::of(attached.link);
+        let mut events = Events::of(attached.link, edge.drain.cut.clone());
         // The first event decides between an answer and an error with a status of its own.
         let first = events.next().await;
         tries += 1;
@@ -175,7 +175,7 @@ async fn resumed(
         .await?;
     let batch = Batch::one(&resume_event(id));
     attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0 });
-    let mut events = Events::of(attached.link);
+    let mut events = Events::of(attached.link, edge.drain.cut.clone());
     let first = events.next().await;
     if let Some(error) = failure(&first) {
         // What is not held here may be stored by the upstream.
@@ -275,7 +275,9 @@ async fn collect(first: Step, mut events: Events) -> Response {
                 }
             }
             Step::Failed(error) => return reply::error(&error),
-            Step::Lost => return reply::error(&lost()),
+            Step::Lost => {
+                return error_response(&events.unknown()).unwrap_or_else(|| reply::error(&lost()));
+            }
             Step::Moved => return reply::error(&moving()),
             Step::End => {
                 let text = "the turn ended without a final response";

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use tracing::{Instrument, field::Empty};
 
 use super::{
-    Edge,
+    Drain, Edge,
     events::lost,
     key,
     outstanding::Outstanding,
@@ -24,7 +24,7 @@ use crate::{
     link::{Frame, Link},
     route::{RouteError, TURN_PATIENCE, UPGRADE_PATIENCE},
     session::{
-        Attach, ClientKind,
+        Attach, Attached, ClientKind,
         event::{ClientEvent, Create, error_event, error_event_with},
     },
     store::AliasKind,
@@ -63,8 +63,8 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
             if let Some((socket, seat)) = socket.await {
                 let up = edge.metrics.frames(&route.path, Direction::Up);
                 let down = edge.metrics.frames(&route.path, Direction::Down);
-                let drain = if client.kept { edge.drain.patient() } else { edge.drain.clone() };
-                let pump = Pump::new(socket, seat, edge.limits.write_timeout, &drain, up, down);
+                let (limit, drain) = (edge.limits.write_timeout, client.drain());
+                let pump = Pump::new(socket, seat, limit, &drain, up, down);
                 client.serve(pump).await;
             }
         }
@@ -125,26 +125,34 @@ impl Client {
         })
     }
 
-    async fn attach(&mut self, patience: Duration) -> Result<crate::session::Attached, RouteError> {
+    /// When this socket is to close.
+    fn drain(&self) -> Drain {
+        if self.kept { self.edge.drain.patient() } else { self.edge.drain.clone() }
+    }
+
+    /// Waits for an owner, but not longer than this node lives.
+    async fn attach(&mut self, patience: Duration) -> Result<Attached, RouteError> {
         let session = *self.session.get_or_insert_with(SessionId::random);
-        let attached = self
-            .edge
-            .router
-            .attach(
-                Attach {
-                    session,
-                    principal: self.principal,
-                    route: Arc::clone(&self.route),
-                    key_label: self.key_label.clone(),
-                    upgrade: self.upgrade.clone(),
-                    last_seq: None,
-                    last_epoch: None,
-                    min_epoch: self.epoch,
-                    client: self.edge.label(ClientKind::WebSocket),
-                },
-                patience,
-            )
-            .await?;
+        let cut = self.edge.drain.cut.clone();
+        let attaching = self.edge.router.attach(
+            Attach {
+                session,
+                principal: self.principal,
+                route: Arc::clone(&self.route),
+                key_label: self.key_label.clone(),
+                upgrade: self.upgrade.clone(),
+                last_seq: None,
+                last_epoch: None,
+                min_epoch: self.epoch,
+                client: self.edge.label(ClientKind::WebSocket),
+            },
+            patience,
+        );
+        let attached = tokio::select! {
+            biased;
+            attached = attaching => attached?,
+            () = cut.cancelled() => return Err(leaving().into()),
+        };
         self.epoch = attached.epoch;
         tracing::Span::current().record("session", tracing::field::display(session));
         Ok(attached)
@@ -304,7 +312,15 @@ impl Client {
     /// The session has a new owner. A planned transfer happens between turns, so whatever is
     /// outstanding was never taken by the old one (I5): it is sent to the new one.
     async fn follow(&mut self, pump: &mut Pump) {
-        match self.attach(TURN_PATIENCE).await {
+        // Without a request there is no hurry, and a socket that is to close need not wait.
+        let idle = self.creates.is_empty();
+        let closing = self.drain().closing;
+        let attached = tokio::select! {
+            biased;
+            attached = self.attach(TURN_PATIENCE) => attached,
+            () = closing.cancelled(), if idle => return,
+        };
+        match attached {
             Ok(attached) => {
                 self.link = Some(attached.link);
                 for message in self.creates.not_taken() {
@@ -351,6 +367,10 @@ fn keeps(route: &Route, headers: &HeaderMap) -> bool {
         SocketsAtDrain::Deadline => true,
         SocketsAtDrain::Auto => !key::is_codex(headers),
     }
+}
+
+fn leaving() -> Error {
+    Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere")
 }
 
 fn send_route_error(pump: &mut Pump, error: &RouteError, lane: Option<&str>) {

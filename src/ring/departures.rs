@@ -19,23 +19,25 @@ pub enum Verdict {
     Wait,
 }
 
-/// What `me`, which drains, is to do. Loads are those of the last heartbeats, so the room is
-/// an estimate; the drain's deadline is what bounds a wait.
+/// What `me`, which drains, is to do; `waited` if it has been told to wait before. Loads are
+/// those of the last heartbeats, so the room is an estimate; the drain's deadline is what
+/// bounds a wait.
 #[must_use]
-pub fn verdict(members: &[Member], me: Incarnation) -> Verdict {
-    let others =
-        || members.iter().filter(|m| m.incarnation != me && m.lease_remaining.as_nanos() > 0);
+pub fn verdict(members: &[Member], me: Incarnation, waited: bool) -> Verdict {
+    let others = || members.iter().filter(|m| m.incarnation != me && !m.lease_remaining.is_zero());
     let ahead = || others().filter(|m| m.state == MemberState::Draining && m.incarnation < me);
-    let joining = others().any(|m| m.state == MemberState::Joining);
-    // Nobody is to be waited for: alone, or the first of several.
-    if ahead().next().is_none() && !joining {
-        return Verdict::Go;
-    }
+    let heirs = || others().filter(|m| m.state == MemberState::Active);
     let mine = members.iter().find(|m| m.incarnation == me);
     let need: u64 = ahead().chain(mine).map(|m| u64::from(m.load)).sum();
-    let heirs = || others().filter(|m| m.state == MemberState::Active);
     let room: u64 = heirs().map(|m| u64::from(m.capacity.saturating_sub(m.load))).sum();
-    if heirs().next().is_some() && need <= room { Verdict::Go } else { Verdict::Wait }
+    let heir = heirs().next().is_some();
+    if heir && need <= room {
+        return Verdict::Go;
+    }
+    let coming = others().any(|m| m.state == MemberState::Joining);
+    // The first one goes even so: its return may be the room that the others wait for.
+    let later = ahead().next().is_some() || (waited && heir);
+    if coming || later { Verdict::Wait } else { Verdict::Go }
 }
 
 #[cfg(test)]
@@ -62,7 +64,7 @@ mod tests {
 
     fn verdicts(members: &[Member]) -> Vec<Verdict> {
         let draining = members.iter().filter(|m| m.state == MemberState::Draining);
-        draining.map(|m| verdict(members, m.incarnation)).collect()
+        draining.map(|m| verdict(members, m.incarnation, false)).collect()
     }
 
     use MemberState::{Active, Draining, Joining};
@@ -78,7 +80,10 @@ mod tests {
     fn the_second_waits_where_there_is_room_for_one_only() {
         let mut ring = [member(1, Draining, 40), member(2, Draining, 40), member(3, Active, 40)];
         assert_eq!(verdicts(&ring), [Go, Wait]);
-        // The first has gone and come back as another incarnation.
+        // The first has gone, and then come back as another incarnation.
+        assert_eq!(verdict(&ring[1..], Incarnation(2), true), Go);
+        ring[2].load = 80;
+        assert_eq!(verdict(&ring[1..], Incarnation(2), true), Wait);
         ring[0] = member(4, Active, 0);
         assert_eq!(verdicts(&ring), [Go]);
     }
@@ -102,7 +107,7 @@ mod tests {
     fn a_drain_that_died_under_way_holds_up_nobody() {
         let mut ring = [member(1, Draining, 5), member(2, Draining, 5)];
         ring[0].lease_remaining = Duration::ZERO;
-        assert_eq!(verdict(&ring, Incarnation(2)), Go);
+        assert_eq!(verdict(&ring, Incarnation(2), true), Go);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod build;
 pub mod departures;
 pub mod membership;
 pub mod placement;
+pub mod rebalance;
 
 pub use membership::{Membership, Ring};
 pub use placement::Placement;

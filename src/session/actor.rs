@@ -117,7 +117,6 @@ enum Upstream {
     ),
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "facts that change independently, not states")]
 pub(super) struct Actor {
     pub(super) ctx: Arc<Context>,
     pub(super) id: SessionId,

@@ -244,6 +244,9 @@ pub fn error_event(error: &Error, lane: Option<&str>) -> Message {
     error_event_with(error.code.status(), &error.body(), error.code.retry_after(), lane)
 }
 
+/// Field of an `outcome_unknown`: the number of the last event that its client was sent.
+pub const LAST_SEQUENCE: &str = "last_sequence_number";
+
 /// The end of a turn of which nobody knows whether it finished. It says how far the client
 /// was told of it: the response, and the number of the last event that it is sent.
 #[must_use]
@@ -258,7 +261,7 @@ pub fn unknown_event(
         body["response_id"] = id.into();
     }
     if let Some(last) = last_sequence {
-        body["last_sequence_number"] = last.into();
+        body[LAST_SEQUENCE] = last.into();
     }
     error_event_with(error.code.status(), &body, error.code.retry_after(), lane)
 }

@@ -220,7 +220,8 @@ impl Registry {
         if self.draining.load(Relaxed) {
             return Err(Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere"));
         }
-        if sessions.len() >= self.ctx.capacity as usize {
+        // One that was left here by its owner has no other place to go to.
+        if sessions.len() >= self.ctx.capacity as usize && !self.warm.has(id) {
             return Err(Error::new(Code::NodeFull, "this node owns as many sessions as it may"));
         }
         let slot = Arc::new(Slot::default());

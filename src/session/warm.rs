@@ -114,6 +114,11 @@ impl WarmStore {
         Some(warm)
     }
 
+    /// Whether something of the session is here.
+    pub(super) fn has(&self, session: SessionId) -> bool {
+        self.0.lock().sessions.contains_key(&session)
+    }
+
     /// What is needed to open the session, without taking it.
     pub(super) fn peek(&self, session: SessionId) -> Option<Warm> {
         self.0.lock().sessions.get(&session).map(|entry| entry.warm.clone())

@@ -14,10 +14,12 @@
 )]
 
 mod bad_days;
+mod balance;
 mod clients;
 mod continuity;
 mod crash;
 mod drain;
+mod leaving;
 mod opaque_messages;
 mod opaque_session;
 mod responses;

@@ -104,6 +104,7 @@ impl Actor {
         }
         self.next_client += 1;
         self.alone_since = None;
+        self.stats.touch();
         self.stats.clients.lock().push(ClientStat { id, label: attach.client.clone(), since: now });
         self.clients.push(client);
     }

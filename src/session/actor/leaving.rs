@@ -41,10 +41,8 @@ impl Actor {
         let (actions, severed) = turns.sever(|turn| {
             let log = &streams.get(turn)?.log;
             // Not every event is numbered.
-            let newest = (log.floor()..=log.head()).rev().take(MAX_LOOK);
-            newest
-                .filter_map(|at| ServerEvent::parse(&log.read(at)?.messages().next()?)?.sequence)
-                .next()
+            let mut newest = (log.floor()..=log.head()).rev().take(MAX_LOOK);
+            newest.find_map(|at| ServerEvent::parse(&log.read(at)?.messages().next()?)?.sequence)
         });
         self.severed.extend(severed);
         self.perform(actions);

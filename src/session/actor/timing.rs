@@ -98,6 +98,9 @@ impl Actor {
             self.stats.turns_running.store(turns.running() as u64, Relaxed);
             self.stats.turns_queued.store(turns.queued() as u64, Relaxed);
             self.stats.turns_done.store(turns.done(), Relaxed);
+            if turns.running() + turns.queued() > 0 {
+                self.stats.touch();
+            }
         }
         let lag = self.clients.iter().map(|client| client.lag(&self.streams)).max();
         self.stats.lag.store(lag.unwrap_or(0), Relaxed);

@@ -6,6 +6,7 @@ pub(crate) mod node;
 mod edges;
 mod ends;
 mod moves;
+mod phases;
 
 use std::sync::Arc;
 

@@ -1,7 +1,15 @@
 //! A ring in one process: real registries over one store in memory, and the sample upstream
 //! on loopback behind a gate.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -90,6 +98,53 @@ impl Gate {
 
     pub(crate) fn dials(&self) -> usize {
         *self.dials.lock()
+    }
+}
+
+/// The way between the nodes of a ring in one process, which can be broken.
+#[derive(Default)]
+pub(crate) struct Neighbours {
+    nodes: Mutex<HashMap<Incarnation, Arc<Registry>>>,
+    /// Nodes that do not answer.
+    pub(crate) silent: Mutex<HashSet<Incarnation>>,
+    /// Who was asked to keep a conversation, in order.
+    pub(crate) asked: Mutex<Vec<Incarnation>>,
+    /// Nudges get lost.
+    pub(crate) loses_activations: AtomicBool,
+}
+
+impl Neighbours {
+    /// All of `nodes` can reach each other.
+    pub(crate) fn join(&self, nodes: &[&Node]) {
+        self.nodes.lock().extend(nodes.iter().map(|node| (node.me, Arc::clone(&node.registry))));
+    }
+
+    async fn reach(&self, heir: Incarnation) -> Result<Arc<Registry>, String> {
+        if self.silent.lock().contains(&heir) {
+            std::future::pending::<()>().await;
+        }
+        self.nodes.lock().get(&heir).cloned().ok_or_else(|| "nobody is there".into())
+    }
+}
+
+#[async_trait::async_trait]
+impl Heirs for Neighbours {
+    async fn prepare(
+        &self,
+        heir: Incarnation,
+        _: &str,
+        prepared: &[Prepared],
+    ) -> Result<Vec<bool>, String> {
+        self.asked.lock().push(heir);
+        let registry = self.reach(heir).await?;
+        Ok(prepared.iter().map(|prepared| registry.keep(prepared.clone())).collect())
+    }
+
+    async fn activate(&self, heir: Incarnation, _: &str, id: SessionId) -> Result<(), String> {
+        if self.loses_activations.load(Relaxed) {
+            return Err("lost".into());
+        }
+        self.reach(heir).await?.activate(id).await.map_err(|error| format!("{error:?}"))
     }
 }
 
@@ -192,6 +247,18 @@ impl Node {
         limits: Limits,
         ttl: Duration,
     ) -> Self {
+        Self::beside(store, name, addr, limits, ttl, Arc::new(Alone)).await
+    }
+
+    /// A member that reaches its heirs by `heirs`.
+    pub(crate) async fn beside(
+        store: &Arc<Memory>,
+        name: &str,
+        addr: &str,
+        limits: Limits,
+        ttl: Duration,
+        heirs: Arc<dyn Heirs>,
+    ) -> Self {
         let member = NewMember {
             node_id: name.into(),
             peer_addr: addr.into(),
@@ -233,8 +300,8 @@ impl Node {
             metrics: metrics.clone(),
             dialer: dialer.clone(),
             aliases: AliasWriter::start(shared, &tracker),
-            heirs: Arc::new(Alone),
-            replicator: Replicator::start(me, Arc::new(Alone), ring.clone(), &tracker),
+            heirs: Arc::clone(&heirs),
+            replicator: Replicator::start(me, heirs, ring.clone(), &tracker),
             tracker: tracker.clone(),
             events: Events::default(),
         };

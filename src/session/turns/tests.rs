@@ -2,6 +2,7 @@
 
 mod edges;
 mod model;
+mod parting;
 
 use std::collections::BTreeMap;
 
