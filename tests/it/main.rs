@@ -13,6 +13,7 @@
     reason = "a test fails by panicking and reports by printing"
 )]
 
+mod access;
 mod bad_days;
 mod clients;
 mod continuity;
