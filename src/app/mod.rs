@@ -3,6 +3,7 @@
 mod drain;
 mod join;
 mod metered;
+mod outage;
 mod upkeep;
 mod view;
 
@@ -30,7 +31,7 @@ use crate::{
     edge::{self, Authenticator, Edge},
     error::{Code, Error},
     ids::Incarnation,
-    ownership::{lease::LeaseHandle, renewer::Renewer},
+    ownership::{lease::LeaseHandle, outage::Bounds, renewer::Renewer, witness::Witness},
     peer::{self, Identity, Incoming, Peers},
     ring::{Membership, Ring},
     route::Router,
@@ -66,6 +67,7 @@ struct Node {
     timing: Timing,
     store: Arc<dyn Store>,
     lease: LeaseHandle,
+    witness: Witness,
     ring: watch::Receiver<Arc<Ring>>,
     registry: Arc<Registry>,
     peers: Arc<Peers>,
@@ -121,7 +123,6 @@ impl App {
         }
         let metrics = Metrics::new();
         let store = store::open(&config.store).await.context("opening the database")?;
-        let store: Arc<dyn Store> = Arc::new(metered::Metered::new(store, metrics.clone()));
         let cluster = store.cluster().await.context("reading the cluster's identity")?;
         let client = bind(config.node.listen, "listen").await?;
         let peer = bind(config.node.peer_listen, "peer-listen").await?;
@@ -136,12 +137,16 @@ impl App {
         let stop = Stop::default();
         let lease = LeaseHandle::default();
         let me = join::join(&*store, &config, addresses.peer, &lease).await?;
+        let witness = Witness::new(me, Bounds::new(config.timing.lease_ttl));
+        let store: Arc<dyn Store> =
+            Arc::new(metered::Metered::new(store, witness.clone(), metrics.clone()));
         let load = Arc::new(AtomicU32::new(0));
         let renewer = Renewer::start(
             config.store.clone(),
             me,
             config.timing,
             lease.clone(),
+            witness.clone(),
             Arc::clone(&load),
             metrics.clone(),
         )
@@ -237,6 +242,7 @@ impl App {
             registry: Arc::clone(&registry),
             routes: served,
             ring: ring.clone(),
+            witness: witness.clone(),
             metrics: metrics.clone(),
             tracker: background.clone(),
             shutdown: stop.peers.clone(),
@@ -247,6 +253,7 @@ impl App {
             timing: config.timing,
             store,
             lease,
+            witness,
             ring,
             registry,
             peers,
@@ -276,6 +283,7 @@ impl App {
             client: tokio::spawn(edge::serve(client, edge, stop.accept.clone())),
         };
         background.spawn(upkeep::run(Arc::clone(&node)));
+        background.spawn(outage::run(Arc::clone(&node)));
         node.store.activate(me).await.context("entering the ring")?;
         tracing::info!(node = %node.id, incarnation = %me, client = %addresses.client, peer = %addresses.peer, admin = %addresses.admin, "serving");
         Ok(Self { addresses, node, servers })

@@ -84,11 +84,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Registers a new incarnation as `Joining` with a lease of `ttl`, and bumps the ring
     /// version by one. An earlier row of the same node id is marked dead, in the same
-    /// transaction, if its lease expired or `supersede` is set. Of concurrent first starts
-    /// of one node id exactly one wins.
+    /// transaction, if `supersede` is set. Of concurrent first starts of one node id exactly
+    /// one wins.
     ///
     /// # Errors
-    /// [`StoreError::NodeIdInUse`] while another process may still hold the node id.
+    /// [`StoreError::NodeIdInUse`] while another process may still hold the node id, which
+    /// an expired lease does not exclude (`remaining` is zero then).
     async fn register(&self, member: &NewMember, ttl: Duration) -> Result<Incarnation>;
 
     /// Renews the lease, also an expired one, as long as the row is not `Dead` or `Gone`.

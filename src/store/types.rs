@@ -97,6 +97,13 @@ pub struct RingView {
     pub members: Vec<Member>,
 }
 
+impl RingView {
+    /// Members that may own sessions.
+    pub fn alive(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.state.is_alive())
+    }
+}
+
 /// What all nodes of one ring share.
 #[derive(Clone)]
 pub struct Cluster {

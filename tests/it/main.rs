@@ -21,6 +21,7 @@ mod crash;
 mod drain;
 mod opaque_messages;
 mod opaque_session;
+mod outage;
 mod responses;
 mod responses_http;
 mod resume;

@@ -48,7 +48,7 @@ contract! {
     members:
         a_node_registers_joins_drains_and_leaves
         a_node_id_has_one_living_holder
-        an_expired_holder_of_a_node_id_is_replaced
+        an_expired_holder_keeps_its_node_id_until_it_is_declared_dead
         a_superseded_holder_of_a_node_id_is_dead_at_once
         of_concurrent_first_starts_one_wins
         death_is_one_way_and_fences_the_heartbeat

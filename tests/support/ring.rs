@@ -34,6 +34,8 @@ pub enum Store {
     Postgres,
     /// Postgres behind a gate that the test can shut.
     GatedPostgres,
+    /// A server of this ring alone, which the test may stop.
+    OwnPostgres,
     Sqlite,
 }
 
@@ -130,6 +132,8 @@ pub struct Ring {
     pub database_url: String,
     /// The gate of [`Store::GatedPostgres`].
     pub gate: Option<Arc<Gate>>,
+    /// The server of [`Store::OwnPostgres`].
+    pub server: Option<postgres::Server>,
     sample: Process,
     dir: Option<TempDir>,
 }
@@ -139,6 +143,8 @@ pub struct Node {
     pub id: String,
     pub client_url: String,
     pub admin_url: String,
+    /// `host:port` of its peer listener.
+    pub peer: String,
     program: Program,
     process: Mutex<Option<Arc<Process>>>,
 }
@@ -155,7 +161,7 @@ impl Ring {
     /// A ring of which only the sample upstream runs, over an empty database.
     pub async fn prepare(options: RingOptions) -> Self {
         let dir = tempfile::Builder::new().prefix("ringspan-it-").tempdir().unwrap();
-        let (database_url, gate) = database(&options, &dir).await;
+        let (database_url, gate, server) = database(&options, &dir).await;
         let sample_addr = format!("127.0.0.1:{}", free_port());
         let sample_log = dir.path().join("sample.log");
         let sample = Program::new(sample_log, &["sample-upstream", "--listen", &sample_addr]);
@@ -172,7 +178,7 @@ impl Ring {
         let nodes = (0..options.nodes)
             .map(|n| Node::new(&format!("node-{n}"), dir.path(), &database_url))
             .collect();
-        Self { options, nodes, sample_url, database_url, gate, sample, dir: Some(dir) }
+        Self { options, nodes, sample_url, database_url, gate, server, sample, dir: Some(dir) }
     }
 
     /// `ringspan migrate run`, which must succeed.
@@ -287,18 +293,30 @@ impl Drop for Ring {
     }
 }
 
-async fn database(options: &RingOptions, dir: &TempDir) -> (String, Option<Arc<Gate>>) {
+type Database = (String, Option<Arc<Gate>>, Option<postgres::Server>);
+
+async fn database(options: &RingOptions, dir: &TempDir) -> Database {
     match options.store {
-        Store::Sqlite => (format!("sqlite://{}/ring.db", dir.path().display()), None),
-        Store::Postgres => (postgres::Server::shared().database().await, None),
+        Store::Sqlite => (format!("sqlite://{}/ring.db", dir.path().display()), None, None),
+        Store::Postgres => (postgres::Server::shared().database().await, None, None),
+        Store::OwnPostgres => {
+            let server = postgres::Server::start();
+            (server.database().await, None, Some(server))
+        }
         Store::GatedPostgres => {
             let url = postgres::Server::shared().database().await;
-            let (credentials, rest) = url.split_once('@').unwrap();
-            let (target, database) = rest.split_once('/').unwrap();
-            let gate = Gate::open(target).await;
-            (format!("{credentials}@127.0.0.1:{}/{database}", gate.port), Some(gate))
+            let (url, gate) = behind_gate(&url).await;
+            (url, Some(gate), None)
         }
     }
+}
+
+/// The same database as reached through a gate.
+pub async fn behind_gate(url: &str) -> (String, Arc<Gate>) {
+    let (credentials, rest) = url.split_once('@').unwrap();
+    let (target, database) = rest.split_once('/').unwrap();
+    let gate = Gate::open(target).await;
+    (format!("{credentials}@127.0.0.1:{}/{database}", gate.port), gate)
 }
 
 fn configuration(options: &RingOptions, sample: &str) -> String {
@@ -373,6 +391,7 @@ impl Node {
             id: id.to_owned(),
             client_url: format!("http://{client}"),
             admin_url: format!("http://{admin}"),
+            peer,
             program,
             process: Mutex::default(),
         }

@@ -61,7 +61,7 @@ impl Table {
             .find(|(_, member)| member.said.node_id == new.node_id && member.state.is_alive());
         if let Some((holder, member)) = holder {
             let remaining = member.expires.saturating_duration_since(now);
-            if !remaining.is_zero() && !new.supersede {
+            if !new.supersede {
                 let node_id = new.node_id.clone();
                 return Err(StoreError::NodeIdInUse { node_id, holder: *holder, remaining });
             }
