@@ -39,7 +39,11 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
         Ok(pending) => pending,
         Err(response) => return *response,
     };
-    let mut client = match Client::new(&edge, &route, &request, &pending) {
+    let identity = match edge.auth.identify(request.headers()).await {
+        Ok(identity) => identity,
+        Err(error) => return edge.refuse(&error),
+    };
+    let mut client = match Client::new(&edge, &route, identity.principal, &request, &pending) {
         Ok(client) => client,
         Err(error) => return edge.refuse(&error),
     };
@@ -63,8 +67,9 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
             if let Some((socket, seat)) = socket.await {
                 let up = edge.metrics.frames(&route.path, Direction::Up);
                 let down = edge.metrics.frames(&route.path, Direction::Down);
-                let (limit, drain) = (edge.limits.write_timeout, client.drain());
-                let pump = Pump::new(socket, seat, limit, &drain, up, down);
+                let drain = client.drain();
+                let pump =
+                    Pump::new(socket, seat, &identity, edge.limits.write_timeout, &drain, up, down);
                 client.serve(pump).await;
             }
         }
@@ -86,7 +91,8 @@ struct Client {
     creates: Outstanding,
     /// It is closed at the last call of a drain only.
     kept: bool,
-    closing: bool,
+    /// The socket ends at the next boundary, with this close code and reason.
+    closing: Option<(u16, &'static str)>,
 }
 
 /// What the loop does next.
@@ -99,11 +105,11 @@ impl Client {
     fn new(
         edge: &Arc<Edge>,
         route: &Arc<Route>,
+        principal: Principal,
         request: &Request,
         pending: &Pending,
     ) -> Result<Self> {
         let headers = request.headers();
-        let principal = edge.auth.principal(headers)?;
         let key = key::responses(headers)?;
         let session = key.as_ref().map(|key| SessionId::derive(&principal, &route.path, &key.text));
         Ok(Self {
@@ -121,7 +127,7 @@ impl Client {
             link: None,
             creates: Outstanding::default(),
             kept: keeps(route, headers),
-            closing: false,
+            closing: None,
         })
     }
 
@@ -187,12 +193,18 @@ impl Client {
                 Event::ClientBroke { close, what } => Next::Close { code: close, reason: what },
                 Event::ClientGone => return,
                 Event::Closing => {
-                    self.closing = true;
+                    self.closing.get_or_insert((super::CLOSE_RESTART, super::RESTART));
+                    self.boundary()
+                }
+                Event::Unauthorized => {
+                    self.closing = Some((super::CLOSE_POLICY, super::UNAUTHORIZED));
                     self.boundary()
                 }
                 Event::Cut => {
                     self.fail_all(&lost(), &mut pump);
-                    Next::Close { code: super::CLOSE_RESTART, reason: super::RESTART }
+                    let (code, reason) =
+                        self.closing.unwrap_or((super::CLOSE_RESTART, super::RESTART));
+                    Next::Close { code, reason }
                 }
             };
             if let Next::Close { code, reason } = next {
@@ -202,12 +214,11 @@ impl Client {
         }
     }
 
-    /// During a drain, between turns is where a socket can be closed without harm.
+    /// Between turns is where a socket can be closed without harm.
     fn boundary(&self) -> Next {
-        if self.closing && self.creates.is_empty() {
-            Next::Close { code: super::CLOSE_RESTART, reason: super::RESTART }
-        } else {
-            Next::Go
+        match self.closing {
+            Some((code, reason)) if self.creates.is_empty() => Next::Close { code, reason },
+            _ => Next::Go,
         }
     }
 

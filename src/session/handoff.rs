@@ -79,7 +79,9 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         Departure::Balance(heirs) => heirs.clone(),
         _ => actor.ctx.ring.borrow().placement.heirs(id, &[actor.ctx.me]),
     };
-    let went = if quiesced == Ok(true) { transfer(actor, heirs).await } else { Went::Nowhere };
+    let forced = matches!(departure, Departure::Deadline(_));
+    let went =
+        if quiesced == Ok(true) { transfer(actor, heirs, forced).await } else { Went::Nowhere };
     let (reason, outcome) =
         (reason(departure), if went == Went::Nowhere { Outcome::Failed } else { Outcome::Ok });
     actor.ctx.metrics.handoff(reason, outcome, started.elapsed());
@@ -120,14 +122,14 @@ enum Went {
 }
 
 /// Prepares one heir after another until one owns the session.
-async fn transfer(actor: &Actor, heirs: Vec<Incarnation>) -> Went {
+async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, forced: bool) -> Went {
     let (id, me, epoch) = (actor.id, actor.ctx.me, actor.epoch);
     for heir in heirs.into_iter().take(MAX_HEIRS) {
         if !prepare(actor, heir).await {
             continue;
         }
         for _ in 0..TRIES {
-            let error = match actor.ctx.store.transfer(id, me, epoch, heir).await {
+            let error = match actor.ctx.store.transfer(id, me, epoch, heir, forced).await {
                 Ok(Transferred::Moved(epoch)) => {
                     tracing::info!(session = %id, %heir, %epoch, "session handed over");
                     let text = format!("handed over to incarnation {heir}, epoch {epoch}");
@@ -135,7 +137,9 @@ async fn transfer(actor: &Actor, heirs: Vec<Incarnation>) -> Went {
                     return Went::To(heir);
                 }
                 Ok(Transferred::HeirUnfit) => break,
-                Ok(Transferred::NotOwner | Transferred::NotQuiescing) => return Went::Nowhere,
+                Ok(
+                    Transferred::NotOwner | Transferred::NotQuiescing | Transferred::TurnsRunning,
+                ) => return Went::Nowhere,
                 Err(error) => error,
             };
             // The answer may be what was lost, and not the commit: the row knows.
