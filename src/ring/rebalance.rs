@@ -178,12 +178,13 @@ mod tests {
                 }
             }
             let weight: u32 = loads.iter().map(|(_, weight)| weight).sum();
+            let nodes = f64::from(u32::try_from(loads.len()).unwrap());
             let mut surplus = 0.0;
             for ((member, (before, _)), n) in members.iter().zip(&loads).zip(1..) {
                 let fair = f64::from(total) * f64::from(member.weight) / f64::from(weight);
                 surplus += (f64::from(*before) - fair).max(0.0);
                 // Takers that miss less than one session each take no more.
-                let bound = (fair * f64::from(tolerance) / 100.0).max(fair + loads.len() as f64) + 1.0;
+                let bound = (fair * f64::from(tolerance) / 100.0).max(fair + nodes) + 1.0;
                 prop_assert!(f64::from(member.load) <= bound, "node {n}: {} of {bound}", member.load);
             }
             prop_assert!(f64::from(moves) <= surplus + 1.0, "{moves} moves for {surplus}");

@@ -7,7 +7,7 @@ use crate::support::{
     responses::{Turn, create, user},
 };
 
-const SECONDS: Duration = Duration::from_secs(60);
+const SECONDS: Duration = Duration::from_mins(1);
 const SESSIONS: usize = 60;
 
 /// Sessions handed over for the sake of balance, as the metrics of all nodes say.

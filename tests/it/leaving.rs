@@ -139,9 +139,8 @@ async fn what_waits_behind_a_running_turn_runs_at_the_heir_once() {
     history.assert_no_double_dispatch();
     history.assert_one_connection_each();
     let sockets = history.of_session(&talk.key);
-    let creates: Vec<_> =
-        sockets.iter().map(|it| it["creates"].as_array().unwrap().len()).collect();
-    assert_eq!(creates, [2, 3], "what waited ran at the heir");
+    let counts: Vec<_> = sockets.iter().map(|it| it["creates"].as_array().unwrap().len()).collect();
+    assert_eq!(counts, [2, 3], "what waited ran at the heir");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
