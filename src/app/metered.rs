@@ -10,8 +10,9 @@ use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     ownership::witness::Witness,
     store::{
-        Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, Result, RingView,
-        SessionFilter, SessionRow, Store, StoreError, Transferred,
+        Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewTurn, Result,
+        RingView, SessionFilter, SessionRow, Store, StoreError, Transferred, TurnKey, TurnMark,
+        TurnRow,
     },
     telemetry::metrics::Metrics,
 };
@@ -121,8 +122,9 @@ impl Store for Metered {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
-        self.timed("transfer", self.inner.transfer(id, me, epoch, heir)).await
+        self.timed("transfer", self.inner.transfer(id, me, epoch, heir, forced)).await
     }
 
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
@@ -140,5 +142,21 @@ impl Store for Metered {
 
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
         self.timed("sweep", self.inner.sweep(age, limit)).await
+    }
+
+    async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
+        self.timed("begin_turns", self.inner.begin_turns(me, turns)).await
+    }
+
+    async fn mark_turns(&self, marks: &[TurnMark]) -> Result<u64> {
+        self.timed("mark_turns", self.inner.mark_turns(marks)).await
+    }
+
+    async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
+        self.timed("turn_by_key", self.inner.turn_by_key(session, key)).await
+    }
+
+    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
+        self.timed("sweep_turns", self.inner.sweep_turns(age, limit)).await
     }
 }

@@ -171,6 +171,13 @@ impl App {
             config.limits.dial_timeout,
             config.limits.max_message_bytes,
         )?;
+        let auth = Authenticator::new(
+            config.auth,
+            config.allowed_origins,
+            cluster.secret,
+            dialer.fetcher()?,
+        );
+        auth.follow(&background, &stop.background);
         let http = HttpClient::new(&upstreams, &dialer, config.limits.turn_idle_timeout);
         let node_id: Arc<str> = config.node.id.as_str().into();
         let (sessions, clients) = (TaskTracker::new(), TaskTracker::new());
@@ -223,7 +230,7 @@ impl App {
             node_id: Arc::clone(&node_id),
             router: Arc::new(router),
             routes: Arc::clone(&served),
-            auth: Authenticator::new(config.auth, cluster.secret),
+            auth,
             limits: config.limits,
             metrics: metrics.clone(),
             http,

@@ -213,6 +213,9 @@ pub enum Transferred {
     HeirUnfit,
     /// The row is ours but was not quiesced first. Nothing changed.
     NotQuiescing,
+    /// A turn is dispatched and has not ended, and the transfer was not forced. Nothing
+    /// changed.
+    TurnsRunning,
     /// The row is not ours in that epoch. Nothing changed.
     NotOwner,
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    balancer::{Balancer, Target},
+    balancer::Balancer,
     eventually,
     gate::Gate,
     http, postgres,
@@ -73,6 +73,8 @@ pub struct RingOptions {
     pub nodes: usize,
     pub store: Store,
     pub timing: Timing,
+    /// Whether nodes can prove a neighbour's death, or have to wait for its lease.
+    pub process_proof: bool,
     /// Scalar settings, at the top of the configuration file.
     pub settings: String,
     /// Further tables of the configuration file.
@@ -85,6 +87,7 @@ impl Default for RingOptions {
             nodes: 2,
             store: Store::Postgres,
             timing: Timing::Fast,
+            process_proof: true,
             settings: String::new(),
             tables: String::new(),
         }
@@ -102,6 +105,10 @@ impl RingOptions {
 
     pub fn timing(self, timing: Timing) -> Self {
         Self { timing, ..self }
+    }
+
+    pub fn without_process_proof(self) -> Self {
+        Self { process_proof: false, ..self }
     }
 
     pub fn setting(mut self, name: &str, value: impl std::fmt::Display) -> Self {
@@ -176,7 +183,7 @@ impl Ring {
         })
         .await;
         let nodes = (0..options.nodes)
-            .map(|n| Node::new(&format!("node-{n}"), dir.path(), &database_url))
+            .map(|n| Node::new(&format!("node-{n}"), dir.path(), &database_url, &options))
             .collect();
         Self { options, nodes, sample_url, database_url, gate, server, sample, dir: Some(dir) }
     }
@@ -220,7 +227,7 @@ impl Ring {
 
     /// A place for one more node, as `id`, that is not started and not counted.
     pub fn extra_node(&self, id: &str) -> Node {
-        Node::new(id, &self.dir(), &self.database_url)
+        Node::new(id, &self.dir(), &self.database_url, &self.options)
     }
 
     /// Directory of configuration and logs.
@@ -228,13 +235,19 @@ impl Ring {
         self.dir.as_ref().unwrap().path().to_owned()
     }
 
+    /// The database itself, past a gate.
+    pub fn direct_database_url(&self) -> String {
+        match &self.gate {
+            Some(gate) => {
+                self.database_url.replace(&format!("127.0.0.1:{}", gate.port), &gate.target)
+            }
+            None => self.database_url.clone(),
+        }
+    }
+
     /// A balancer over all nodes.
     pub async fn balancer(&self) -> Balancer {
-        let target = |node: &Node| {
-            let client = node.client_url.trim_start_matches("http://").to_owned();
-            Target { client, admin: node.admin_url.clone() }
-        };
-        Balancer::start(self.nodes.iter().map(target).collect()).await
+        Balancer::over(self.nodes.iter()).await
     }
 
     /// Sessions of the whole ring, as any live node lists them.
@@ -365,7 +378,7 @@ session_key = ["query:session"]
 }
 
 impl Node {
-    fn new(id: &str, dir: &Path, database_url: &str) -> Self {
+    fn new(id: &str, dir: &Path, database_url: &str, options: &RingOptions) -> Self {
         let addr = || format!("127.0.0.1:{}", free_port());
         let (client, peer, admin) = (addr(), addr(), addr());
         let config = dir.join("ringspan.toml");
@@ -384,9 +397,10 @@ impl Node {
             "--log-format",
             "json",
         ];
-        let program = Program::new(dir.join(format!("{id}.log")), &args)
+        let mut program = Program::new(dir.join(format!("{id}.log")), &args)
             .env("RINGSPAN_DATABASE_URL", database_url)
             .env("RINGSPAN_PEER_TOKEN", PEER_TOKEN);
+        program.sees_processes = options.process_proof;
         Self {
             id: id.to_owned(),
             client_url: format!("http://{client}"),
