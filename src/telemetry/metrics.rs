@@ -166,11 +166,9 @@ impl Metrics {
         *self.0.certificate.0.lock() = Some(deadline);
     }
 
-    /// Whether the store has stopped answering heartbeats; how long ago counts from the
-    /// first time this is told.
-    pub fn store_away(&self, away: bool) {
-        let mut since = self.0.store_outage.0.lock();
-        *since = away.then(|| since.unwrap_or_else(Instant::now));
+    /// How long ago the store answered last, if heartbeats fail; None: they do not.
+    pub fn store_away(&self, away: Option<Duration>) {
+        *self.0.store_outage.0.lock() = away.and_then(|away| Instant::now().checked_sub(away));
     }
 
     /// An attempt to own a session ended.
