@@ -325,7 +325,7 @@ fn placeholder(kind: Kind) -> &'static str {
         Kind::Members => "ID=HOST:PORT,…",
         Kind::UpstreamUrl | Kind::HttpUrl | Kind::DatabaseUrl | Kind::PostgresUrl => "URL",
         Kind::Filter => "FILTER",
-        Kind::Secret => "SECRET",
+        Kind::Secret | Kind::HistoryKeys => "SECRET",
     }
 }
 

@@ -2,6 +2,7 @@
 //! all at once, before any port was bound.
 
 mod check;
+mod continuity;
 pub mod dump;
 pub mod fault;
 pub mod fields;
@@ -23,6 +24,7 @@ mod tests;
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
+pub use continuity::{Continuity, HISTORY_KEY_BYTES, HistoryKeys};
 pub use fault::Faults;
 use http::Uri;
 pub use resolve::{Env, ServeArgs};
@@ -41,6 +43,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     pub auth: Auth,
     pub peer: PeerSecurity,
+    /// Keys of the conversations in the database; empty where no route keeps any there.
+    pub history_keys: HistoryKeys,
     pub telemetry: Telemetry,
     /// What works but hardly as intended, to be logged at start; no secret in it.
     pub warnings: Vec<String>,
@@ -118,6 +122,8 @@ pub struct Route {
     pub session_key: Vec<KeySource>,
     /// How long a session outlives its last client.
     pub detach_ttl: Duration,
+    /// What a conversation survives. Of no meaning on an opaque route.
+    pub continuity: Continuity,
     /// permessage-deflate with clients that offer it.
     pub compression: bool,
 }
