@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
-        Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, Result, RingView,
-        SessionFilter, SessionRow, Store, StoreError, Transferred,
+        Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, Part, Result,
+        RingView, SessionFilter, SessionRow, Store, StoreError, Transferred,
     },
     telemetry::metrics::{Metrics, StoreFailure},
 };
@@ -132,6 +132,18 @@ impl Store for Metered {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
         self.timed("alias", self.inner.alias(principal, kind, digest)).await
+    }
+
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.timed("close", self.inner.close(id, me, epoch)).await
+    }
+
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()> {
+        self.timed("put_parts", self.inner.put_parts(parts)).await
+    }
+
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
+        self.timed("parts_of", self.inner.parts_of(session, limit)).await
     }
 
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {

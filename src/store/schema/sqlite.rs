@@ -10,11 +10,18 @@ use crate::store::{
     sqlite::{connect_options, path},
 };
 
-pub(in crate::store) const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    name: "initial",
-    sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
-}];
+pub(in crate::store) const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 1,
+        name: "initial",
+        sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "conversations",
+        sql: include_str!("../../../migrations/sqlite/0002_conversations.sql"),
+    },
+];
 
 pub(in crate::store) fn wanted() -> i64 {
     super::wanted(&MIGRATIONS)
