@@ -16,6 +16,7 @@
 mod bad_days;
 mod clients;
 mod continuity;
+mod continuity_database;
 mod crash;
 mod drain;
 mod opaque_messages;
