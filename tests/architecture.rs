@@ -54,6 +54,7 @@ const PURE: &[&str] = &[
     "wire/codec.rs",
     "wire/frame.rs",
     "ownership/lease.rs",
+    "ownership/outage.rs",
     "ownership/reaper.rs",
     "ring/build.rs",
     "ring/placement.rs",

@@ -141,7 +141,8 @@ fn auth(out: &mut String, loaded: &Loaded) {
     let (mode, keys) = match &loaded.config.auth {
         Auth::None => ("none", &[][..]),
         Auth::Passthrough => ("passthrough", &[][..]),
-        Auth::ApiKey(keys) => ("api_key", &keys[..]),
+        Auth::ApiKey(keys) => ("api_key", &keys.fixed[..]),
+        Auth::Jwt(_) => ("jwt", &[][..]),
     };
     push(out, format_args!("\n[auth]\nmode = {}\n", quoted(mode)));
     for key in keys {

@@ -162,7 +162,9 @@ impl Walk<'_> {
         let text = match (kind, value) {
             (Kind::Count { .. } | Kind::Size { .. }, Toml::Integer(number)) => number.to_string(),
             (Kind::Switch, Toml::Boolean(switch)) => switch.to_string(),
-            (Kind::Members, Toml::Array(items)) if items.iter().all(Toml::is_str) => {
+            (Kind::Members | Kind::Words(_) | Kind::Origins, Toml::Array(items))
+                if items.iter().all(Toml::is_str) =>
+            {
                 items.iter().filter_map(Toml::as_str).collect::<Vec<_>>().join(",")
             }
             (Kind::Count { .. } | Kind::Switch, _) | (_, Toml::Table(_) | Toml::Array(_)) => {

@@ -105,6 +105,14 @@ fn kind(kind: Kind) -> Value {
             { "type": "string" },
             { "type": "array", "items": { "type": "string", "pattern": "^[^=]+=.+:[0-9]+$" } },
         ] }),
+        Kind::Words(words) => json!({ "anyOf": [
+            { "type": "string", "minLength": 1 },
+            { "type": "array", "minItems": 1, "items": { "enum": words } },
+        ] }),
+        Kind::Origins => json!({ "anyOf": [
+            { "type": "string", "minLength": 1 },
+            { "type": "array", "minItems": 1, "items": { "type": "string", "pattern": "^https?://[^/?#@]+$" } },
+        ] }),
         Kind::Name => json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,253}$" }),
         Kind::HostPort | Kind::Address => json!({ "type": "string", "pattern": "^.+:[0-9]+$" }),
         Kind::UpstreamUrl => json!({ "type": "string", "pattern": "^(ws|http)s?://[^@#]+$" }),

@@ -27,8 +27,12 @@ pub enum Kind {
     Switch,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// `auth.mode`, a choice that knows what later releases may offer.
+    /// `auth.mode`.
     AuthMode,
+    /// Some of these words, separated by commas.
+    Words(&'static [&'static str]),
+    /// Web origins, separated by commas.
+    Origins,
     /// A file.
     Path,
     /// `id=host:port` pairs, separated by commas.
@@ -54,7 +58,7 @@ pub enum Kind {
 /// Shortest shared secret that is accepted, in characters.
 pub const SECRET_MIN: usize = 16;
 
-const AUTH_MODES: &[&str] = &["none", "api_key", "passthrough"];
+const AUTH_MODES: &[&str] = &["none", "api_key", "jwt", "passthrough"];
 
 /// A value that its kind accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +69,7 @@ pub enum Value {
     Number(u64),
     Switch(bool),
     Members(Vec<(String, String)>),
+    Texts(Vec<String>),
     Uri(Uri),
     Secret(Secret),
 }
@@ -95,6 +100,8 @@ impl Kind {
             Self::Choice(words) => words.contains(&text).then(|| Value::Text(text.to_owned())),
             Self::AuthMode => AUTH_MODES.contains(&text).then(|| Value::Text(text.to_owned())),
             Self::Members => members(text).map(Value::Members),
+            Self::Words(words) => items(text, |item| words.contains(&item)).map(Value::Texts),
+            Self::Origins => items(text, url::is_origin).map(Value::Texts),
             Self::UpstreamUrl => return url::upstream(text).map(Value::Uri),
             Self::HttpUrl => return url::http(text).map(Value::Uri),
             Self::DatabaseUrl | Self::PostgresUrl => {
@@ -111,7 +118,7 @@ impl Kind {
             Self::HistoryKeys => HistoryKeys::parse(text).map(|_| Value::Secret(Secret::new(text))),
             Self::Sha256 => sha256(text).map(|_| Value::Text(text.to_owned())),
         };
-        value.ok_or_else(|| self.expected_instead_of(text))
+        value.ok_or_else(|| self.expected())
     }
 
     /// What would be right, with bounds and an example.
@@ -138,6 +145,10 @@ impl Kind {
             Self::Switch => "true or false".into(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::AuthMode => format!("one of {}", AUTH_MODES.join(", ")),
+            Self::Words(words) => format!("some of {}, separated by commas", words.join(", ")),
+            Self::Origins => {
+                "scheme and host of web pages, separated by commas, such as \"https://app.example\"".into()
+            }
             Self::Path => "the path of a file".into(),
             Self::Members => {
                 "distinct id=host:port pairs separated by commas, such as \"a=10.0.0.1:50051,b=10.0.0.2:50051\"".into()
@@ -157,13 +168,6 @@ impl Kind {
                 "64 hexadecimal digits, as `printf %s KEY | sha256sum` prints them".into()
             }
         }
-    }
-
-    fn expected_instead_of(self, text: &str) -> String {
-        if self == Self::AuthMode && text == "jwt" {
-            return format!("{}; verifying JWTs is not in this release", self.expected());
-        }
-        self.expected()
     }
 
     /// How `text` may be shown in faults, dumps and `Debug`.
@@ -187,6 +191,12 @@ impl Kind {
             _ => None,
         }
     }
+}
+
+/// Items between commas, if there is one and all are good.
+fn items(text: &str, good: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+    let items = text.split(',').map(str::trim);
+    items.map(|item| good(item).then(|| item.to_owned())).collect()
 }
 
 /// Reads `"55m"`, `"500ms"` or `"1h30m"`; every number carries its unit.

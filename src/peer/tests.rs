@@ -10,6 +10,7 @@ use crate::{
     error::Code,
     ids::{Incarnation, Principal},
     link::Frame,
+    ownership::{outage::Bounds, witness::Witness},
     sample::SampleAuth,
     session::{
         Attach, AttachError, Attached, Resume,
@@ -70,6 +71,7 @@ impl Pair {
             registry: Arc::clone(&owner.registry),
             routes: [Arc::clone(&route)].into(),
             ring: owner.ring.clone(),
+            witness: Witness::new(owner.me, Bounds::new(LEASE)),
             metrics: owner.metrics.clone(),
             tracker: owner.tracker.clone(),
             shutdown: owner.stop.clone(),

@@ -62,7 +62,7 @@ async fn hand_off(mut actor: Actor) {
             if !prepare(&actor, heir).await {
                 continue;
             }
-            match store.transfer(id, me, epoch, heir).await {
+            match store.transfer(id, me, epoch, heir, false).await {
                 Ok(Transferred::Moved(epoch)) => {
                     tracing::info!(session = %id, %heir, %epoch, "session handed over");
                     let text = format!("handed over to incarnation {heir}, epoch {epoch}");
@@ -72,7 +72,9 @@ async fn hand_off(mut actor: Actor) {
                     break;
                 }
                 Ok(Transferred::HeirUnfit) => {}
-                Ok(Transferred::NotOwner | Transferred::NotQuiescing) => break,
+                Ok(
+                    Transferred::NotOwner | Transferred::NotQuiescing | Transferred::TurnsRunning,
+                ) => break,
                 // The reply may be what was lost, not the commit.
                 Err(error) => {
                     if moved_to(&actor, heir).await {

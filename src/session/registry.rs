@@ -255,7 +255,8 @@ impl Registry {
         attach: &Attach,
         slot: &Arc<Slot>,
     ) -> Result<Handle, AttachError> {
-        if !self.ctx.lease.is_live(std::time::Instant::now()) {
+        // Not by a certificate: it allows to keep, never to take.
+        if !self.ctx.lease.is_leased(std::time::Instant::now()) {
             return Err(
                 Error::new(Code::SessionUnavailable, "this node's lease is in doubt").into()
             );
@@ -392,6 +393,10 @@ pub fn owner(row: &SessionRow) -> Option<Owner> {
 /// What a client is told of the store's failure.
 #[must_use]
 pub fn store_error(error: &StoreError) -> Error {
-    tracing::warn!(%error, "store call failed");
+    match error {
+        // An outage is told of once, by the lease's thread.
+        StoreError::Unavailable(_) => tracing::debug!(%error, "store call failed"),
+        error => tracing::warn!(%error, "store call failed"),
+    }
     Error::new(Code::SessionUnavailable, "the session store is not reachable; retry")
 }

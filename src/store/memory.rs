@@ -12,8 +12,9 @@ use tokio::{sync::watch, time::Instant};
 
 use self::table::Table;
 use super::{
-    Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, Part, Result,
-    RingView, SessionFilter, SessionRow, SessionState, Store, Transferred,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
+    Result, RingView, SessionFilter, SessionRow, SessionState, Store, Transferred, TurnKey,
+    TurnMark, TurnRow,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -131,8 +132,9 @@ impl Store for Memory {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
-        Ok(self.call(|table, now| table.transfer(id, me, epoch, heir, now)))
+        Ok(self.call(|table, now| table.transfer(id, me, epoch, heir, forced, now)))
     }
 
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
@@ -164,5 +166,21 @@ impl Store for Memory {
 
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
         Ok(self.call(|table, now| table.sweep(now, age, limit)))
+    }
+
+    async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
+        Ok(self.call(|table, now| table.begin_turns(me, turns, now)))
+    }
+
+    async fn mark_turns(&self, marks: &[TurnMark]) -> Result<u64> {
+        Ok(self.call(|table, _| table.mark_turns(marks)))
+    }
+
+    async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
+        Ok(self.call(|table, _| table.turn_by_key(session, key)))
+    }
+
+    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
+        Ok(self.call(|table, now| table.sweep_turns(now, age, limit)))
     }
 }

@@ -9,6 +9,7 @@ mod conversations;
 mod hint;
 mod members;
 mod sessions;
+mod turns;
 
 use std::{
     ops::{Deref, DerefMut},
@@ -27,9 +28,9 @@ use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use self::hint::Hint;
 use super::{
-    Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, Part, Result,
-    RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
-    Transferred, schema,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
+    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
+    Transferred, TurnKey, TurnMark, TurnRow, schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -243,8 +244,9 @@ impl Store for Postgres {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
-        self.transfer(id, me, epoch, heir).await
+        self.transfer(id, me, epoch, heir, forced).await
     }
 
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
@@ -274,6 +276,22 @@ impl Store for Postgres {
 
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
         self.sweep(age, limit).await
+    }
+
+    async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
+        self.begin_turns(me, turns).await
+    }
+
+    async fn mark_turns(&self, marks: &[TurnMark]) -> Result<u64> {
+        self.mark_turns(marks).await
+    }
+
+    async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
+        self.turn_by_key(session, key).await
+    }
+
+    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
+        self.sweep_turns(age, limit).await
     }
 }
 

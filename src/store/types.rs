@@ -97,6 +97,13 @@ pub struct RingView {
     pub members: Vec<Member>,
 }
 
+impl RingView {
+    /// Members that may own sessions.
+    pub fn alive(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.state.is_alive())
+    }
+}
+
 /// What all nodes of one ring share.
 #[derive(Clone)]
 pub struct Cluster {
@@ -206,6 +213,9 @@ pub enum Transferred {
     HeirUnfit,
     /// The row is ours but was not quiesced first. Nothing changed.
     NotQuiescing,
+    /// A turn is dispatched and has not ended, and the transfer was not forced. Nothing
+    /// changed.
+    TurnsRunning,
     /// The row is not ours in that epoch. Nothing changed.
     NotOwner,
 }

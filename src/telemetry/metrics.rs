@@ -183,6 +183,18 @@ impl Metrics {
         *self.0.lease.0.lock() = deadline;
     }
 
+    /// The instant until which a certificate lets this node outlive its lease.
+    pub fn certified_until(&self, deadline: Instant) {
+        *self.0.certificate.0.lock() = Some(deadline);
+    }
+
+    /// Whether the store has stopped answering heartbeats; how long ago counts from the
+    /// first time this is told.
+    pub fn store_away(&self, away: bool) {
+        let mut since = self.0.store_outage.0.lock();
+        *since = away.then(|| since.unwrap_or_else(Instant::now));
+    }
+
     /// An attempt to own a session ended.
     pub fn claim(&self, outcome: ClaimOutcome) {
         self.0.claims.get_or_create(&ByClaim { outcome }).inc();

@@ -32,6 +32,11 @@ impl Talk {
         self.socket = Self::open(edge, &self.key).await;
     }
 
+    /// The socket is closed by its node.
+    pub async fn ended(&mut self) {
+        self.socket.end().await;
+    }
+
     /// Asks once more, with nothing but its own text and the id of the response before.
     pub async fn ask(&mut self) -> Turn {
         let text = format!("turn {} of one socket", self.texts.len() + 1);

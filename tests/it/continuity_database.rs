@@ -73,6 +73,7 @@ async fn a_conversation_goes_on_when_the_only_node_is_killed_and_restarted() {
     }
     // And when it is stopped in order.
     node.sigterm();
+    talk.ended().await;
     assert_eq!(node.wait_exit(ring.options.timing.drain()).await, 0, "{}", node.log());
     node.restart().await;
     talk.again(node).await;

@@ -20,6 +20,7 @@ mod members;
 mod postgres_server;
 mod ring;
 mod schema;
+mod turns;
 
 /// Makes a test of each case for each backend.
 macro_rules! contract {
@@ -49,7 +50,7 @@ contract! {
     members:
         a_node_registers_joins_drains_and_leaves
         a_node_id_has_one_living_holder
-        an_expired_holder_of_a_node_id_is_replaced
+        an_expired_holder_keeps_its_node_id_until_it_is_declared_dead
         a_superseded_holder_of_a_node_id_is_dead_at_once
         of_concurrent_first_starts_one_wins
         death_is_one_way_and_fences_the_heartbeat
@@ -94,4 +95,15 @@ contract! {
         the_last_of_equal_aliases_in_a_batch_counts
         a_sweep_takes_what_ended_and_spares_what_is_named
         an_epoch_outlives_the_row_that_held_it;
+    turns:
+        a_turn_is_begun_by_the_owner_in_its_epoch_alone
+        a_batch_is_answered_in_its_order
+        a_key_names_one_turn_of_its_session
+        a_turn_that_ended_stays_as_it_ended
+        a_takeover_makes_open_turns_unknown
+        only_what_stores_nothing_and_named_no_response_runs_again_by_its_key
+        a_transfer_waits_for_open_turns_unless_it_is_forced
+        a_transfer_moves_a_session_whose_turns_ended
+        turns_go_with_their_session_and_with_time
+        a_turn_begun_while_the_session_changes_hands_is_fenced_or_unknown;
 }

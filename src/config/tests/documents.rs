@@ -112,7 +112,7 @@ fn the_schema_accepts_the_example_and_every_dump_and_refuses_slips() {
         "weight = 0",
         "migrate_on_start = \"true\"",
         "[[route]]\npath = \"/\"",
-        "[auth]\nmode = \"jwt\"",
+        "[auth]\nmode = \"token\"",
         "[[upstream]]\nname = \"a\"\nurl = \"ws://h\"\nauth = { bearer = \"x\" }",
     ] {
         assert!(accepts(slip).is_err(), "{slip}");

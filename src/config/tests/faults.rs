@@ -38,7 +38,7 @@ fn all_faults_are_reported_at_once_one_line_each() {
         .env("RINGSPAN_WEIGHT", "heavy")
         .file(
             "weight = 0\nlisen = \"x\"\n[[upstream]]\nurl = \"ftp://h\"\ncolour = 1\n\
-             [[route]]\npath = \"x\"\nprofile = \"http\"\nupstream = \"none\"\n[auth]\nmode = \"jwt\"\n",
+             [[route]]\npath = \"x\"\nprofile = \"http\"\nupstream = \"none\"\n[auth]\nmode = \"token\"\n",
         )
         .faults();
     for mention in [
@@ -53,7 +53,7 @@ fn all_faults_are_reported_at_once_one_line_each() {
         "route[0].path in ",
         "route[0].profile in ",
         "route[0].upstream in ",
-        "verifying JWTs is not in this release",
+        "auth.mode in ",
     ] {
         let lines = faults.lines().filter(|line| line.contains(mention)).count();
         assert_eq!(lines, 1, "{mention:?} in: {faults}");
@@ -262,7 +262,36 @@ fn keys_and_mode_belong_together() {
     let raw = with("api_key", &key("sk-hunter2"));
     raw.refused_with(&["auth.key[0].sha256", "64 hexadecimal digits"]);
     assert!(!raw.faults().contains("hunter2"));
-    with("jwt", "").refused_with(&["auth.mode", "\"jwt\"", "not in this release"]);
+}
+
+#[test]
+fn a_token_needs_an_audience_and_one_source_of_keys() {
+    let jwt = || Given::upstream().flag(Key::AuthMode, "jwt");
+    let url = "https://id/keys";
+    jwt().flag(Key::JwtAudience, "a").refused_with(&["jwt-jwks-url", "issuer's keys"]);
+    jwt().flag(Key::JwtJwksUrl, url).refused_with(&["jwt-audience", "audience"]);
+    let sound = || jwt().flag(Key::JwtAudience, "ring").flag(Key::JwtJwksUrl, url);
+    sound().config();
+    sound().flag(Key::JwtJwksFile, "keys.json").refused_with(&["--jwt-jwks-file", "only one"]);
+    sound().flag(Key::JwtAlgorithms, "RS256,HS256").refused_with(&["--jwt-algorithms", "ES256"]);
+    Given::upstream()
+        .flag(Key::JwtIssuer, "https://id")
+        .refused_with(&["--jwt-issuer", "auth-mode is passthrough"]);
+}
+
+#[test]
+fn an_origin_is_a_scheme_and_a_host() {
+    for good in ["https://a.example", "http://localhost:3000", "https://a,https://b"] {
+        assert_eq!(
+            Given::upstream().flag(Key::AllowedOrigins, good).config().allowed_origins.join(","),
+            good
+        );
+    }
+    for bad in ["a.example", "https://a/", "https://a/path", "https://u@a", "*", "https://a,,"] {
+        Given::upstream()
+            .flag(Key::AllowedOrigins, bad)
+            .refused_with(&["--allowed-origins", "https://app.example"]);
+    }
 }
 
 #[test]

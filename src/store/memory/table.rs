@@ -1,17 +1,20 @@
 //! The rules of the store as plain functions over plain maps; what the SQL backends are
 //! compared with.
 
+mod turns;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
+use self::turns::TurnEntry;
 use super::conversations::Conversations;
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
         Alias, AliasKind, Claim, Claimed, Heartbeat, Member, MemberState, NewMember, Result,
         RingView, SessionFilter, SessionRow, SessionState, StoreError, Transferred,
-        sql::foreign_row,
+        sql::foreign_row, turns::TurnId,
     },
 };
 
@@ -25,6 +28,7 @@ pub(super) struct Table {
     sessions: BTreeMap<SessionId, SessionEntry>,
     aliases: BTreeMap<(Principal, &'static str, [u8; 16]), (SessionId, Instant)>,
     pub(super) conversations: Conversations,
+    turns: BTreeMap<TurnId, TurnEntry>,
 }
 
 struct MemberEntry {
@@ -63,7 +67,7 @@ impl Table {
             .find(|(_, member)| member.said.node_id == new.node_id && member.state.is_alive());
         if let Some((holder, member)) = holder {
             let remaining = member.expires.saturating_duration_since(now);
-            if !remaining.is_zero() && !new.supersede {
+            if !new.supersede {
                 let node_id = new.node_id.clone();
                 return Err(StoreError::NodeIdInUse { node_id, holder: *holder, remaining });
             }
@@ -181,6 +185,7 @@ impl Table {
         entry.epoch = epoch;
         entry.state = SessionState::Live;
         entry.updated = now;
+        self.forget_turns(claim.id);
         Ok(Claimed::Won { epoch, from })
     }
 
@@ -237,8 +242,10 @@ impl Table {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
         now: Instant,
     ) -> Transferred {
+        let running = self.has_open_turn(id);
         let fit = self
             .members
             .get(&heir)
@@ -253,12 +260,17 @@ impl Table {
         if !fit {
             return Transferred::HeirUnfit;
         }
+        if running && !forced {
+            return Transferred::TurnsRunning;
+        }
         self.epoch += 1;
-        row.epoch = Epoch(self.epoch);
+        let epoch = Epoch(self.epoch);
+        row.epoch = epoch;
         row.owner = Some(heir);
         row.state = SessionState::Live;
         row.updated = now;
-        Transferred::Moved(row.epoch)
+        self.forget_turns(id);
+        Transferred::Moved(epoch)
     }
 
     pub(super) fn put_aliases(&mut self, aliases: &[Alias], now: Instant) {
@@ -284,6 +296,7 @@ impl Table {
             row.state == SessionState::Closed && old(row.updated)
         });
         let sessions = &self.sessions;
+        self.turns.retain(|(session, ..), _| sessions.contains_key(session));
         gone += remove(&mut self.aliases, limit, |_, (session, since)| {
             old(*since) && sessions.get(session).is_none_or(|row| row.owner.is_none())
         });

@@ -68,7 +68,13 @@ const TRANSFER: &str = "UPDATE session SET owner = $4, state = 'LIVE', \
      taken_from = NULLIF(owner, $4), updated_at = clock_timestamp() \
      WHERE id = $1 AND owner = $2 AND epoch = $3 AND state = 'QUIESCING' \
      AND EXISTS (SELECT 1 FROM member WHERE incarnation = $4 AND state = 'ACTIVE' \
-     AND lease_expires_at > clock_timestamp()) RETURNING epoch";
+     AND lease_expires_at > clock_timestamp()) \
+     AND ($5 OR NOT EXISTS (SELECT 1 FROM turn WHERE session = $1 \
+     AND turn.state IN ('DISPATCHED', 'VISIBLE'))) RETURNING epoch";
+
+/// Why a transfer of a quiescing session was refused.
+const HEIR_FIT: &str = "SELECT EXISTS (SELECT 1 FROM member WHERE incarnation = $1 \
+     AND state = 'ACTIVE' AND lease_expires_at > clock_timestamp()) AS fit";
 
 const SWEEP: [&str; 4] = [
     "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE state = 'CLOSED' \
@@ -187,15 +193,20 @@ impl Postgres {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
-        let query = fenced(TRANSFER, id, me, epoch).bind(heir.0);
+        let query = fenced(TRANSFER, id, me, epoch).bind(heir.0).bind(forced);
         if let Some(row) = self.optional(query).await? {
             return Ok(Transferred::Moved(Epoch(row.try_get("epoch")?)));
         }
         Ok(match self.session(id).await? {
             Some(row) if row.owner != Some(me) || row.epoch != epoch => Transferred::NotOwner,
             Some(row) if row.state != SessionState::Quiescing => Transferred::NotQuiescing,
-            Some(_) => Transferred::HeirUnfit,
+            Some(_) => {
+                let fit = self.optional(sqlx::query(HEIR_FIT).bind(heir.0)).await?;
+                let fit = fit.ok_or_else(super::no_meta)?.try_get("fit")?;
+                if fit { Transferred::TurnsRunning } else { Transferred::HeirUnfit }
+            }
             None => Transferred::NotOwner,
         })
     }

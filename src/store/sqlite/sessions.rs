@@ -176,6 +176,7 @@ impl Sqlite {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
         const TRANSFER: &str = "UPDATE session SET owner = ?5, state = 'LIVE', \
              epoch = MAX(epoch + 1, ?6), taken_from = NULLIF(owner, ?5), updated_at = ?4 \
@@ -203,6 +204,16 @@ impl Sqlite {
         .await?;
         if !fit {
             return Ok(Transferred::HeirUnfit);
+        }
+        let running: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM turn WHERE session = ?1 \
+             AND state IN ('DISPATCHED', 'VISIBLE'))",
+        )
+        .bind(&id.0[..])
+        .fetch_one(&mut *tx)
+        .await?;
+        if running && !forced {
+            return Ok(Transferred::TurnsRunning);
         }
         let next: i64 = sqlx::query_scalar(NEXT_EPOCH).fetch_one(&mut *tx).await?;
         let row =

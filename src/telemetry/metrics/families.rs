@@ -4,7 +4,7 @@ use prometheus_client::{metrics::family::Family, registry::Unit};
 
 use super::{
     Counter, Gauge, Histogram,
-    catalogue::{Catalogue, Remaining},
+    catalogue::{Catalogue, Remaining, Since},
     labels::{
         Build, ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByOperation,
         ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide, ByState, ByStoreFailure,
@@ -47,6 +47,8 @@ pub(super) struct Families {
     pub(super) ring_members: Family<ByState, Gauge>,
     pub(super) ring_version: Gauge,
     pub(super) lease: Remaining,
+    pub(super) certificate: Remaining,
+    pub(super) store_outage: Since,
     pub(super) claims: Family<ByClaim, Counter>,
     pub(super) takeovers: Family<ByTakeover, Counter>,
     pub(super) not_owner: Family<BySide, Counter>,
@@ -198,6 +200,18 @@ impl Families {
                 seconds(),
                 "Time until this node must stop serving unless a heartbeat succeeds",
                 Remaining::default(),
+            ),
+            certificate: c.add(
+                "outage_certificate_remaining",
+                seconds(),
+                "Time for which peers allow this node to outlive its lease; 0 without a certificate",
+                Remaining::default(),
+            ),
+            store_outage: c.add(
+                "store_outage",
+                seconds(),
+                "Time since the store was last reached, while heartbeats fail; else 0",
+                Since::default(),
             ),
             claims: c.add("claims", None, "Attempts to own a session", Family::default()),
             takeovers: c.add(

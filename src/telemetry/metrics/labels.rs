@@ -4,6 +4,8 @@ use std::fmt::Debug;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 
+use crate::store::StoreError;
+
 /// A label set that knows the names of its labels, for the catalogue.
 pub trait LabelNames: EncodeLabelSet {
     const NAMES: &'static [&'static str];
@@ -198,3 +200,13 @@ label_set!(ByOperation { operation: &'static str });
 label_set!(ByStoreFailure { operation: &'static str, reason: StoreFailure });
 label_set!(ByError { code: &'static str, blame: &'static str });
 label_set!(Build { version: &'static str, revision: &'static str });
+
+impl From<&StoreError> for StoreFailure {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::Unreachable,
+            StoreError::Timeout(_) => Self::Timeout,
+            _ => Self::Other,
+        }
+    }
+}

@@ -10,7 +10,7 @@ const PROMISED: &str = "sessions attached_clients ring_members ring_version leas
     replay_buffer_bytes resumes_total handoffs_total handoff_seconds drain_state \
     drain_remaining_sessions upstream_connections upstream_dials_total breaker_state \
     peer_connections peer_rtt_seconds store_seconds store_errors_total not_owner_total \
-    slow_clients_total build_info";
+    slow_clients_total build_info outage_certificate_remaining_seconds store_outage_seconds";
 
 /// Metrics in which every family has a value.
 fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
