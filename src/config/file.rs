@@ -54,6 +54,8 @@ pub struct RouteEntry {
     pub upstream: Option<String>,
     pub session_key: Vec<String>,
     pub detach_ttl: Duration,
+    /// None: not given.
+    pub continuity: Option<String>,
     pub compression: bool,
 }
 
@@ -368,6 +370,7 @@ fn route(entry: &mut Entry<'_>) -> RouteEntry {
         upstream: entry.text("upstream"),
         session_key: entry.session_key(),
         detach_ttl: entry.duration("detach_ttl"),
+        continuity: entry.text("continuity"),
         compression: entry.switch("compression").unwrap_or_default(),
     }
 }
