@@ -10,9 +10,9 @@ use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     ownership::witness::Witness,
     store::{
-        Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewTurn, Result,
-        RingView, SessionFilter, SessionRow, Store, StoreError, Transferred, TurnKey, TurnMark,
-        TurnRow,
+        Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn,
+        Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError, Transferred, TurnKey,
+        TurnMark, TurnRow,
     },
     telemetry::metrics::Metrics,
 };
@@ -138,6 +138,18 @@ impl Store for Metered {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
         self.timed("alias", self.inner.alias(principal, kind, digest)).await
+    }
+
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.timed("close", self.inner.close(id, me, epoch)).await
+    }
+
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()> {
+        self.timed("put_parts", self.inner.put_parts(parts)).await
+    }
+
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
+        self.timed("parts_of", self.inner.parts_of(session, limit)).await
     }
 
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {

@@ -37,6 +37,7 @@ use crate::{
     session::{
         self, Registry,
         aliases::AliasWriter,
+        archive::Archive,
         replica::{Heirs, Replicator},
     },
     store::{self, Store, schema},
@@ -197,8 +198,15 @@ impl App {
             background.clone(),
             stop.background.clone(),
         )?);
-        let replicator =
-            Replicator::start(me, Arc::clone(&peers) as Arc<dyn Heirs>, ring.clone(), &background);
+        let replicator = Replicator::start(
+            me,
+            Arc::clone(&peers) as Arc<dyn Heirs>,
+            ring.clone(),
+            metrics.clone(),
+            &background,
+        );
+        let archive =
+            Archive::start(Arc::clone(&store), &config.history_keys, metrics.clone(), &background);
         let registry = Registry::new(session::Context {
             me,
             node_id: Arc::clone(&node_id),
@@ -212,9 +220,11 @@ impl App {
             aliases: AliasWriter::start(Arc::clone(&store), &background),
             heirs: Arc::clone(&peers) as Arc<dyn Heirs>,
             replicator,
+            archive,
             tracker: sessions.clone(),
             events: events.clone(),
         });
+        background.spawn(Arc::clone(&registry).follow_heirs());
         let served: Arc<[_]> = config.routes.into();
         let router = Router::new(
             me,

@@ -333,7 +333,7 @@ fn placeholder(kind: Kind) -> &'static str {
         Kind::Origins => "ORIGIN,…",
         Kind::UpstreamUrl | Kind::HttpUrl | Kind::DatabaseUrl | Kind::PostgresUrl => "URL",
         Kind::Filter => "FILTER",
-        Kind::Secret => "SECRET",
+        Kind::Secret | Kind::HistoryKeys => "SECRET",
     }
 }
 

@@ -55,6 +55,8 @@ pub struct RouteEntry {
     pub upstream: Option<String>,
     pub session_key: Vec<String>,
     pub detach_ttl: Duration,
+    /// None: not given.
+    pub continuity: Option<String>,
     pub compression: bool,
     pub sockets_at_drain: SocketsAtDrain,
 }
@@ -370,6 +372,7 @@ fn route(entry: &mut Entry<'_>) -> RouteEntry {
         upstream: entry.text("upstream"),
         session_key: entry.session_key(),
         detach_ttl: entry.duration("detach_ttl"),
+        continuity: entry.text("continuity"),
         compression: entry.switch("compression").unwrap_or_default(),
         sockets_at_drain: SocketsAtDrain::parse(
             &entry.text("sockets_at_drain").unwrap_or_default(),

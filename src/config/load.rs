@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Config, Limits, LogFormat, Node, Rebalance, Telemetry, Timing, auth, check,
+    Config, Limits, LogFormat, Node, Rebalance, Telemetry, Timing, auth, check, continuity,
     fault::{Faults, Got},
     file::File,
     peers,
@@ -48,6 +48,7 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
     let found = routes::build(&settings, &file, env, &mut faults, &mut warnings);
     let auth = auth::build(&settings, &file, &mut faults);
     let peer = peers::security(&settings, &mut faults);
+    let history_keys = continuity::keys(&settings, &mut faults);
     check::relations(&settings, &mut faults);
     check::warn(&settings, &found.upstreams, &auth, &mut warnings);
     let config = Config {
@@ -61,6 +62,7 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
         auth,
         allowed_origins: settings.texts(Key::AllowedOrigins),
         peer,
+        history_keys,
         telemetry: telemetry(&settings),
         warnings,
     };

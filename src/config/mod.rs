@@ -3,6 +3,7 @@
 
 mod auth;
 mod check;
+mod continuity;
 pub mod dump;
 pub mod fault;
 pub mod fields;
@@ -25,6 +26,7 @@ mod tests;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 pub use auth::{ApiKey, ApiKeys, Auth, Jwks, Jwt, read_keys};
+pub use continuity::{Continuity, HISTORY_KEY_BYTES, HistoryKeys};
 pub use fault::Faults;
 use http::Uri;
 pub use resolve::{Env, ServeArgs};
@@ -47,6 +49,8 @@ pub struct Config {
     /// Web origins that may connect; empty: all.
     pub allowed_origins: Vec<String>,
     pub peer: PeerSecurity,
+    /// Keys of the conversations in the database; empty where no route keeps any there.
+    pub history_keys: HistoryKeys,
     pub telemetry: Telemetry,
     /// What works but hardly as intended, to be logged at start; no secret in it.
     pub warnings: Vec<String>,
@@ -135,6 +139,8 @@ pub struct Route {
     pub session_key: Vec<KeySource>,
     /// How long a session outlives its last client.
     pub detach_ttl: Duration,
+    /// What a conversation survives. Of no meaning on an opaque route.
+    pub continuity: Continuity,
     /// permessage-deflate with clients that offer it.
     pub compression: bool,
     /// When a drain closes Responses sockets of its own node.

@@ -11,6 +11,7 @@ pub enum Section {
     Timing,
     Upstream,
     Limits,
+    Conversations,
     Peers,
     Auth,
     Telemetry,
@@ -18,12 +19,13 @@ pub enum Section {
 
 impl Section {
     /// All groups, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Node,
         Self::Database,
         Self::Timing,
         Self::Upstream,
         Self::Limits,
+        Self::Conversations,
         Self::Peers,
         Self::Auth,
         Self::Telemetry,
@@ -38,6 +40,7 @@ impl Section {
             Self::Timing => "Lease, ring and drain",
             Self::Upstream => "Upstream",
             Self::Limits => "Limits",
+            Self::Conversations => "Conversations in the database",
             Self::Peers => "Peer security",
             Self::Auth => "Clients",
             Self::Telemetry => "Logs and traces",
@@ -158,8 +161,8 @@ const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
 
 use Kind::{
-    Address, AuthMode, Choice, Count, DatabaseUrl, Filter, HostPort, HttpUrl, Members, Name,
-    Origins, Path, PostgresUrl, Secret, Size, Switch, Text, UpstreamUrl, Words,
+    Address, AuthMode, Choice, Count, DatabaseUrl, Filter, HistoryKeys, HostPort, HttpUrl, Members,
+    Name, Origins, Path, PostgresUrl, Secret, Size, Switch, Text, UpstreamUrl, Words,
 };
 use Otherwise::{Computed, Text as Is, Unset};
 
@@ -259,6 +262,12 @@ settings! {
             "Limit of a client's request head, TLS and upgrade.";
         WriteTimeout "write-timeout" duration(10, HOUR), Is("30s"),
             "A client that takes nothing for so long is dropped.";
+    }
+    Conversations {
+        HistoryKey "history-key" HistoryKeys, Unset,
+            "Keys that encrypt what routes with `continuity = \"database\"` keep: 32 bytes in base64, several separated by commas; the first encrypts, all decrypt. Prefer the variable or `--history-key-file`, since flags can be read by other users of the machine.";
+        HistoryKeyFile "history-key-file" Path, Unset,
+            "File that holds these keys, separated by commas or lines.";
     }
     Peers {
         PeerToken "peer-token" Secret, Unset,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use http::Uri;
 
-use super::{Secret, fault::Got, url};
+use super::{HistoryKeys, Secret, fault::Got, url};
 
 /// What a setting holds. The same kinds serve flags, variables, the file and its schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub enum Kind {
     Filter,
     /// A shared secret of at least [`SECRET_MIN`] characters.
     Secret,
+    /// Keys of 32 bytes in base64, separated by commas; see [`HistoryKeys`].
+    HistoryKeys,
     /// 64 hexadecimal digits; never shown, since the key itself may stand there by mistake.
     Sha256,
 }
@@ -113,6 +115,7 @@ impl Kind {
             Self::Secret => {
                 (text.chars().count() >= SECRET_MIN).then(|| Value::Secret(Secret::new(text)))
             }
+            Self::HistoryKeys => HistoryKeys::parse(text).map(|_| Value::Secret(Secret::new(text))),
             Self::Sha256 => sha256(text).map(|_| Value::Text(text.to_owned())),
         };
         value.ok_or_else(|| self.expected())
@@ -158,6 +161,9 @@ impl Kind {
                 "a filter such as \"info\" or \"ringspan=debug,warn\"".into()
             }
             Self::Secret => format!("at least {SECRET_MIN} characters"),
+            Self::HistoryKeys => {
+                "1 to 8 distinct keys of 32 bytes in base64 separated by commas, each as `openssl rand -base64 32` prints it".into()
+            }
             Self::Sha256 => {
                 "64 hexadecimal digits, as `printf %s KEY | sha256sum` prints them".into()
             }
@@ -168,7 +174,7 @@ impl Kind {
     #[must_use]
     pub fn shown(self, text: &str) -> Got {
         match self {
-            Self::Secret | Self::Sha256 => Got::Secret(Secret::new(text)),
+            Self::Secret | Self::HistoryKeys | Self::Sha256 => Got::Secret(Secret::new(text)),
             Self::UpstreamUrl | Self::HttpUrl | Self::DatabaseUrl | Self::PostgresUrl => {
                 Got::Text(url::redact(text))
             }

@@ -121,7 +121,7 @@ impl Task {
                     }
                 }
             }
-            self.metrics.store_away(self.witness.unreachable(Instant::now()).is_some());
+            self.metrics.store_away(self.witness.unreachable(Instant::now()));
             self.metrics.lease_until(self.lease.until().map(Into::into));
             self.sleep_until(begun + jittered(self.timing.heartbeat_interval), store.as_deref())
                 .await;

@@ -26,6 +26,7 @@ use tokio::{
 use super::{
     Attach, AttachError, Attached, Context,
     clients::{Client, Delivery, Streams},
+    continuity::Archived,
     history::Past,
     registry::Ownership,
     responses::Held,
@@ -33,7 +34,7 @@ use super::{
     turns::{Bounds, ClientId, Severed, Turns},
 };
 use crate::{
-    config::{Limits, Profile, Route},
+    config::{Continuity, Limits, Profile, Route},
     error::{Code, Error},
     ids::{Epoch, Incarnation, Principal, SessionId},
     link::Frame,
@@ -137,6 +138,7 @@ pub(super) struct Actor {
     pub(super) held: VecDeque<Held>,
     /// What the heir is told of turns that were ended by the deadline.
     pub(super) severed: Vec<Severed>,
+    pub(super) archived: Archived,
     upstream: Upstream,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
@@ -176,7 +178,11 @@ impl Actor {
         let route = Arc::clone(&attach.route);
         let mut streams = Streams::default();
         let turns = match route.profile {
-            Profile::Responses => Some(Turns::new(turn_bounds(&ctx.limits), past)),
+            Profile::Responses => {
+                let turns = Turns::new(turn_bounds(&ctx.limits), past);
+                let unread = route.continuity == Continuity::Database && !claimed.first;
+                Some(if unread { turns.with_unread() } else { turns })
+            }
             Profile::Opaque => {
                 streams.open(OPAQUE, None);
                 None
@@ -196,6 +202,7 @@ impl Actor {
             copying: None,
             held: VecDeque::new(),
             severed: Vec::new(),
+            archived: Archived::new(claimed.first),
             upstream: Upstream::None,
             upgrade: attach.upgrade.clone(),
             headers: HeaderMap::new(),
@@ -252,6 +259,7 @@ impl Actor {
             if let Some(exit) = self.poll_upstream(cx, &mut progress) {
                 return Poll::Ready(exit);
             }
+            self.poll_archive(cx, &mut progress);
             self.poll_held(cx, &mut progress);
             self.deliver(cx, &mut progress);
             if let Some(exit) = self.poll_flush(cx, &mut progress) {

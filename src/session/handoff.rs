@@ -35,10 +35,12 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) async fn run(mut actor: Actor) {
     loop {
         match actor.serve().await {
-            Exit::Abandoned | Exit::Unreachable => {
+            Exit::Abandoned => {
                 actor.close_upstream(UPSTREAM_CLOSE).await;
-                release(&actor).await;
+                close(&actor).await;
             }
+            // What was said under earlier owners may still be asked for.
+            Exit::Unreachable => release(&actor).await,
             Exit::UpstreamClosed(frame) => {
                 actor.settle(SETTLE).await;
                 actor.dismiss(&Frame::Close(frame));
@@ -209,5 +211,12 @@ async fn release(actor: &Actor) {
         // The row keeps naming this incarnation; whoever asks for the session here claims it
         // anew, and once this node is gone anybody may.
         tracing::warn!(session = %actor.id, %error, "releasing the session failed");
+    }
+}
+
+/// As [`release`]; what the session has said is deleted with it.
+async fn close(actor: &Actor) {
+    if let Err(error) = actor.ctx.store.close(actor.id, actor.ctx.me, actor.epoch).await {
+        tracing::warn!(session = %actor.id, %error, "closing the session failed");
     }
 }

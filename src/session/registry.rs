@@ -19,6 +19,7 @@ use super::{
     Attach, AttachError, Attached, ClientKind, ClientLabel, Owner,
     actor::{Actor, Command},
     aliases::AliasWriter,
+    archive::Archive,
     handoff,
     replica::{Heirs, Replicator},
     stats::Stats,
@@ -52,6 +53,7 @@ pub struct Context {
     pub aliases: AliasWriter,
     pub heirs: Arc<dyn Heirs>,
     pub replicator: Replicator,
+    pub archive: Archive,
     pub tracker: TaskTracker,
     pub events: Events,
 }
@@ -64,7 +66,7 @@ const ATTEMPTS: u32 = 4;
 
 /// The sessions that this node owns.
 pub struct Registry {
-    ctx: Arc<Context>,
+    pub(super) ctx: Arc<Context>,
     sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
     draining: AtomicBool,
     warm: WarmStore,
@@ -90,7 +92,7 @@ impl Drop for Opening<'_> {
 /// An open session, as the rest of the node sees it.
 #[derive(Clone)]
 pub struct Handle {
-    inbox: mpsc::Sender<Command>,
+    pub(super) inbox: mpsc::Sender<Command>,
     pub id: SessionId,
     pub principal: Principal,
     pub epoch: Epoch,
@@ -183,7 +185,9 @@ impl Registry {
     /// Keeps a conversation that another node's session leaves here. False if it is a part
     /// of something that is not here.
     pub fn keep(&self, prepared: Prepared) -> bool {
-        self.warm.keep(prepared, &self.ctx.limits)
+        let kept = self.warm.keep(prepared, &self.ctx.limits);
+        self.ctx.metrics.heir_conversations(self.warm.len());
+        kept
     }
 
     /// Opens a session that was handed to this node, and brings its upstream up, before a
@@ -269,7 +273,12 @@ impl Registry {
             .warm
             .take(attach.session)
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
+        self.ctx.metrics.heir_conversations(self.warm.len());
         let (past, cut) = warm.map(|warm| (warm.past, warm.cut)).unwrap_or_default();
+        if !past.is_empty() {
+            // What came from the heir has none any more.
+            drop(inbox.try_send(Command::Replicate));
+        }
         let mut actor = Actor::new(
             Arc::clone(&self.ctx),
             attach,

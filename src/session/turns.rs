@@ -9,12 +9,14 @@
 
 mod lane;
 mod parting;
+mod recall;
 mod upstream;
 
 use std::collections::{HashSet, VecDeque};
 
 use lane::{Lane, Progress, Turn};
 pub use parting::Severed;
+use recall::Recall;
 
 use super::{
     event::{ClientEvent, Create, error_event, error_event_with},
@@ -56,6 +58,8 @@ pub enum Action {
     Alias(String),
     /// The conversation has grown by this response.
     Remembered(Past),
+    /// Read what the database knows of the conversation.
+    Recall,
 }
 
 /// Bounds of a session's turns.
@@ -81,6 +85,7 @@ pub struct Turns {
     /// Responses that the present connection made: it knows them, and no other does.
     known: HashSet<String>,
     history: History,
+    recall: Recall,
     /// Responses that ended, newest last, for clients that ask for one again.
     ended: VecDeque<(String, TurnNo)>,
     /// The newest response was told to nobody but the connection, and is not remembered.
@@ -100,6 +105,7 @@ impl Turns {
             holding: false,
             known: HashSet::new(),
             history: History::new(bounds.history_bytes, past),
+            recall: Recall::default(),
             ended: VecDeque::new(),
             untold: false,
             done: 0,
@@ -255,15 +261,23 @@ impl Turns {
 
     /// Sends what may be sent.
     fn dispatch(&mut self, actions: &mut Vec<Action>) {
+        // Reading takes as long as dialling: both at once.
+        self.ask(actions);
         if !self.connected {
             return;
         }
         let mut active = self.running();
-        for lane in &mut self.lanes {
-            while active < MAX_ACTIVE && lane.running.is_none() {
-                if self.holding && lane.queue.front().is_some_and(|turn| !turn.redispatched) {
+        for at in 0..self.lanes.len() {
+            while active < MAX_ACTIVE && self.lanes[at].running.is_none() {
+                let first = self.lanes[at].queue.front();
+                if self.holding && first.is_some_and(|turn| !turn.redispatched) {
                     break;
                 }
+                if self.waits_for_recall(&self.lanes[at]) {
+                    self.ask(actions);
+                    break;
+                }
+                let lane = &mut self.lanes[at];
                 let Some(mut turn) = lane.queue.pop_front() else { break };
                 if turn.client.is_none() {
                     // It waited to be run again, and nobody came back for it.
@@ -342,8 +356,7 @@ impl Turns {
         let lane = &mut self.lanes[at];
         if let Some(turn) = lane.running.take() {
             self.done += 1;
-            let batch = Batch::one(&error_event(error, lane.name.as_deref()));
-            actions.push(Action::Append { turn: turn.no, batch, done: true });
+            actions.push(refuse(turn.no, error, lane.name.as_deref()));
         }
     }
 
@@ -394,6 +407,11 @@ impl Turns {
         self.lanes.push(Lane::new(name.map(str::to_owned)));
         Some(self.lanes.len() - 1)
     }
+}
+
+/// Ends a turn with an error of ours.
+fn refuse(turn: TurnNo, error: &Error, lane: Option<&str>) -> Action {
+    Action::Append { turn, batch: Batch::one(&error_event(error, lane)), done: true }
 }
 
 fn reply(

@@ -1,6 +1,7 @@
 //! The store of tests: one process, nothing survives it, and time is whatever the clock
 //! that was handed in says.
 
+mod conversations;
 mod table;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -11,9 +12,9 @@ use tokio::{sync::watch, time::Instant};
 
 use self::table::Table;
 use super::{
-    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewTurn, Result,
-    RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, Transferred, TurnKey,
-    TurnMark, TurnRow,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
+    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, Transferred,
+    TurnKey, TurnMark, TurnRow,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -171,6 +172,19 @@ impl Store for Memory {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
         Ok(self.call(|table, _| table.alias(principal, kind, digest)))
+    }
+
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        Ok(self.call(|table, now| table.close(id, me, epoch, now)))
+    }
+
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()> {
+        self.call(|table, now| table.put_parts(parts, now));
+        Ok(())
+    }
+
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
+        Ok(self.call(|table, _| table.parts_of(session, limit)))
     }
 
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {

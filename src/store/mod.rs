@@ -21,7 +21,7 @@ pub use self::{
     turns::{Began, NewTurn, TurnKey, TurnMark, TurnRow, TurnState},
     types::{
         Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, Member, MemberState, NewMember,
-        RingView, SessionFilter, SessionRow, SessionState, Transferred,
+        NewPart, Part, RingView, SessionFilter, SessionRow, SessionState, Transferred,
     },
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
@@ -210,9 +210,21 @@ pub trait Store: Send + Sync + 'static {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>>;
 
+    /// Ends a session: as [`Store::release`], and what it has said is deleted with it.
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;
+
+    /// Keeps parts of conversations, all or none; those of a session without an owner are
+    /// left out. A part that is there already stays as it is. Not fenced: a part is never
+    /// wrong, and a whole one replaces only what is ordered before it.
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()>;
+
+    /// The first `limit` parts of a session's conversation, in their order.
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>>;
+
     /// Deletes what ended at least `age` ago, at most `limit` rows of each kind: closed
-    /// sessions with their turns, aliases whose session has no owner, and dead or gone members that no
-    /// session names. Answers how many rows went. Several nodes may sweep at once.
+    /// sessions with their turns, aliases whose session has no owner, dead or gone members
+    /// that no session names, and parts of conversations whose session has no living owner.
+    /// Answers how many rows went. Several nodes may sweep at once.
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64>;
 
     /// Deletes at most `limit` turns that were begun at least `age` ago, whatever became of

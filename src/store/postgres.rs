@@ -5,6 +5,7 @@
 //! its owner and epoch; only what bumps `ring_meta.version` notifies. A transaction that
 //! changes the ring locks the member first and `ring_meta` second.
 
+mod conversations;
 mod hint;
 mod members;
 mod sessions;
@@ -27,8 +28,8 @@ use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use self::hint::Hint;
 use super::{
-    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewTurn, Result,
-    RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
+    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
     Transferred, TurnKey, TurnMark, TurnRow, schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
@@ -259,6 +260,18 @@ impl Store for Postgres {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
         self.alias(principal, kind, digest).await
+    }
+
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.close(id, me, epoch).await
+    }
+
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()> {
+        self.put_parts(parts).await
+    }
+
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
+        self.parts_of(session, limit).await
     }
 
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {

@@ -5,6 +5,7 @@
 //! as a parameter; times of an earlier boot mean nothing, and no member survives one.
 
 mod clock;
+mod conversations;
 mod members;
 mod sessions;
 mod turns;
@@ -20,8 +21,8 @@ use tokio::sync::Mutex;
 
 use self::clock::{boot_id, now_ms};
 use super::{
-    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewTurn, Result,
-    RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
+    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
     Transferred, TurnKey, TurnMark, TurnRow, schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
@@ -95,6 +96,7 @@ impl Sqlite {
             "UPDATE member SET lease_expires_at = ?1, ended_at = ?1",
             "UPDATE session SET created_at = ?1, updated_at = ?1",
             "UPDATE alias SET updated_at = ?1",
+            "UPDATE conversation SET updated_at = ?1",
             "UPDATE turn SET begun_at = ?1, updated_at = ?1",
         ] {
             sqlx::query(rebase).bind(now_ms()).execute(&mut *tx).await?;
@@ -259,6 +261,18 @@ impl Store for Sqlite {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
         self.bounded(self.alias(principal, kind, digest)).await
+    }
+
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.bounded(self.close(id, me, epoch)).await
+    }
+
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()> {
+        self.bounded(self.put_parts(parts)).await
+    }
+
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
+        self.bounded(self.parts_of(session, limit)).await
     }
 
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {

@@ -1,6 +1,6 @@
 //! What the calls of a store take and give: rows, wishes and answers.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use sha2::{Digest, Sha256};
 
@@ -269,4 +269,29 @@ pub struct SessionFilter {
     pub after: Option<SessionId>,
     /// Bounded by the caller; a store refuses nothing.
     pub limit: u32,
+}
+
+/// A part of a conversation, sealed by the node that wrote it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Epoch of the owner that wrote it. Parts are ordered by epoch and number.
+    pub epoch: Epoch,
+    /// Counts the parts of one owner.
+    pub no: u32,
+    pub sealed: Vec<u8>,
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Part({}/{}, {} bytes)", self.epoch, self.no, self.sealed.len())
+    }
+}
+
+/// A part to be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPart {
+    pub session: SessionId,
+    pub part: Part,
+    /// It takes the place of all that is ordered before it.
+    pub whole: bool,
 }

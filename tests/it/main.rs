@@ -20,6 +20,7 @@ mod checker;
 mod client_rolls;
 mod clients;
 mod continuity;
+mod continuity_database;
 mod crash;
 mod drain;
 mod failover;

@@ -11,6 +11,7 @@
 
 mod aliases;
 mod claims;
+mod conversations;
 mod differential;
 mod handoff;
 mod measure;
@@ -80,6 +81,14 @@ contract! {
         a_transfer_needs_a_quiescent_session
         a_session_can_be_transferred_to_oneself
         a_quiesced_session_resumes;
+    conversations:
+        parts_are_given_back_in_order_to_every_node
+        a_whole_part_takes_the_place_of_all_before_it_and_of_no_later_owners
+        a_part_that_comes_twice_stays_as_it_was
+        a_session_without_an_owner_keeps_no_new_part
+        a_closed_session_takes_its_conversation_with_it
+        a_close_that_is_fenced_deletes_nothing
+        a_sweep_takes_the_conversations_that_nobody_serves;
     aliases:
         an_alias_is_seen_by_its_principal_alone
         an_alias_moves_to_the_newer_session

@@ -26,7 +26,8 @@ impl Server {
 
     /// Starts it again at the same port, recovery included.
     pub fn start_again(&self) {
-        let log = self.dir.join("log");
+        // Of its own user: the first log is the test's.
+        let log = self.dir.join("log-again");
         let options = options(&self.dir, self.port).join(" ");
         self.control(&["start", "-w", "-l", log.to_str().unwrap(), "-o", &options]);
     }

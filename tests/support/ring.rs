@@ -77,6 +77,8 @@ pub struct RingOptions {
     pub process_proof: bool,
     /// Scalar settings, at the top of the configuration file.
     pub settings: String,
+    /// Further fields of the route `/v1/responses`.
+    pub responses: String,
     /// Further tables of the configuration file.
     pub tables: String,
 }
@@ -89,6 +91,7 @@ impl Default for RingOptions {
             timing: Timing::Fast,
             process_proof: true,
             settings: String::new(),
+            responses: String::new(),
             tables: String::new(),
         }
     }
@@ -113,6 +116,12 @@ impl RingOptions {
 
     pub fn setting(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         writeln!(self.settings, "{name} = {value}").unwrap();
+        self
+    }
+
+    /// One more field of the route `/v1/responses`.
+    pub fn responses(mut self, name: &str, value: &str) -> Self {
+        writeln!(self.responses, "{name} = \"{value}\"").unwrap();
         self
     }
 
@@ -333,7 +342,7 @@ pub async fn behind_gate(url: &str) -> (String, Arc<Gate>) {
 }
 
 fn configuration(options: &RingOptions, sample: &str) -> String {
-    let RingOptions { timing, settings, tables, .. } = options;
+    let RingOptions { timing, settings, responses, tables, .. } = options;
     let timing = timing.settings();
     let tables = tables.replace("{sample}", sample);
     format!(
@@ -354,7 +363,7 @@ url = "ws://{sample}/stream"
 path = "/v1/responses"
 profile = "responses"
 upstream = "sample"
-
+{responses}
 [[route]]
 path = "/echo"
 profile = "opaque"
@@ -448,6 +457,13 @@ impl Node {
         let url = format!("{}/health/ready", self.admin_url);
         let answer = http::request(::http::Method::GET, &url, &[], "").await.ok()?;
         serde_json::from_slice(&answer.body).ok()
+    }
+
+    /// A metric without labels.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = http::get(&format!("{}/metrics", self.admin_url), &[]).await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
     pub fn process(&self) -> Arc<Process> {

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ MUTANTS = [
            "sleep:\n        seconds: {{ int $v.timing.preStopSleepSeconds }}",
            'exec:\n        command: [sleep, "5"]', "preStop needs more", "everything that can be added"),
     Mutant("pods that wait too short", T + "helpers/_pod.tpl",
-           '(printf "%ds" (int .Values.migrations.waitTimeoutSeconds))', '"60s"', "may take"),
+           '{{ printf "%ds" (int .Values.migrations.waitTimeoutSeconds) }}', "60s", "may take"),
     Mutant("a hook after the install", T + "migrations/job.yaml",
            "pre-install,pre-upgrade", "post-install,pre-upgrade", "deadlocks"),
     Mutant("a hook before its Secret", T + "helpers/_migrations.tpl",
@@ -123,7 +124,8 @@ MUTANTS = [
 
 def run(source: Path, binary: Program) -> int:
     rows, survivors = [], 0
-    for mutant in MUTANTS:
+    for n, mutant in enumerate(MUTANTS, 1):
+        print(f"\r{n}/{len(MUTANTS)}", end="", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as directory:
             # The alerts' runbooks are looked for beside the chart.
             copy = Path(directory) / "charts/ringspan"
@@ -134,6 +136,7 @@ def run(source: Path, binary: Program) -> int:
         survivors += not caught
         by = caught[0].split("\n")[0][:100] if caught else ""
         rows.append([mutant.name, "caught" if caught else "SURVIVED", by])
+    print(file=sys.stderr)
     print(table(["PLANTED FAULT", "RESULT", "BY"], rows))
     print(f"\ncharts/validate --mutants: {len(MUTANTS)} planted, {survivors} survived")
     return 1 if survivors else 0

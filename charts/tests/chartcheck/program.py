@@ -37,7 +37,9 @@ class Program:
     def ask(self, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         clean = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **(env or {})}
         return subprocess.run(
-            [self.path, *args], capture_output=True, text=True, check=False, env=clean
+            [self.path, *args],
+            capture_output=True, text=True, check=False, env=clean,
+            timeout=60,
         )
 
     @cached_property

@@ -86,7 +86,9 @@ def judge_custom(releases: list[Release]) -> list[str]:
 
 def promtool(*args: str) -> list[str]:
     program = shutil.which("promtool")
-    done = subprocess.run([program, *args], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program, *args], capture_output=True, text=True, check=False, timeout=120
+    )
     return [] if done.returncode == 0 else [(done.stdout + done.stderr).strip()]
 
 
@@ -119,7 +121,8 @@ def checkov(releases: list[Release]) -> list[str]:
         done = subprocess.run(
             [program, "-d", directory, "--framework", "kubernetes", "--compact", "--quiet",
              "--skip-download", "-o", "json", "--skip-check", ",".join(SKIPPED)],
-            capture_output=True, text=True, check=False, env={**os.environ, "LOG_LEVEL": "ERROR"},
+            capture_output=True, text=True, check=False, timeout=240,
+            env={**os.environ, "LOG_LEVEL": "ERROR"},
         )  # fmt: skip
     try:
         report = json.loads(done.stdout)
@@ -130,7 +133,9 @@ def checkov(releases: list[Release]) -> list[str]:
 
 
 def run(command: list[str], stdin: str = "") -> str:
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, input=stdin, capture_output=True, text=True, check=False, timeout=120
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]}: {done.stderr.strip()}")
     return done.stdout

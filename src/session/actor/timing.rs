@@ -101,6 +101,7 @@ impl Actor {
             if turns.running() + turns.queued() > 0 {
                 self.stats.touch();
             }
+            self.stats.history_bytes.store(turns.history().bytes() as u64, Relaxed);
         }
         let lag = self.clients.iter().map(|client| client.lag(&self.streams)).max();
         self.stats.lag.store(lag.unwrap_or(0), Relaxed);

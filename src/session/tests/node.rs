@@ -20,7 +20,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{KeySource, Limits, Profile, Route, SocketsAtDrain, Upstream, UpstreamAuth},
+    config::{
+        Continuity, HistoryKeys, KeySource, Limits, Profile, Route, SocketsAtDrain, Upstream,
+        UpstreamAuth,
+    },
     ids::{Epoch, Incarnation, Principal, SessionId},
     link::{Frame, Link},
     ownership::lease::LeaseHandle,
@@ -29,6 +32,7 @@ use crate::{
     session::{
         Attach, AttachError, Attached, ClientKind, ClientLabel, Context, Registry,
         aliases::AliasWriter,
+        archive::Archive,
         replica::{Heirs, Replicator},
         warm::Prepared,
     },
@@ -204,9 +208,16 @@ pub(crate) fn route(profile: Profile, gate: &Gate) -> Route {
         upstream: Arc::new(upstream),
         session_key: vec![KeySource::Path("room".into())],
         detach_ttl: Duration::from_mins(1),
+        continuity: Continuity::default(),
         compression: false,
         sockets_at_drain: SocketsAtDrain::Auto,
     }
+}
+
+/// An archive with a key of its own.
+fn archive(store: &Arc<dyn Store>, metrics: &Metrics, tracker: &TaskTracker) -> Archive {
+    let keys = HistoryKeys::parse("aGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGg=").unwrap();
+    Archive::start(Arc::clone(store), &keys, metrics.clone(), tracker)
 }
 
 /// One node of a ring, without its listeners.
@@ -299,9 +310,10 @@ impl Node {
             limits,
             metrics: metrics.clone(),
             dialer: dialer.clone(),
+            archive: archive(&shared, &metrics, &tracker),
             aliases: AliasWriter::start(shared, &tracker),
             heirs: Arc::clone(&heirs),
-            replicator: Replicator::start(me, heirs, ring.clone(), &tracker),
+            replicator: Replicator::start(me, heirs, ring.clone(), metrics.clone(), &tracker),
             tracker: tracker.clone(),
             events: Events::default(),
         };
@@ -323,12 +335,14 @@ impl Node {
             limits: self.limits,
             metrics: self.metrics.clone(),
             dialer: self.dialer.clone(),
+            archive: archive(&store, &self.metrics, &self.tracker),
             aliases: AliasWriter::start(store, &self.tracker),
             heirs: Arc::new(Alone),
             replicator: Replicator::start(
                 self.me,
                 Arc::new(Alone),
                 self.ring.clone(),
+                self.metrics.clone(),
                 &self.tracker,
             ),
             tracker: self.tracker.clone(),

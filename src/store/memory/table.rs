@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 use self::turns::TurnEntry;
+use super::conversations::Conversations;
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
@@ -26,6 +27,7 @@ pub(super) struct Table {
     members: BTreeMap<Incarnation, MemberEntry>,
     sessions: BTreeMap<SessionId, SessionEntry>,
     aliases: BTreeMap<(Principal, &'static str, [u8; 16]), (SessionId, Instant)>,
+    pub(super) conversations: Conversations,
     turns: BTreeMap<TurnId, TurnEntry>,
 }
 
@@ -301,7 +303,20 @@ impl Table {
         gone += remove(&mut self.members, limit, |me, member| {
             member.ended.is_some_and(old) && !sessions.values().any(|row| row.owner == Some(*me))
         });
+        gone += self.sweep_conversations(limit, old);
         gone
+    }
+
+    /// Whether somebody owns the session, alive or not.
+    pub(super) fn is_owned(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(|row| row.owner.is_some())
+    }
+
+    /// Whether the session's owner, if it has one, may still be serving it.
+    pub(super) fn is_served(&self, id: SessionId) -> bool {
+        let owner = self.sessions.get(&id).and_then(|row| row.owner);
+        let owner = owner.and_then(|owner| self.members.get(&owner));
+        owner.is_some_and(|member| member.state.is_alive())
     }
 
     fn living(&mut self, me: Incarnation) -> Result<&mut MemberEntry> {
@@ -313,7 +328,7 @@ impl Table {
 }
 
 /// Removes at most `limit` entries; answers how many went.
-fn remove<K: Ord + Clone, V>(
+pub(super) fn remove<K: Ord + Clone, V>(
     map: &mut BTreeMap<K, V>,
     limit: u32,
     which: impl Fn(&K, &V) -> bool,

@@ -76,7 +76,7 @@ const TRANSFER: &str = "UPDATE session SET owner = $4, state = 'LIVE', \
 const HEIR_FIT: &str = "SELECT EXISTS (SELECT 1 FROM member WHERE incarnation = $1 \
      AND state = 'ACTIVE' AND lease_expires_at > clock_timestamp()) AS fit";
 
-const SWEEP: [&str; 3] = [
+const SWEEP: [&str; 4] = [
     "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE state = 'CLOSED' \
      AND updated_at <= clock_timestamp() - $1 * interval '1 microsecond' \
      ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
@@ -89,6 +89,12 @@ const SWEEP: [&str; 3] = [
      AND ended_at <= clock_timestamp() - $1 * interval '1 microsecond' \
      AND NOT EXISTS (SELECT 1 FROM session s WHERE s.owner = m.incarnation) \
      ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+    "DELETE FROM conversation WHERE (session, epoch, part_no) IN \
+     (SELECT session, epoch, part_no FROM conversation c \
+     WHERE updated_at <= clock_timestamp() - $1 * interval '1 microsecond' \
+     AND NOT EXISTS (SELECT 1 FROM session s JOIN member m ON m.incarnation = s.owner \
+     WHERE s.id = c.session AND m.state IN ('JOINING', 'ACTIVE', 'DRAINING')) \
+     ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
 ];
 
 /// A statement that touches one session only while it is ours in that epoch.

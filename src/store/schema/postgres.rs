@@ -5,7 +5,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use super::{Found, MIGRATION_LIMIT, Migration, Progress, RETRY, SchemaStatus, Step};
 use crate::store::{Result, StoreError, StoreOptions, postgres::connect_options};
 
-pub(in crate::store) const MIGRATIONS: [Migration; 2] = [
+pub(in crate::store) const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "initial",
@@ -15,6 +15,11 @@ pub(in crate::store) const MIGRATIONS: [Migration; 2] = [
         version: 2,
         name: "turns",
         sql: include_str!("../../../migrations/postgres/0002_turns.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "conversations",
+        sql: include_str!("../../../migrations/postgres/0003_conversations.sql"),
     },
 ];
 

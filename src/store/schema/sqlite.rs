@@ -10,7 +10,7 @@ use crate::store::{
     sqlite::{connect_options, path},
 };
 
-pub(in crate::store) const MIGRATIONS: [Migration; 2] = [
+pub(in crate::store) const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "initial",
@@ -20,6 +20,11 @@ pub(in crate::store) const MIGRATIONS: [Migration; 2] = [
         version: 2,
         name: "turns",
         sql: include_str!("../../../migrations/sqlite/0002_turns.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "conversations",
+        sql: include_str!("../../../migrations/sqlite/0003_conversations.sql"),
     },
 ];
 

@@ -104,6 +104,20 @@ label_value!(
 );
 
 label_value!(
+    /// What went wrong with a conversation in the database.
+    ArchiveFailure {
+        /// It was not written; the next turn writes all.
+        Write => "write",
+        /// Too many wait to be written.
+        Queue => "queue",
+        /// It was not read in time.
+        Read => "read",
+        /// A part of it could not be decrypted.
+        Open => "open",
+    }
+);
+
+label_value!(
     /// How a turn ended.
     TurnOutcome {
         Completed => "completed",
@@ -169,6 +183,7 @@ label_value!(
     }
 );
 
+label_set!(ByArchiveFailure { reason: ArchiveFailure });
 label_set!(ByRoute { route: String });
 label_set!(ByProfile { route: String, profile: &'static str });
 label_set!(ByPlace { route: String, place: Place });

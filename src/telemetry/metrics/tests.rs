@@ -32,6 +32,10 @@ fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
     m.resume("/r", ResumeOutcome::Gap);
     m.turn("/r", TurnOutcome::Completed, took);
     m.turn_first_event("/r", took);
+    m.archived(1, 300);
+    m.archive_failure(ArchiveFailure::Read);
+    m.conversation_copy(Outcome::Ok);
+    m.heir_conversations(3);
     m.ring(7, [MemberState::Active, MemberState::Active, MemberState::Draining]);
     m.claim(ClaimOutcome::Claimed);
     m.takeover(TakeoverReason::Dead);
