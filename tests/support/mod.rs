@@ -9,6 +9,7 @@ pub mod eventually;
 pub mod gate;
 pub mod history;
 pub mod http;
+pub mod pg_control;
 pub mod postgres;
 pub mod process;
 pub mod real;

@@ -34,6 +34,8 @@ pub enum Store {
     Postgres,
     /// Postgres behind a gate that the test can shut.
     GatedPostgres,
+    /// A server of this ring alone, which the test may stop.
+    OwnPostgres,
     Sqlite,
 }
 
@@ -75,6 +77,8 @@ pub struct RingOptions {
     pub process_proof: bool,
     /// Scalar settings, at the top of the configuration file.
     pub settings: String,
+    /// Further fields of the route `/v1/responses`.
+    pub responses: String,
     /// Further tables of the configuration file.
     pub tables: String,
 }
@@ -87,6 +91,7 @@ impl Default for RingOptions {
             timing: Timing::Fast,
             process_proof: true,
             settings: String::new(),
+            responses: String::new(),
             tables: String::new(),
         }
     }
@@ -114,6 +119,12 @@ impl RingOptions {
         self
     }
 
+    /// One more field of the route `/v1/responses`.
+    pub fn responses(mut self, name: &str, value: &str) -> Self {
+        writeln!(self.responses, "{name} = \"{value}\"").unwrap();
+        self
+    }
+
     /// An opaque route at `path` to an upstream of its own; sessions by `?session=`.
     /// `{sample}` in the URL is the address of the sample upstream.
     pub fn route(mut self, path: &str, upstream: &str) -> Self {
@@ -137,6 +148,8 @@ pub struct Ring {
     pub database_url: String,
     /// The gate of [`Store::GatedPostgres`].
     pub gate: Option<Arc<Gate>>,
+    /// The server of [`Store::OwnPostgres`].
+    pub server: Option<postgres::Server>,
     sample: Process,
     dir: Option<TempDir>,
 }
@@ -146,6 +159,8 @@ pub struct Node {
     pub id: String,
     pub client_url: String,
     pub admin_url: String,
+    /// `host:port` of its peer listener.
+    pub peer: String,
     program: Program,
     process: Mutex<Option<Arc<Process>>>,
 }
@@ -162,7 +177,7 @@ impl Ring {
     /// A ring of which only the sample upstream runs, over an empty database.
     pub async fn prepare(options: RingOptions) -> Self {
         let dir = tempfile::Builder::new().prefix("ringspan-it-").tempdir().unwrap();
-        let (database_url, gate) = database(&options, &dir).await;
+        let (database_url, gate, server) = database(&options, &dir).await;
         let sample_addr = format!("127.0.0.1:{}", free_port());
         let sample_log = dir.path().join("sample.log");
         let sample = Program::new(sample_log, &["sample-upstream", "--listen", &sample_addr]);
@@ -179,7 +194,7 @@ impl Ring {
         let nodes = (0..options.nodes)
             .map(|n| Node::new(&format!("node-{n}"), dir.path(), &database_url, &options))
             .collect();
-        Self { options, nodes, sample_url, database_url, gate, sample, dir: Some(dir) }
+        Self { options, nodes, sample_url, database_url, gate, server, sample, dir: Some(dir) }
     }
 
     /// `ringspan migrate run`, which must succeed.
@@ -310,22 +325,34 @@ impl Drop for Ring {
     }
 }
 
-async fn database(options: &RingOptions, dir: &TempDir) -> (String, Option<Arc<Gate>>) {
+type Database = (String, Option<Arc<Gate>>, Option<postgres::Server>);
+
+async fn database(options: &RingOptions, dir: &TempDir) -> Database {
     match options.store {
-        Store::Sqlite => (format!("sqlite://{}/ring.db", dir.path().display()), None),
-        Store::Postgres => (postgres::Server::shared().database().await, None),
+        Store::Sqlite => (format!("sqlite://{}/ring.db", dir.path().display()), None, None),
+        Store::Postgres => (postgres::Server::shared().database().await, None, None),
+        Store::OwnPostgres => {
+            let server = postgres::Server::start();
+            (server.database().await, None, Some(server))
+        }
         Store::GatedPostgres => {
             let url = postgres::Server::shared().database().await;
-            let (credentials, rest) = url.split_once('@').unwrap();
-            let (target, database) = rest.split_once('/').unwrap();
-            let gate = Gate::open(target).await;
-            (format!("{credentials}@127.0.0.1:{}/{database}", gate.port), Some(gate))
+            let (url, gate) = behind_gate(&url).await;
+            (url, Some(gate), None)
         }
     }
 }
 
+/// The same database as reached through a gate.
+pub async fn behind_gate(url: &str) -> (String, Arc<Gate>) {
+    let (credentials, rest) = url.split_once('@').unwrap();
+    let (target, database) = rest.split_once('/').unwrap();
+    let gate = Gate::open(target).await;
+    (format!("{credentials}@127.0.0.1:{}/{database}", gate.port), gate)
+}
+
 fn configuration(options: &RingOptions, sample: &str) -> String {
-    let RingOptions { timing, settings, tables, .. } = options;
+    let RingOptions { timing, settings, responses, tables, .. } = options;
     let timing = timing.settings();
     let tables = tables.replace("{sample}", sample);
     format!(
@@ -346,7 +373,7 @@ url = "ws://{sample}/stream"
 path = "/v1/responses"
 profile = "responses"
 upstream = "sample"
-
+{responses}
 [[route]]
 path = "/echo"
 profile = "opaque"
@@ -397,6 +424,7 @@ impl Node {
             id: id.to_owned(),
             client_url: format!("http://{client}"),
             admin_url: format!("http://{admin}"),
+            peer,
             program,
             process: Mutex::default(),
         }
@@ -439,6 +467,13 @@ impl Node {
         let url = format!("{}/health/ready", self.admin_url);
         let answer = http::request(::http::Method::GET, &url, &[], "").await.ok()?;
         serde_json::from_slice(&answer.body).ok()
+    }
+
+    /// A metric without labels.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = http::get(&format!("{}/metrics", self.admin_url), &[]).await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
     pub fn process(&self) -> Arc<Process> {
