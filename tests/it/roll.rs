@@ -165,17 +165,17 @@ async fn long_nodes_frozen_past_their_lease_double_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: ./test.sh continuity"]
 async fn long_the_database_goes_for_half_a_minute_and_comes_back() {
-    let options = RingOptions::nodes(3).store(Store::GatedPostgres);
+    let options = RingOptions::nodes(3).store(Store::OwnPostgres);
     let trial = Trial::start(options, 0).await;
     let pace = Pace { deltas: 10, delay: 20, think: 1000 };
     let crowd = Crowd::start(&trial.balancer.url, 40, pace, seed());
     crowd.until_more(2).await;
-    let gate = trial.ring.gate.as_ref().expect("its store is gated");
+    let server = trial.ring.server.as_ref().expect("it has a server of its own");
     let before = crowd.turns();
-    gate.shut().await;
+    tokio::task::block_in_place(|| server.stop_immediate());
     tokio::time::sleep(Duration::from_secs(30)).await;
     println!("{} turns were answered while the database was away", crowd.turns() - before);
-    gate.reopen().await;
+    tokio::task::block_in_place(|| server.start_again());
     let began = Instant::now();
     crowd.until_more(2).await;
     println!("two more turns of each client {:.1?} after its return", began.elapsed());
