@@ -4,6 +4,10 @@
 #
 #   ./test.sh          all of it: format, lints, documents, unit, contract and ring tests
 #   ./test.sh quick    unit tests and the rules of the architecture; needs no Postgres
+#   ./test.sh continuity [FILTER]
+#                      the long forms of the rolls, kills and outages, and the figures of
+#                      failover, one after another (docs/testing.md); prints its tables
+#   ./test.sh mutants  breaks the source on purpose, in a copy, and expects tests to notice
 #
 # What is missing is installed where this script may (root and apt-get), and said:
 #   - a C compiler (bundled SQLite and the TLS library are C)
@@ -17,8 +21,8 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick) ;;
-*) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 64 ;;
+full | quick | continuity | mutants) ;;
+*) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 64 ;;
 esac
 
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
@@ -104,7 +108,15 @@ if [ "$mode" = quick ]; then
     exit
 fi
 need_postgres
+if [ "$mode" = mutants ]; then
+    run tests/mutants/run.sh "${@:2}"
+    exit
+fi
 command -v npm >/dev/null || say "no npm: the tests with the Codex CLI and openai-node will be skipped"
 command -v python3 >/dev/null || say "no python3: the tests with Codex and openai-python will be skipped"
+if [ "$mode" = continuity ]; then
+    run cargo test --locked --no-fail-fast --test it -- --ignored --nocapture --test-threads=1 "${@:2}"
+    exit
+fi
 lint
 tests
