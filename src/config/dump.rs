@@ -5,7 +5,7 @@ use std::fmt::Write;
 use toml::Value as Toml;
 
 use super::{
-    Auth, KeySource, Route, UpstreamAuth,
+    Auth, KeySource, Profile, Route, UpstreamAuth,
     fault::Got,
     load::Loaded,
     resolve::Source,
@@ -122,6 +122,9 @@ fn push_route(out: &mut String, route: &Route) {
         push(out, format_args!("session_key = {}\n", Toml::Array(sources)));
     }
     push(out, format_args!("detach_ttl = {}\n", quoted(&duration_text(route.detach_ttl))));
+    if route.profile == Profile::Responses {
+        push(out, format_args!("ledger = {}\n", route.ledger));
+    }
     push(out, format_args!("compression = {}\n", route.compression));
 }
 

@@ -97,6 +97,12 @@ pub const ROUTE: &[Field] = &[
         "How long a session outlives its last client.",
     ),
     optional(
+        "ledger",
+        Shape::Scalar(Kind::Switch),
+        None,
+        "Write each turn to the database before it is sent, so that a crash is answered honestly and idempotency keys hold across owners. On unless switched off; a responses route only.",
+    ),
+    optional(
         "compression",
         Shape::Scalar(Kind::Switch),
         Some("true"),

@@ -54,6 +54,7 @@ pub struct RouteEntry {
     pub upstream: Option<String>,
     pub session_key: Vec<String>,
     pub detach_ttl: Duration,
+    pub ledger: Option<bool>,
     pub compression: bool,
 }
 
@@ -366,6 +367,7 @@ fn route(entry: &mut Entry<'_>) -> RouteEntry {
         upstream: entry.text("upstream"),
         session_key: entry.session_key(),
         detach_ttl: entry.duration("detach_ttl"),
+        ledger: entry.switch("ledger"),
         compression: entry.switch("compression").unwrap_or_default(),
     }
 }

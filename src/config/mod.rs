@@ -36,6 +36,8 @@ pub struct Config {
     pub node: Node,
     pub store: StoreOptions,
     pub migrate_on_start: bool,
+    /// How long the ledger remembers a turn.
+    pub turn_retention: Duration,
     pub timing: Timing,
     pub limits: Limits,
     pub routes: Vec<Arc<Route>>,
@@ -118,6 +120,8 @@ pub struct Route {
     pub session_key: Vec<KeySource>,
     /// How long a session outlives its last client.
     pub detach_ttl: Duration,
+    /// Turns are written to the ledger before they are sent; never for an opaque route.
+    pub ledger: bool,
     /// permessage-deflate with clients that offer it.
     pub compression: bool,
 }

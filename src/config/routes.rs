@@ -122,6 +122,11 @@ fn route(
         });
         judged.map_err(|expected| faults.push(place, Got::Text(path.to_owned()), expected)).ok()
     });
+    if let (Some(ledger), Some(Profile::Opaque)) = (entry.ledger, profile) {
+        let place = file.place(&entry.place, "ledger");
+        let expected = "nothing on an opaque route, whose messages are no turns";
+        faults.push(place, Got::Text(ledger.to_string()), expected);
+    }
     let session_key = session_key(entry, pattern.as_ref(), file, faults);
     let upstream = entry.upstream.as_ref().and_then(|name| {
         let upstream = upstreams.iter().find(|upstream| upstream.name == *name);
@@ -148,6 +153,7 @@ fn route(
         upstream: Arc::clone(upstream?),
         session_key,
         detach_ttl: entry.detach_ttl,
+        ledger: profile == Some(Profile::Responses) && entry.ledger.unwrap_or(true),
         compression: entry.compression,
     })
 }
@@ -227,6 +233,7 @@ fn shortcut(
         upstream: Arc::clone(&upstream),
         session_key: Vec::new(),
         detach_ttl: DETACH_TTL,
+        ledger: true,
         compression: true,
     }));
     found.upstreams.push(upstream);

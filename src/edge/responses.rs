@@ -96,7 +96,7 @@ struct Outstanding {
     lane: Option<String>,
     /// The request, until the owner is known to have taken it.
     message: Option<Message>,
-    /// It asked for nothing to be stored: see [`Client::lost`].
+    /// The next owner may be asked: see [`Client::lost`].
     repeatable: bool,
 }
 
@@ -150,6 +150,7 @@ impl Client {
                     upgrade: self.upgrade.clone(),
                     last_seq: None,
                     last_epoch: None,
+                    turn_key: None,
                     min_epoch: self.epoch,
                     client: self.edge.label(ClientKind::WebSocket),
                 },
@@ -228,7 +229,9 @@ impl Client {
                 }
             };
             let lane = create.as_ref().and_then(|create| create.lane.clone());
-            let repeatable = create.as_ref().is_some_and(|create| !create.store);
+            let asked_by_key = |create: &Create| create.key.is_some() && self.route.ledger;
+            let repeatable =
+                create.as_ref().is_some_and(|create| !create.store || asked_by_key(create));
             if let Err(error) = self.reach(create.as_ref()).await {
                 send_route_error(pump, &error, lane.as_deref());
                 continue;
@@ -380,7 +383,8 @@ impl Client {
     /// The owner, or the way to it, is gone: what it had taken may have run. A request that
     /// stores nothing and of which nothing was seen has no effect that running it once more
     /// could double (the rule of `Turn::may_redispatch`), so it is kept for the next owner,
-    /// once; of every other one the client is told that nobody knows.
+    /// once; so is one with an idempotency key, since the ledger knows whether it was sent.
+    /// Of every other one the client is told that nobody knows.
     fn lost(&mut self, pump: &mut Pump) {
         self.link = None;
         let (kept, unknown): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.creates)

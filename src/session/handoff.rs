@@ -22,6 +22,9 @@ const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
 /// How long an heir may take to keep a conversation.
 const PREPARE: Duration = Duration::from_secs(2);
 
+/// How long the ledger may take for what became of a session's turns.
+const FLUSH: Duration = Duration::from_secs(2);
+
 /// Heirs that are asked before the session is left to whoever wants it.
 const MAX_HEIRS: usize = 4;
 
@@ -38,6 +41,11 @@ pub(super) async fn run(mut actor: Actor) {
             release(&actor).await;
         }
         Exit::HandOff => hand_off(actor).await,
+        Exit::Fenced => {
+            actor.settle(SETTLE).await;
+            actor.dismiss(&Frame::Moved);
+            actor.close_upstream(UPSTREAM_CLOSE).await;
+        }
         Exit::Stopped(error) => stop(actor, error).await,
     }
 }
@@ -50,6 +58,7 @@ async fn hand_off(mut actor: Actor) {
     let started = Instant::now();
     let (store, me) = (actor.ctx.store.clone(), actor.ctx.me);
     let (id, epoch) = (actor.id, actor.epoch);
+    actor.flush_ledger(FLUSH).await;
     let quiesced = store.quiesce(id, me, epoch).await;
     actor.settle(SETTLE).await;
     let mut outcome = Outcome::Failed;
@@ -139,6 +148,7 @@ async fn stop(mut actor: Actor, error: Error) {
 
 /// Fenced by epoch: if the session is somebody else's by now, nothing happens.
 async fn release(actor: &Actor) {
+    actor.flush_ledger(FLUSH).await;
     if let Err(error) = actor.ctx.store.release(actor.id, actor.ctx.me, actor.epoch).await {
         // The row keeps naming this incarnation; whoever asks for the session here claims it
         // anew, and once this node is gone anybody may.

@@ -17,6 +17,7 @@ use super::{
     actor::{Actor, Command},
     aliases::AliasWriter,
     handoff,
+    ledger::Ledger,
     replica::{Heirs, Replicator},
     stats::Stats,
     warm::{Prepared, WarmStore},
@@ -47,6 +48,7 @@ pub struct Context {
     pub metrics: Metrics,
     pub dialer: Dialer,
     pub aliases: AliasWriter,
+    pub ledger: Ledger,
     pub heirs: Arc<dyn Heirs>,
     pub replicator: Replicator,
     pub tracker: TaskTracker,
@@ -195,6 +197,7 @@ impl Registry {
             upgrade: warm.upgrade,
             last_seq: None,
             last_epoch: None,
+            turn_key: None,
             min_epoch: Epoch::default(),
             client: ClientLabel {
                 edge_node: Arc::clone(&self.ctx.node_id),

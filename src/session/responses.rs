@@ -50,6 +50,11 @@ impl Actor {
                         }
                     }
                 }
+                Action::Rejoin { client, turn, otherwise } => self.rejoin(client, turn, &otherwise),
+                Action::Journal { turn, key, request, repeatable } => {
+                    self.journal(turn, key, request, repeatable);
+                }
+                Action::Mark { turn, state, response } => self.mark(turn, state, response),
                 Action::Append { turn, batch, done } => {
                     // Nobody hears of the end of a turn that a crash could still undo (I6):
                     // the heir has the conversation first. What comes after it waits too.

@@ -18,6 +18,7 @@ mod clients;
 mod continuity;
 mod crash;
 mod drain;
+mod ledger;
 mod opaque_messages;
 mod opaque_session;
 mod responses;

@@ -4,6 +4,7 @@ pub mod balancer;
 pub mod codexish;
 pub mod eventually;
 pub mod gate;
+pub mod held;
 pub mod history;
 pub mod http;
 pub mod postgres;

@@ -21,6 +21,7 @@ use crate::{
     session::{
         Attach, AttachError, Attached, ClientKind, ClientLabel, Context, Registry,
         aliases::AliasWriter,
+        ledger::Ledger,
         replica::{Heirs, Replicator},
         warm::Prepared,
     },
@@ -149,6 +150,7 @@ pub(crate) fn route(profile: Profile, gate: &Gate) -> Route {
         upstream: Arc::new(upstream),
         session_key: vec![KeySource::Path("room".into())],
         detach_ttl: Duration::from_mins(1),
+        ledger: profile == Profile::Responses,
         compression: false,
     }
 }
@@ -231,7 +233,8 @@ impl Node {
             limits,
             metrics: metrics.clone(),
             dialer: dialer.clone(),
-            aliases: AliasWriter::start(shared, &tracker),
+            aliases: AliasWriter::start(Arc::clone(&shared), &tracker),
+            ledger: Ledger::start(me, shared, metrics.clone(), &tracker),
             heirs: Arc::new(Alone),
             replicator: Replicator::start(me, Arc::new(Alone), ring.clone(), &tracker),
             tracker: tracker.clone(),
@@ -255,7 +258,8 @@ impl Node {
             limits: self.limits,
             metrics: self.metrics.clone(),
             dialer: self.dialer.clone(),
-            aliases: AliasWriter::start(store, &self.tracker),
+            aliases: AliasWriter::start(Arc::clone(&store), &self.tracker),
+            ledger: Ledger::start(self.me, store, self.metrics.clone(), &self.tracker),
             heirs: Arc::new(Alone),
             replicator: Replicator::start(
                 self.me,
@@ -294,6 +298,7 @@ pub(crate) fn wish(route: &Arc<Route>, key: &str) -> Attach {
         upgrade: Upgrade { path_and_query: "/".into(), ..Upgrade::default() },
         last_seq: None,
         last_epoch: None,
+        turn_key: None,
         min_epoch: Epoch::default(),
         client: ClientLabel { edge_node: "edge".into(), kind: ClientKind::WebSocket },
     }
