@@ -57,6 +57,7 @@ pub struct RouteEntry {
     pub detach_ttl: Duration,
     /// None: not given.
     pub continuity: Option<String>,
+    pub ledger: Option<bool>,
     pub compression: bool,
     pub sockets_at_drain: SocketsAtDrain,
 }
@@ -373,6 +374,7 @@ fn route(entry: &mut Entry<'_>) -> RouteEntry {
         session_key: entry.session_key(),
         detach_ttl: entry.duration("detach_ttl"),
         continuity: entry.text("continuity"),
+        ledger: entry.switch("ledger"),
         compression: entry.switch("compression").unwrap_or_default(),
         sockets_at_drain: SocketsAtDrain::parse(
             &entry.text("sockets_at_drain").unwrap_or_default(),

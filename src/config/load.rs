@@ -55,6 +55,7 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
         node: node(&settings, env),
         store: store(&settings),
         migrate_on_start: settings.switch(Key::MigrateOnStart),
+        turn_retention: settings.duration(Key::TurnRetention),
         timing: timing(&settings),
         rebalance: rebalance(&settings),
         limits: limits(&settings),

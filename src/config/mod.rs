@@ -40,6 +40,8 @@ pub struct Config {
     pub node: Node,
     pub store: StoreOptions,
     pub migrate_on_start: bool,
+    /// How long the ledger remembers a turn.
+    pub turn_retention: Duration,
     pub timing: Timing,
     /// None: sessions stay where they are when a node joins.
     pub rebalance: Option<Rebalance>,
@@ -141,6 +143,8 @@ pub struct Route {
     pub detach_ttl: Duration,
     /// What a conversation survives. Of no meaning on an opaque route.
     pub continuity: Continuity,
+    /// Turns are written to the ledger before they are sent; never for an opaque route.
+    pub ledger: bool,
     /// permessage-deflate with clients that offer it.
     pub compression: bool,
     /// When a drain closes Responses sockets of its own node.

@@ -203,6 +203,8 @@ settings! {
             "Upper bound of pooled connections.";
         DatabaseTimeout "database-timeout" duration(100, MINUTE), Is("5s"),
             "Upper bound of one call to the database.";
+        TurnRetention "turn-retention" duration(10 * MINUTE, 7 * 24 * HOUR), Is("1h"),
+            "How long the ledger remembers a turn, and with it an idempotency key.";
         MigrateOnStart "migrate-on-start" Switch, Is("false"),
             "Bring the schema up to date before serving.";
     }

@@ -62,6 +62,7 @@ async fn turn(
     let identified = edge.auth.identify(request.headers());
     let principal = identified.await?.principal;
     let named = key::responses(request.headers())?;
+    let repeat = key::idempotency(request.headers())?;
     let (parts, body) = request.into_parts();
     let bytes = read_body(&parts.headers, body, edge.limits.max_message_bytes).await?;
     let fields = Fields::parse(&bytes)
@@ -83,10 +84,15 @@ async fn turn(
             Some(id) => edge.router.alias(principal, AliasKind::Response, id).await?,
             None => None,
         };
-        match (alias, create.prompt_cache_key) {
-            (Some(session), _) => (session, String::new()),
-            (None, Some(key)) => (SessionId::derive(&principal, &route.path, &key), key),
-            (None, None) => (SessionId::random(), String::new()),
+        match (alias, create.prompt_cache_key, &repeat) {
+            (Some(session), ..) => (session, String::new()),
+            (None, Some(key), _) => (SessionId::derive(&principal, &route.path, &key), key),
+            // A repeat, on whatever node, meets the same session.
+            (None, None, Some(repeat)) => {
+                let key = &repeat.session;
+                (SessionId::derive(&principal, &route.path, &key.text), key.label.clone())
+            }
+            (None, None, None) => (SessionId::random(), String::new()),
         }
     };
     tracing::Span::current().record("session", tracing::field::display(session));
@@ -97,12 +103,18 @@ async fn turn(
     };
     let batch = Batch::one(&message);
     let mut tries = 0;
-    let mut stored = create.store;
+    let turn_key = repeat.map(|repeat| repeat.key).or(create.key);
+    // One that is asked for by its key may be asked for again: the ledger knows whether it
+    // was sent.
+    let mut stored = create.store && (turn_key.is_none() || !route.ledger);
     let (attached, first, events) = loop {
         let mut attached = edge
             .router
             .attach(
-                wish(edge, route, principal, session, key_label.clone(), upgrade.clone()),
+                Attach {
+                    turn_key,
+                    ..wish(edge, route, principal, session, key_label.clone(), upgrade.clone())
+                },
                 TURN_PATIENCE,
             )
             .await?;
@@ -205,6 +217,7 @@ fn wish(
         upgrade,
         last_seq: None,
         last_epoch: None,
+        turn_key: None,
         min_epoch: Epoch::default(),
         client: edge.label(ClientKind::Http),
     }
@@ -246,6 +259,8 @@ fn upgrade_headers(mut headers: HeaderMap) -> HeaderMap {
     {
         headers.remove(name);
     }
+    // Of this turn, not of the connection, which other turns share.
+    headers.remove(key::IDEMPOTENCY);
     // What Codex says on its own upgrades; upstreams that know no such header ignore it.
     headers
         .entry("openai-beta")

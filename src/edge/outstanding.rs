@@ -26,7 +26,7 @@ struct Begun {
     lane: Option<String>,
     /// The request, until the owner is known to have taken it.
     message: Option<Message>,
-    /// It asked for nothing to be stored: see [`Outstanding::lose`].
+    /// The next owner may be asked: see [`Outstanding::lose`].
     repeatable: bool,
     response_id: Option<String>,
 }
@@ -41,12 +41,12 @@ impl Outstanding {
         self.known.iter().any(|known| known == response_id)
     }
 
-    /// A request goes out.
-    pub(super) fn push(&mut self, create: &Create, message: &Message) {
+    /// A request goes out; `ledger` if its owner writes it down first.
+    pub(super) fn push(&mut self, create: &Create, message: &Message, ledger: bool) {
         self.creates.push_back(Begun {
             lane: create.lane.clone(),
             message: Some(message.clone()),
-            repeatable: !create.store,
+            repeatable: !create.store || (create.key.is_some() && ledger),
             response_id: None,
         });
     }
@@ -101,7 +101,8 @@ impl Outstanding {
     /// The owner, or the way to it, is gone: what it had taken may have run. A request that
     /// stores nothing and of which nothing was seen has no effect that running it once more
     /// could double (the rule of `Turn::may_redispatch`), so it is kept for the next owner,
-    /// once; of every other one the client is told `error`.
+    /// once; so is one with an idempotency key, since the ledger knows whether it was sent.
+    /// Of every other one the client is told `error`.
     pub(super) fn lose(&mut self, error: &Error) -> Vec<Message> {
         let (kept, unknown): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.creates)
             .into_iter()
@@ -152,7 +153,7 @@ mod tests {
         let Ok(ClientEvent::Create(create)) = ClientEvent::parse(&message.payload) else {
             panic!()
         };
-        outstanding.push(&create, &message);
+        outstanding.push(&create, &message, true);
     }
 
     fn pass(outstanding: &mut Outstanding, event: &Value) {

@@ -149,6 +149,7 @@ impl Client {
                 upgrade: self.upgrade.clone(),
                 last_seq: None,
                 last_epoch: None,
+                turn_key: None,
                 min_epoch: self.epoch,
                 client: self.edge.label(ClientKind::WebSocket),
             },
@@ -241,7 +242,7 @@ impl Client {
                 continue;
             }
             if let Some(create) = &create {
-                self.creates.push(create, &message);
+                self.creates.push(create, &message, self.route.ledger);
             }
             self.send(&message);
         }

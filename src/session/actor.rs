@@ -1,10 +1,11 @@
 //! The task of one session: it performs what the rules decide.
 //!
 //! One poll visits, in this order: the lease (without it nothing moves), commands, the
-//! dial, clients, the upstream, deliveries, writes, the timer. It goes round until nothing
+//! dial, clients, the ledger's answers, the upstream, deliveries, writes, the timer. It goes round until nothing
 //! is ready, so that what arrived together leaves together.
 
 mod attach;
+mod journal;
 mod leaving;
 mod timing;
 mod upstream;
@@ -23,6 +24,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+use self::journal::Entry;
 use super::{
     Attach, AttachError, Attached, Context,
     clients::{Client, Delivery, Streams},
@@ -49,12 +51,13 @@ const UPSTREAM_WINDOW: usize = 64 * 1024;
 /// Reason of the close that a client gets when the log has moved on without it.
 pub(super) const TOO_SLOW: &str = "too slow; resume from last_seq";
 
-fn turn_bounds(limits: &Limits) -> Bounds {
+fn turn_bounds(limits: &Limits, route: &Route) -> Bounds {
     Bounds {
         queue: limits.turn_queue,
         // Room for a few of the largest requests.
         payload_bytes: limits.max_message_bytes.saturating_mul(4),
         history_bytes: limits.history_bytes,
+        ledger: route.ledger,
     }
 }
 
@@ -88,6 +91,8 @@ pub(super) enum Exit {
     Unreachable,
     /// It moves to another node, and no turn runs.
     HandOff(Departure),
+    /// Somebody else owns the session: the ledger said so.
+    Fenced,
     /// Told to end, with what clients are told.
     Stopped(Error),
 }
@@ -139,6 +144,8 @@ pub(super) struct Actor {
     /// What the heir is told of turns that were ended by the deadline.
     pub(super) severed: Vec<Severed>,
     pub(super) archived: Archived,
+    /// Turns that the ledger is being told of.
+    journal: Vec<Entry>,
     upstream: Upstream,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
@@ -179,7 +186,7 @@ impl Actor {
         let mut streams = Streams::default();
         let turns = match route.profile {
             Profile::Responses => {
-                let turns = Turns::new(turn_bounds(&ctx.limits), past);
+                let turns = Turns::new(turn_bounds(&ctx.limits, &route), past);
                 let unread = route.continuity == Continuity::Database && !claimed.first;
                 Some(if unread { turns.with_unread() } else { turns })
             }
@@ -203,6 +210,7 @@ impl Actor {
             held: VecDeque::new(),
             severed: Vec::new(),
             archived: Archived::new(claimed.first),
+            journal: Vec::new(),
             upstream: Upstream::None,
             upgrade: attach.upgrade.clone(),
             headers: HeaderMap::new(),
@@ -256,6 +264,9 @@ impl Actor {
                 return Poll::Ready(exit);
             }
             self.poll_clients(cx, &mut progress);
+            if let Some(exit) = self.poll_journal(cx, &mut progress) {
+                return Poll::Ready(exit);
+            }
             if let Some(exit) = self.poll_upstream(cx, &mut progress) {
                 return Poll::Ready(exit);
             }
@@ -328,6 +339,7 @@ impl Actor {
     fn is_idle(&self) -> bool {
         self.waiting.is_empty()
             && self.held.is_empty()
+            && self.journal.is_empty()
             && self.turns.as_ref().is_none_or(Turns::is_idle)
     }
 

@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::fields::Fields;
 use crate::{
     error::{Code, Error},
+    store::TurnKey,
     wire::{Batch, Kind, Message},
 };
 
@@ -39,6 +40,8 @@ pub struct Create {
     pub prompt_cache_key: Option<String>,
     /// False only where the client said so.
     pub store: bool,
+    /// `client_metadata.idempotency_key`.
+    pub key: Option<TurnKey>,
     /// Hash of what makes two creates the same request; not a security boundary.
     pub fingerprint: u128,
 }
@@ -94,6 +97,7 @@ impl ClientEvent {
                     previous_response_id: fields.get("previous_response_id"),
                     prompt_cache_key: fields.get("prompt_cache_key"),
                     store: fields.get("store") != Some(false),
+                    key: metadata_key(&fields)?,
                     fingerprint: hash.digest128(),
                 })
             }
@@ -110,6 +114,28 @@ impl ClientEvent {
             _ => Self::Other { lane },
         })
     }
+}
+
+/// Longest idempotency key, in bytes.
+const MAX_KEY: usize = 512;
+
+/// What is kept of an idempotency key.
+///
+/// # Errors
+/// `invalid_request` for an empty or overlong one.
+pub fn turn_key(text: &str) -> Result<TurnKey, Error> {
+    if text.is_empty() || text.len() > MAX_KEY {
+        let text = "an idempotency key is 1 to 512 bytes long";
+        return Err(Error::new(Code::InvalidRequest, text).param("idempotency_key"));
+    }
+    Ok(TurnKey::of(text))
+}
+
+/// The idempotency key in a create's metadata; what is no object, or no text, holds none.
+fn metadata_key(fields: &Fields<'_>) -> Result<Option<TurnKey>, Error> {
+    let metadata = fields.raw("client_metadata").and_then(|raw| Fields::parse(raw.as_bytes()));
+    let key: Option<String> = metadata.and_then(|metadata| metadata.get("idempotency_key"));
+    key.map(|key| turn_key(&key)).transpose()
 }
 
 fn is_lane(text: &str) -> bool {

@@ -22,6 +22,9 @@ const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
 /// How long an heir may take to keep a conversation.
 const PREPARE: Duration = Duration::from_secs(2);
 
+/// How long the ledger may take for what became of a session's turns.
+const FLUSH: Duration = Duration::from_secs(2);
+
 /// Heirs that are asked before the session is left to whoever wants it.
 const MAX_HEIRS: usize = 4;
 
@@ -51,6 +54,11 @@ pub(super) async fn run(mut actor: Actor) {
                     continue;
                 }
             }
+            Exit::Fenced => {
+                actor.settle(SETTLE).await;
+                actor.dismiss(&Frame::Moved);
+                actor.close_upstream(UPSTREAM_CLOSE).await;
+            }
             Exit::Stopped(error) => stop(&mut actor, error).await,
         }
         return;
@@ -71,6 +79,7 @@ enum Stay {
 async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let started = Instant::now();
     let (id, epoch) = (actor.id, actor.epoch);
+    actor.flush_ledger(FLUSH).await;
     let settle = match departure {
         Departure::Deadline(until) => until.saturating_duration_since(started) / 2,
         Departure::Drain | Departure::Balance(_) => SETTLE,
@@ -207,6 +216,7 @@ async fn stop(actor: &mut Actor, error: Error) {
 
 /// Fenced by epoch: if the session is somebody else's by now, nothing happens.
 async fn release(actor: &Actor) {
+    actor.flush_ledger(FLUSH).await;
     if let Err(error) = actor.ctx.store.release(actor.id, actor.ctx.me, actor.epoch).await {
         // The row keeps naming this incarnation; whoever asks for the session here claims it
         // anew, and once this node is gone anybody may.

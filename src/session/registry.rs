@@ -21,6 +21,7 @@ use super::{
     aliases::AliasWriter,
     archive::Archive,
     handoff,
+    ledger::Ledger,
     replica::{Heirs, Replicator},
     stats::Stats,
     warm::{Prepared, WarmStore},
@@ -51,6 +52,7 @@ pub struct Context {
     pub metrics: Metrics,
     pub dialer: Dialer,
     pub aliases: AliasWriter,
+    pub ledger: Ledger,
     pub heirs: Arc<dyn Heirs>,
     pub replicator: Replicator,
     pub archive: Archive,
@@ -202,6 +204,7 @@ impl Registry {
             upgrade: warm.upgrade,
             last_seq: None,
             last_epoch: None,
+            turn_key: None,
             min_epoch: Epoch::default(),
             client: ClientLabel {
                 edge_node: Arc::clone(&self.ctx.node_id),

@@ -14,13 +14,13 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use catalogue::{MetricInfo, render_table};
 use families::Families;
 pub use labels::{
-    ArchiveFailure, ClaimOutcome, Direction, HandoffReason, Outcome, Place, ResumeOutcome, Side,
-    StoreFailure, TakeoverReason, TurnOutcome,
+    ArchiveFailure, ClaimOutcome, Direction, HandoffReason, LedgerRefusal, LedgerWrite, Outcome,
+    Place, ResumeOutcome, Side, StoreFailure, TakeoverReason, TurnOutcome,
 };
 use labels::{
-    ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByOperation, ByOutcome,
-    ByPlace, ByProfile, ByResume, ByRoute, BySide, ByState, ByStoreFailure, ByTakeover, ByTurn,
-    ByUpstream,
+    ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLedgerRefusal,
+    ByLedgerWrite, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide, ByState,
+    ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
 };
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use tokio::time::Instant;
@@ -253,6 +253,17 @@ impl Metrics {
     pub fn store(&self, operation: &'static str, took: Duration) {
         let labels = ByOperation { operation };
         self.0.store_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Turns went to the ledger in one write.
+    pub fn ledger_batch(&self, write: LedgerWrite, turns: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "batches are small")]
+        self.0.ledger_batch.get_or_create(&ByLedgerWrite { write }).observe(turns as f64);
+    }
+
+    /// The ledger did not let a turn be sent.
+    pub fn ledger_refusal(&self, reason: LedgerRefusal) {
+        self.0.ledger_refusals.get_or_create(&ByLedgerRefusal { reason }).inc();
     }
 
     /// The store failed. `operation` is a name from the code, never data.

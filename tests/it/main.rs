@@ -25,6 +25,7 @@ mod crash;
 mod drain;
 mod failover;
 mod leaving;
+mod ledger;
 mod opaque_messages;
 mod opaque_session;
 mod outage;

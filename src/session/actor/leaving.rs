@@ -45,14 +45,17 @@ impl Actor {
             newest.find_map(|at| ServerEvent::parse(&log.read(at)?.messages().next()?)?.sequence)
         });
         self.severed.extend(severed);
+        // What it was being told of was not sent; the next epoch fences what it writes yet.
+        self.journal.clear();
         self.perform(actions);
     }
 
     /// Nothing would be left behind: no turn that the upstream has, nobody being attached,
-    /// no answer that waits for its copy.
+    /// no answer that waits for its copy, nothing that the ledger is being told.
     pub(super) fn may_leave(&self) -> bool {
         self.waiting.is_empty()
             && self.held.is_empty()
+            && self.journal.is_empty()
             && self.turns.as_ref().is_none_or(Turns::may_leave)
     }
 

@@ -33,6 +33,7 @@ use crate::{
         Attach, AttachError, Attached, ClientKind, ClientLabel, Context, Registry,
         aliases::AliasWriter,
         archive::Archive,
+        ledger::Ledger,
         replica::{Heirs, Replicator},
         warm::Prepared,
     },
@@ -209,6 +210,7 @@ pub(crate) fn route(profile: Profile, gate: &Gate) -> Route {
         session_key: vec![KeySource::Path("room".into())],
         detach_ttl: Duration::from_mins(1),
         continuity: Continuity::default(),
+        ledger: profile == Profile::Responses,
         compression: false,
         sockets_at_drain: SocketsAtDrain::Auto,
     }
@@ -311,7 +313,8 @@ impl Node {
             metrics: metrics.clone(),
             dialer: dialer.clone(),
             archive: archive(&shared, &metrics, &tracker),
-            aliases: AliasWriter::start(shared, &tracker),
+            aliases: AliasWriter::start(Arc::clone(&shared), &tracker),
+            ledger: Ledger::start(me, shared, metrics.clone(), &tracker),
             heirs: Arc::clone(&heirs),
             replicator: Replicator::start(me, heirs, ring.clone(), metrics.clone(), &tracker),
             tracker: tracker.clone(),
@@ -336,7 +339,8 @@ impl Node {
             metrics: self.metrics.clone(),
             dialer: self.dialer.clone(),
             archive: archive(&store, &self.metrics, &self.tracker),
-            aliases: AliasWriter::start(store, &self.tracker),
+            aliases: AliasWriter::start(Arc::clone(&store), &self.tracker),
+            ledger: Ledger::start(self.me, store, self.metrics.clone(), &self.tracker),
             heirs: Arc::new(Alone),
             replicator: Replicator::start(
                 self.me,
@@ -376,6 +380,7 @@ pub(crate) fn wish(route: &Arc<Route>, key: &str) -> Attach {
         upgrade: Upgrade { path_and_query: "/".into(), ..Upgrade::default() },
         last_seq: None,
         last_epoch: None,
+        turn_key: None,
         min_epoch: Epoch::default(),
         client: ClientLabel { edge_node: "edge".into(), kind: ClientKind::WebSocket },
     }

@@ -1,6 +1,6 @@
 //! What becomes of turns when their session leaves for another node. Pure.
 
-use super::{Action, TurnNo, Turns};
+use super::{Action, TurnNo, Turns, lane::Turn};
 use crate::{
     error::{Code, Error},
     session::event::unknown_event,
@@ -28,10 +28,12 @@ impl Turns {
     #[must_use]
     pub fn may_leave(&self) -> bool {
         self.running() == 0
-            && !self.lanes.iter().flat_map(|lane| &lane.queue).any(|turn| {
-                // A turn whose client is gone is not dispatched here either.
-                turn.redispatched && turn.client.is_some()
-            })
+            && !self.lanes.iter().flat_map(|lane| lane.running.iter().chain(&lane.queue)).any(
+                |turn| {
+                    // A turn whose client is gone is not dispatched here either.
+                    turn.redispatched && turn.client.is_some()
+                },
+            )
     }
 
     /// Whether another connection can go on where this one is: it is told what was said, or
@@ -48,16 +50,22 @@ impl Turns {
         let error = Error::new(Code::OutcomeUnknown, text);
         let (mut actions, mut severed) = (Vec::new(), Vec::new());
         for lane in &mut self.lanes {
+            // What the ledger was being told of was not sent.
+            lane.withdraw();
             let again = lane.queue.iter().position(|turn| turn.redispatched);
             let waiting = again.and_then(|at| lane.queue.remove(at));
             for turn in lane.running.take().into_iter().chain(waiting) {
                 self.done += 1;
+                actions.extend(turn.cut_short());
                 let (no, id) = (turn.no, turn.response_id);
                 let event = unknown_event(&error, lane.name.as_deref(), id.as_deref(), last(no));
                 actions.push(Action::Append { turn: no, batch: Batch::one(&event), done: true });
                 severed.push(Severed { turn: no, response_id: id });
             }
         }
+        // The next owner may send these, under numbers of its own.
+        let left = self.lanes.iter().flat_map(|lane| &lane.queue);
+        actions.extend(left.filter_map(Turn::cut_short));
         if !severed.is_empty() {
             self.lost_connection();
             actions.push(Action::HangUp);

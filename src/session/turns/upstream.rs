@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::{Action, TurnNo, Turns, lane::Progress};
+use super::{Action, TurnNo, Turns, keys::Keyed, lane::Progress};
 use crate::{
     session::event::{ServerEvent, Stage, done_item},
+    store::TurnState,
     wire::{Batch, BatchBuilder, Message},
 };
 
@@ -59,7 +60,7 @@ impl Turns {
         let event = ServerEvent::parse(message)?;
         let at = self.meant(&event)?;
         let lane = &mut self.lanes[at];
-        let turn = lane.running.as_mut()?;
+        let turn = lane.running.as_mut().filter(|turn| turn.runs())?;
         match (&turn.response_id, &event.response_id) {
             (Some(known), Some(told)) if known != told => return None,
             (None, Some(told)) => {
@@ -69,6 +70,10 @@ impl Turns {
                 turn.response_id = Some(told.clone());
                 self.known.insert(told.clone());
                 actions.push(Action::Alias(told.clone()));
+                if turn.journaled {
+                    let (state, response) = (TurnState::Visible, Some(told.clone()));
+                    actions.push(Action::Mark { turn: turn.no, state, response });
+                }
             }
             (Some(_), _) if event.stage == Stage::Created => return None,
             // A terminal event that names no response proves nothing.
@@ -93,6 +98,17 @@ impl Turns {
             self.done += 1;
             let turn = lane.running.take()?;
             let kept = !turn.create.store && event.stage == Stage::Completed;
+            if turn.journaled {
+                let state = match event.stage {
+                    Stage::Completed | Stage::Incomplete => TurnState::Done,
+                    _ => TurnState::Failed,
+                };
+                actions.push(Action::Mark { turn: no, state, response: None });
+            }
+            self.keyed.extend(Keyed::of(&turn));
+            if self.keyed.len() > MAX_ENDED {
+                self.keyed.pop_front();
+            }
             if let Some(id) = &turn.response_id {
                 remember(&mut self.ended, id.clone(), no);
             }
@@ -117,7 +133,7 @@ impl Turns {
         if event.stage != Stage::Error || event.lane.is_some() {
             return named;
         }
-        let running = |at: &usize| self.lanes[*at].running.is_some();
+        let running = |at: &usize| self.lanes[*at].at_upstream().is_some();
         named.filter(running).or_else(|| {
             let mut busy = (0..self.lanes.len()).filter(running);
             busy.next().filter(|_| busy.next().is_none())
