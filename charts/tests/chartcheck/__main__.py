@@ -83,6 +83,8 @@ def whole_chart(
         ("versions", "of chart and program", lambda: program.judge_versions(chart.path), None),
         ("alerts, dashboards", "metrics, labels, runbooks, tests",
          lambda: observed.judge(binary, chart.path), None),
+        ("compose, kind job", "schemas of their specifications",
+         lambda: tools.deployments(Path()), None),
         ("custom resources", "models of their operators", lambda: tools.judge_custom(releases),
          None if os.environ.get("CHART_CRDS") else "no node and npm, or no network"),
         ("alert rules", "promtool check rules, test rules",
