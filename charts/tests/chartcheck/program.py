@@ -132,7 +132,8 @@ def judge_schema(program: Program, chart: Path) -> list[str]:
     values = json.loads((chart / "values.schema.json").read_text())
     mine = values["properties"]["config"]["properties"]
     theirs = program.schema["properties"]
-    faults = [f"config.{k}: the program has it, the chart not" for k in theirs if k not in mine and k not in NOT_IN_CONFIG]
+    missing = [k for k in theirs if k not in mine and k not in NOT_IN_CONFIG]
+    faults = [f"config.{k}: new in the program; run charts/validate --update" for k in missing]
     faults += [f"config.{k}: the chart has it, the program not" for k in mine if k not in theirs]
     faults += [f"config.{k}: set by the chart itself" for k in mine if k in NOT_IN_CONFIG]
     for key in mine.keys() & theirs.keys():
@@ -140,7 +141,7 @@ def judge_schema(program: Program, chart: Path) -> list[str]:
         if "minItems" not in theirs[key]:
             loose.pop("minItems", None)
         if loose != theirs[key]:
-            faults.append(f"config.{key}: differs from `ringspan config schema`")
+            faults.append(f"config.{key}: differs from the program; run charts/validate --update")
     guarded = set(re.findall(r'"([A-Z_]+)"', (chart / "templates/helpers/_env.tpl").read_text()))
     for key in sorted(NOT_IN_CONFIG):
         if key.upper() not in guarded:
