@@ -2,7 +2,7 @@
 # Everything that has to hold before a change is merged; the closing lines are the test
 # runner's own.
 #
-#   ./test.sh          all of it: format, lints, documents, unit, contract and ring tests
+#   ./test.sh          all of it: format, lints, documents, the chart, unit, contract and ring tests
 #   ./test.sh quick    unit tests and the rules of the architecture; needs no Postgres
 #   ./test.sh continuity [FILTER]
 #                      the long forms of the rolls, kills and outages, and the figures of
@@ -12,7 +12,8 @@
 # What is missing is installed where this script may (root and apt-get), and said:
 #   - a C compiler (bundled SQLite and the TLS library are C)
 #   - the Postgres server programs (tests start servers of their own and remove them)
-# npm and pip are optional: with them the tests run the real Codex CLI and the OpenAI SDKs.
+# npm and pip are optional: with them the tests run the real Codex CLI and the OpenAI SDKs, and
+# the chart is validated.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -93,6 +94,24 @@ lint() {
     fi
 }
 
+# Validates the chart and sees planted faults caught, by the program that the tests run too.
+chart() {
+    if ! python3 -c 'import ensurepip' 2>/dev/null && may_install; then
+        say "installing python3-venv, for the validation of the chart"
+        apt_install python3 python3-venv || true
+    fi
+    run cargo test --locked --no-run
+    local code=0 part
+    export RINGSPAN_BIN=${CARGO_TARGET_DIR:-target}/debug/ringspan
+    for part in "" --mutants; do
+        say "charts/validate $part"
+        charts/validate $part || code=$?
+        [ "$code" = 75 ] && { say "skipped: the chart (see above)"; break; }
+        [ "$code" = 0 ] || fail "the chart has faults"
+    done
+    unset RINGSPAN_BIN
+}
+
 tests() {
     if cargo nextest --version >/dev/null 2>&1; then
         run cargo nextest run --locked --no-fail-fast "$@"
@@ -119,4 +138,5 @@ if [ "$mode" = continuity ]; then
     exit
 fi
 lint
+chart
 tests
