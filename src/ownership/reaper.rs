@@ -40,7 +40,7 @@ pub struct Reaper {
     expired: BTreeMap<Incarnation, Instant>,
     /// When the view before this one was asked for.
     looked: Option<Instant>,
-    /// Members that have us in their view, and when they said so.
+    /// Members that have us in their view although they are older, and when they said so.
     acquainted: BTreeMap<Incarnation, Instant>,
     /// Until when we have promised a member not to declare it dead.
     promised: BTreeMap<Incarnation, Instant>,
@@ -175,14 +175,19 @@ impl Reaper {
         self.acquainted.entry(member).or_insert(now);
     }
 
-    /// Whether `member` has said that this node is in its view.
+    /// Whether this node is certainly in `member`'s view: it has said so, or it registered
+    /// after us. Registrations take turns, and the first view is read after one's own.
     #[must_use]
     pub fn knows_us(&self, member: Incarnation) -> bool {
-        self.acquainted.contains_key(&member)
+        member > self.me || self.acquainted.contains_key(&member)
     }
 
     /// A certificate that it got just before it knew us must be over as well.
     fn is_acquainted(&self, member: Incarnation, now: Instant) -> bool {
+        if member > self.me {
+            // It has never held one without us.
+            return true;
+        }
         let since = self.acquainted.get(&member);
         since.is_some_and(|since| now >= *since + self.bounds.promise())
     }
@@ -357,10 +362,20 @@ mod tests {
         assert!(reaper.promise(Incarnation(9), now), "it is dead, nothing can happen to it");
     }
 
+    /// Registered after all others of these tests.
+    const NEWCOMER: Incarnation = Incarnation(99);
+
+    #[test]
+    fn a_member_that_registered_after_us_knows_us_without_a_word() {
+        let reaper = Reaper::new(ME, Bounds::new(TTL));
+        assert!(reaper.knows_us(Incarnation(ME.0 + 1)));
+        assert!(!Reaper::new(NEWCOMER, Bounds::new(TTL)).knows_us(ME));
+    }
+
     #[test]
     fn a_member_that_may_not_know_us_gets_all_the_time_of_a_certificate() {
         let bounds = Bounds::new(TTL);
-        let mut newcomer = Reaper::new(ME, bounds);
+        let mut newcomer = Reaper::new(NEWCOMER, bounds);
         let start = Instant::now();
         let (said, now) = watch(&mut newcomer, &view(2, 1), start, 59);
         assert!(said.is_empty() && now > start + bounds.stranger(), "its own first TTL counts");
@@ -369,7 +384,7 @@ mod tests {
 
     #[test]
     fn an_acquaintance_counts_after_the_certificates_from_before_it() {
-        let mut newcomer = Reaper::new(ME, Bounds::new(TTL));
+        let mut newcomer = Reaper::new(NEWCOMER, Bounds::new(TTL));
         let (_, now) = watch(&mut newcomer, &view(3, 0), Instant::now(), 20);
         newcomer.acquaint(Incarnation(3), now);
         assert!(newcomer.verdict(&view(3, 1), now, now).is_empty());

@@ -80,6 +80,9 @@ impl Postgres {
                 tx.rollback().await?;
                 return Ok(Err((holder.try_get(0)?, holder.try_get(1)?)));
             }
+            // Incarnations are handed out in the order in which registrations are seen: who has
+            // a higher one has read a view with all lower ones (see `ownership::reaper`).
+            sqlx::query("SELECT 1 FROM ring_meta FOR UPDATE").execute(&mut *tx).await?;
             let row = sqlx::query(INSERT)
                 .bind(&new.node_id)
                 .bind(&new.peer_addr)
