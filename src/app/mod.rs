@@ -110,7 +110,7 @@ impl App {
     /// A store that cannot be reached or has the wrong schema, an address in use, a node id
     /// that another live process holds, a certificate that cannot be read.
     #[expect(clippy::too_many_lines, reason = "wiring reads best as one list")]
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, metrics: Metrics) -> anyhow::Result<Self> {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
@@ -119,7 +119,6 @@ impl App {
                 .await
                 .context("migrating the database")?;
         }
-        let metrics = Metrics::new();
         let store = store::open(&config.store).await.context("opening the database")?;
         let store: Arc<dyn Store> = Arc::new(metered::Metered::new(store, metrics.clone()));
         let cluster = store.cluster().await.context("reading the cluster's identity")?;

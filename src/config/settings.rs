@@ -40,7 +40,7 @@ impl Section {
             Self::Limits => "Limits",
             Self::Peers => "Peer security",
             Self::Auth => "Clients",
-            Self::Telemetry => "Logs and traces",
+            Self::Telemetry => "Telemetry",
         }
     }
 }
@@ -267,7 +267,7 @@ settings! {
         LogFormat "log-format" Choice(&["text", "json"]), Is("text"), "Form of a log line.";
         LogFilter "log-filter" Filter, Is("info"), "What is logged, as a `tracing` filter.";
         OtlpEndpoint "otlp-endpoint" HttpUrl, Unset,
-            "OpenTelemetry collector (OTLP over gRPC) that receives traces.";
+            "OpenTelemetry collector that is sent traces, metrics and logs; the standard `OTEL_*` variables say the rest (protocol, headers, signals).";
     }
 }
 

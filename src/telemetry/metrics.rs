@@ -14,12 +14,13 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use catalogue::{MetricInfo, render_table};
 use families::Families;
 use labels::{
-    ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByOperation, ByOutcome, ByPlace, ByProfile,
-    ByResume, ByRoute, BySide, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
+    ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLoss, ByOperation, ByOutcome, ByPlace,
+    ByProfile, ByResume, ByRoute, BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn,
+    ByUpstream,
 };
 pub use labels::{
-    ClaimOutcome, Direction, HandoffReason, Outcome, Place, ResumeOutcome, Side, StoreFailure,
-    TakeoverReason, TurnOutcome,
+    ClaimOutcome, Direction, HandoffReason, Loss, Outcome, Place, ResumeOutcome, Side, Signal,
+    StoreFailure, TakeoverReason, TurnOutcome,
 };
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use tokio::time::Instant;
@@ -226,6 +227,16 @@ impl Metrics {
     /// The store failed. `operation` is a name from the code, never data.
     pub fn store_error(&self, operation: &'static str, reason: StoreFailure) {
         self.0.store_errors.get_or_create(&ByStoreFailure { operation, reason }).inc();
+    }
+
+    /// The counter of what a collector took.
+    pub fn otlp_sent(&self, signal: Signal) -> Counter {
+        self.0.otlp_sent.get_or_create_owned(&BySignal { signal })
+    }
+
+    /// The counter of what no collector took.
+    pub fn otlp_lost(&self, signal: Signal, reason: Loss) -> Counter {
+        self.0.otlp_lost.get_or_create_owned(&ByLoss { signal, reason })
     }
 
     /// A client was told of a failure.

@@ -6,9 +6,9 @@ use super::{
     Counter, Gauge, Histogram,
     catalogue::{Catalogue, Remaining},
     labels::{
-        Build, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByOperation, ByOutcome, ByPlace,
-        ByProfile, ByResume, ByRoute, BySide, ByState, ByStoreFailure, ByTakeover, ByTurn,
-        ByUpstream,
+        Build, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLoss, ByOperation, ByOutcome,
+        ByPlace, ByProfile, ByResume, ByRoute, BySide, BySignal, ByState, ByStoreFailure,
+        ByTakeover, ByTurn, ByUpstream,
     },
     process,
 };
@@ -57,6 +57,8 @@ pub(super) struct Families {
     pub(super) store_seconds: Histograms<ByOperation>,
     pub(super) store_errors: Family<ByStoreFailure, Counter>,
     pub(super) errors: Family<ByError, Counter>,
+    pub(super) otlp_sent: Family<BySignal, Counter>,
+    pub(super) otlp_lost: Family<ByLoss, Counter>,
 }
 
 impl Families {
@@ -242,6 +244,18 @@ impl Families {
                 "errors",
                 None,
                 "Errors told to clients, by code and by who is to blame",
+                Family::default(),
+            ),
+            otlp_sent: c.add(
+                "otlp_sent",
+                None,
+                "Spans, log records and metric points that a collector took",
+                Family::default(),
+            ),
+            otlp_lost: c.add(
+                "otlp_lost",
+                None,
+                "Spans, log records and metric points that were lost on their way to a collector",
                 Family::default(),
             ),
             catalogue: c,
