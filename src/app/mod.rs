@@ -23,6 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 use crate::{
     admin,
@@ -296,12 +297,19 @@ impl App {
             ended = &mut admin => Err(failure("admin", ended.map(|r| r.err().map(Into::into)))),
         };
         let result = match result {
-            Ok(()) => tokio::select! {
-                biased;
-                () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead during its drain")),
-                () = signals.wanted() => Err(anyhow::anyhow!("a second signal ended the drain")),
-                drained = node.drain() => drained,
-            },
+            Ok(()) => {
+                let span = tracing::info_span!(
+                    parent: None,
+                    "drain",
+                    ringspan.sessions = node.registry.len(),
+                );
+                tokio::select! {
+                    biased;
+                    () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead during its drain")),
+                    () = signals.wanted() => Err(anyhow::anyhow!("a second signal ended the drain")),
+                    drained = node.drain().instrument(span) => drained,
+                }
+            }
             failed => failed,
         };
         if let Err(error) = &result {

@@ -6,7 +6,6 @@ use axum::{
     extract::{RawPathParams, Request},
     response::Response,
 };
-use tracing::{Instrument, field::Empty};
 
 use super::{
     Edge, key,
@@ -41,29 +40,24 @@ pub(super) async fn handle(
         Err(error) => return edge.refuse(&error),
     };
     let session = attach.session;
-    let span = tracing::info_span!("attach", %session, route = %route.path, epoch = Empty);
+    let span = propagation::request("GET", &route.path);
     propagation::enter(&span, &mut attach.upgrade.headers);
-    let attached = match edge.router.attach(attach, UPGRADE_PATIENCE).instrument(span.clone()).await
-    {
+    let attached = match edge.router.attach(attach, UPGRADE_PATIENCE).await {
         Ok(attached) => attached,
-        Err(error) => return edge.refuse_route(&error),
+        Err(error) => return edge.refuse_traced(&span, &error),
     };
     let limit = edge.limits.max_message_bytes;
     let (response, socket) =
         pending.accept(Some(&attached), Some(session.to_string()), route.compression, limit);
-    span.record("epoch", attached.epoch.0);
-    edge.tracker.clone().spawn(
-        async move {
-            if let Some((socket, seat)) = socket.await {
-                let up = edge.metrics.frames(&route.path, Direction::Up);
-                let down = edge.metrics.frames(&route.path, Direction::Down);
-                let pump =
-                    Pump::new(socket, seat, edge.limits.write_timeout, &edge.drain, up, down);
-                serve(pump, attached.link).await;
-            }
+    propagation::answered(&span, response.status());
+    edge.tracker.clone().spawn(async move {
+        if let Some((socket, seat)) = socket.await {
+            let up = edge.metrics.frames(&route.path, Direction::Up);
+            let down = edge.metrics.frames(&route.path, Direction::Down);
+            let pump = Pump::new(socket, seat, edge.limits.write_timeout, &edge.drain, up, down);
+            serve(pump, attached.link).await;
         }
-        .instrument(span),
-    );
+    });
     response
 }
 

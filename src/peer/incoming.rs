@@ -10,6 +10,7 @@ use tonic::{
     Request, Response, Status, Streaming, service::interceptor::InterceptedService,
     transport::Server,
 };
+use tracing::Instrument;
 
 use super::{
     MAX_HOPS, PROTOCOL, auth, convert,
@@ -28,7 +29,10 @@ use crate::{
     ids::SessionId,
     ring::Ring,
     session::{AttachError, Registry},
-    telemetry::metrics::{GaugeGuard, Metrics, Side},
+    telemetry::{
+        metrics::{GaugeGuard, Metrics, Side},
+        propagation,
+    },
 };
 
 /// How long a caller may take for its Hello.
@@ -259,15 +263,27 @@ impl Incoming {
         if request.hop > MAX_HOPS {
             return Err(Error::new(Code::OwnerMoving, "passed on too often; retry").into());
         }
-        let Some(attach) = convert::attach_in(request, &self.routes) else {
+        let Some(mut attach) = convert::attach_in(request, &self.routes) else {
             let text = "this node has no such route: the nodes' configurations differ";
             return Err(Error::new(Code::Internal, text).into());
         };
-        let attached = self.registry.attach(attach).await.inspect_err(|error| {
-            if matches!(error, AttachError::NotOwner(_)) {
-                self.metrics.not_owner(Side::Callee);
-            }
-        })?;
+        let span = tracing::info_span!(
+            parent: None,
+            "serve attach",
+            otel.kind = "server",
+            rpc.system = "grpc",
+            rpc.service = "ringspan.peer.v1.Peer",
+            rpc.method = "Link",
+            session.id = %attach.session,
+            ringspan.edge = %attach.client.edge_node,
+        );
+        propagation::enter(&span, &mut attach.upgrade.headers);
+        let attached =
+            self.registry.attach(attach).instrument(span).await.inspect_err(|error| {
+                if matches!(error, AttachError::NotOwner(_)) {
+                    self.metrics.not_owner(Side::Callee);
+                }
+            })?;
         let (resume, floor_seq) = convert::resume_out(attached.resume);
         let answer = proto::Attached {
             epoch: attached.epoch.0,

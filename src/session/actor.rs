@@ -36,7 +36,10 @@ use crate::{
     error::{Code, Error},
     ids::{Epoch, Principal, SessionId},
     link::Frame,
-    telemetry::metrics::{GaugeGuard, GaugeShare, Place},
+    telemetry::{
+        metrics::{GaugeGuard, GaugeShare, Place},
+        propagation::Context as TraceContext,
+    },
     upstream::{Connection, DialError, Upgrade},
     wire::CloseFrame,
 };
@@ -123,6 +126,9 @@ pub(super) struct Actor {
     upstream: Upstream,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
+    /// What the session's spans point back at: the transfer that brought it here, or what
+    /// its lost owner did last.
+    pub(super) origin: TraceContext,
     /// What the upstream answered to the upgrade.
     headers: HeaderMap,
     subprotocol: Option<String>,
@@ -180,6 +186,7 @@ impl Actor {
             held: VecDeque::new(),
             upstream: Upstream::None,
             upgrade: attach.upgrade.clone(),
+            origin: TraceContext::default(),
             headers: HeaderMap::new(),
             subprotocol: None,
             waiting: Vec::new(),

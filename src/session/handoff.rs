@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use tracing::{Instrument, Span};
 
 use super::actor::{Actor, Exit};
 use crate::{
@@ -10,7 +11,10 @@ use crate::{
     ids::Incarnation,
     link::Frame,
     store::Transferred,
-    telemetry::metrics::{HandoffReason, Outcome},
+    telemetry::{
+        metrics::{HandoffReason, Outcome},
+        propagation,
+    },
 };
 
 /// How long clients may take to collect their last messages.
@@ -37,9 +41,25 @@ pub(super) async fn run(mut actor: Actor) {
             actor.dismiss(&Frame::Close(frame));
             release(&actor).await;
         }
-        Exit::HandOff => hand_off(actor).await,
+        Exit::HandOff => {
+            let span = begin(&mut actor);
+            hand_off(actor).instrument(span).await;
+        }
         Exit::Stopped(error) => stop(actor, error).await,
     }
+}
+
+/// The span of a transfer. It goes on with the trace of the newest client, and what the heir
+/// is left names it, so the heir's spans can point back at it.
+fn begin(actor: &mut Actor) -> Span {
+    let span = tracing::info_span!(
+        parent: None,
+        "handoff",
+        session.id = %actor.id,
+        ringspan.epoch = actor.epoch.0,
+    );
+    propagation::enter(&span, &mut actor.upgrade.headers);
+    span
 }
 
 /// Planned transfer at a turn boundary: quiesce, deliver, commit, tell.

@@ -31,6 +31,7 @@ use crate::{
     telemetry::{
         events::Events,
         metrics::{ClaimOutcome, Metrics, TakeoverReason},
+        propagation,
     },
     upstream::Dialer,
 };
@@ -264,8 +265,9 @@ impl Registry {
             .warm
             .take(attach.session)
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
+        let origin = warm.as_ref().map(|warm| propagation::extract(&warm.upgrade.headers));
         let past = warm.map(|warm| warm.past).unwrap_or_default();
-        let actor = Actor::new(
+        let mut actor = Actor::new(
             Arc::clone(&self.ctx),
             attach,
             claimed,
@@ -274,6 +276,7 @@ impl Registry {
             commands,
             inbox.downgrade(),
         );
+        actor.origin = origin.unwrap_or_default();
         let (registry, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
         let id = attach.session;
         self.ctx.tracker.spawn(async move {
