@@ -231,6 +231,7 @@ impl App {
             routes: served,
             ring: ring.clone(),
             metrics: metrics.clone(),
+            events: events.clone(),
             tracker: background.clone(),
             shutdown: stop.peers.clone(),
         };

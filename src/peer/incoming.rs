@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use super::{
     MAX_HOPS, PROTOCOL, auth, convert,
-    describe::SessionReport,
+    describe::{self, SessionReport},
     mux::{Mux, Outgoing},
     outgoing::{Identity, WINDOW},
     proto::{
@@ -30,6 +30,7 @@ use crate::{
     ring::Ring,
     session::{AttachError, Registry},
     telemetry::{
+        events::Events,
         metrics::{GaugeGuard, Metrics, Side},
         propagation,
     },
@@ -58,6 +59,7 @@ pub struct Incoming {
     pub routes: Arc<[Arc<Route>]>,
     pub ring: watch::Receiver<Arc<Ring>>,
     pub metrics: Metrics,
+    pub events: Events,
     pub tracker: TaskTracker,
     pub shutdown: CancellationToken,
 }
@@ -145,9 +147,15 @@ impl Incoming {
     ) -> Result<proto::DescribeResponse, Status> {
         self.check_target(request.target_incarnation)?;
         let ids = request.sessions.iter().take(MAX_DESCRIBED);
-        let handles = ids.filter_map(|id| id.as_ref().try_into().ok().map(SessionId));
-        let sessions = handles.filter_map(|id| self.registry.get(id));
-        Ok(proto::DescribeResponse { sessions: sessions.map(|h| SessionReport::of(&h)).collect() })
+        let ids = ids.filter_map(|id| id.as_ref().try_into().ok().map(SessionId));
+        let mut answer = proto::DescribeResponse::default();
+        for id in ids {
+            answer.sessions.extend(self.registry.get(id).map(|handle| SessionReport::of(&handle)));
+            if request.story && answer.story.is_empty() {
+                answer.story = describe::story(&self.events, id);
+            }
+        }
+        Ok(answer)
     }
 
     /// Refuses, before any work, who has no business here.

@@ -13,7 +13,7 @@ mod outgoing;
 #[cfg(test)]
 mod tests;
 
-pub use describe::SessionReport;
+pub use describe::{SessionReport, StoryEvent, story};
 pub use incoming::{Incoming, serve};
 pub use outgoing::{Identity, PeerError, Peers};
 

@@ -71,6 +71,7 @@ impl Pair {
             routes: [Arc::clone(&route)].into(),
             ring: owner.ring.clone(),
             metrics: owner.metrics.clone(),
+            events: crate::telemetry::events::Events::default(),
             tracker: owner.tracker.clone(),
             shutdown: owner.stop.clone(),
         };

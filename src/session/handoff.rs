@@ -157,6 +157,7 @@ async fn stop(mut actor: Actor, error: Error) {
 
 /// Fenced by epoch: if the session is somebody else's by now, nothing happens.
 async fn release(actor: &Actor) {
+    actor.ctx.events.note("released", &actor.id, format!("given up, epoch {}", actor.epoch));
     if let Err(error) = actor.ctx.store.release(actor.id, actor.ctx.me, actor.epoch).await {
         // The row keeps naming this incarnation; whoever asks for the session here claims it
         // anew, and once this node is gone anybody may.

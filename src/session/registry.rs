@@ -342,6 +342,10 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
                     tracing::info!(session = %attach.session, %epoch, %from, "session taken over");
                     let text = format!("taken over from incarnation {from}, epoch {epoch}");
                     ctx.events.emit("takeover", Some(&attach.session), &text);
+                } else if from.is_some() {
+                    tracing::debug!(session = %attach.session, %epoch, "session opened as its heir");
+                    let text = format!("opened here after a handoff, epoch {epoch}");
+                    ctx.events.emit("arrived", Some(&attach.session), &text);
                 } else {
                     tracing::debug!(session = %attach.session, %epoch, "session claimed");
                     let text = format!("claimed for {}, epoch {epoch}", attach.route.path);

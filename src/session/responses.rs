@@ -202,6 +202,9 @@ impl Actor {
                     propagation::failed(&watch.span);
                 }
                 self.ctx.metrics.turn(&self.route.path, outcome, now - watch.accepted);
+                let took = (now - watch.accepted).as_secs_f64();
+                let text = format!("turn {turn} {} after {took:.2} s", outcome.as_str());
+                self.ctx.events.note("turn", &self.id, text);
             }
             self.turn_ended();
         }

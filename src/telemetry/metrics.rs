@@ -60,7 +60,18 @@ impl Metrics {
     /// All metrics at their zero.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Families::new()))
+        let metrics = Self(Arc::new(Families::new()));
+        // Rare, and watched by their increase: a counter that is first seen with its first
+        // event shows none.
+        for outcome in [Outcome::Ok, Outcome::Failed] {
+            let labels = ByHandoff { reason: HandoffReason::Drain, outcome };
+            drop(metrics.0.handoffs.get_or_create(&labels));
+            drop(metrics.0.handoff_seconds.get_or_create(&labels));
+        }
+        for reason in [TakeoverReason::Dead, TakeoverReason::Gone] {
+            drop(metrics.0.takeovers.get_or_create(&ByTakeover { reason }));
+        }
+        metrics
     }
 
     /// `OpenMetrics` text, without the families that have no value yet.

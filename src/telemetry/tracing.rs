@@ -88,7 +88,13 @@ pub fn init(config: &Telemetry, node_id: &str, metrics: &Metrics) -> Result<Guar
     let ours = || filter_fn(|meta| meta.target().starts_with("ringspan"));
     if let Some(target) = target(Signal::Traces)? {
         let provider = otlp::traces(&target, resource.clone(), metrics, env)?;
-        let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("ringspan"));
+        // Where in the code a span was made is of no use to an operator.
+        let spans = tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("ringspan"))
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false);
         layers.push(spans.with_filter(ours()).boxed());
         guard.traces = Some(provider);
     }

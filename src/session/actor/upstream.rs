@@ -66,6 +66,8 @@ impl Actor {
                 self.upstream = Upstream::Connected(Box::new(connection), gauge);
                 self.last_upstream = Instant::now();
                 self.stats.set_upstream(UpstreamState::Connected);
+                let text = format!("connected to {name}");
+                self.ctx.events.note("upstream", &self.id, text);
                 for (attach, reply) in std::mem::take(&mut self.waiting) {
                     self.admit(&attach, reply);
                 }
@@ -172,6 +174,7 @@ impl Actor {
         why: &'static str,
     ) -> Option<Exit> {
         tracing::debug!(session = %self.id, why, "upstream connection ended");
+        self.ctx.events.note("upstream", &self.id, why.to_owned());
         self.upstream = Upstream::None;
         self.stats.set_upstream(UpstreamState::None);
         self.retime = true;
