@@ -36,6 +36,7 @@ const SAMPLE_MAY: &[&str] = &["error", "config::Secret"];
 /// External crates that have a home (by the start of their names).
 const HOMES: &[(&str, &[&str])] = &[
     ("sqlx", &["store"]),
+    ("aws_lc_rs", &["session"]),
     // The ring's own protocol, and the one that collectors speak.
     ("tonic", &["peer", "telemetry"]),
     ("prost", &["peer", "telemetry"]),
@@ -54,11 +55,14 @@ const PURE: &[&str] = &[
     "wire/codec.rs",
     "wire/frame.rs",
     "ownership/lease.rs",
+    "ownership/outage.rs",
     "ownership/reaper.rs",
     "ring/build.rs",
     "ring/placement.rs",
     "session/event.rs",
+    "session/history.rs",
     "session/log.rs",
+    "session/seal.rs",
     "session/turns.rs",
     "session/turns/",
 ];

@@ -1,9 +1,9 @@
 //! `ringspan completions` and `ringspan man`: the command line, told to shells and readers.
 
-use std::{fs, io::Write, path::Path};
+use std::{fs, io::Write};
 
 use anyhow::Context as _;
-use clap::{Command, CommandFactory};
+use clap::CommandFactory;
 
 use super::{
     Exit,
@@ -22,29 +22,16 @@ pub(super) fn completions(args: &CompletionsArgs, out: &mut dyn Write) -> anyhow
 pub(super) fn man(args: &ManArgs, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let command = Cli::command();
     let Some(dir) = &args.out else {
-        out.write_all(&page(command)?)?;
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command).render(&mut page)?;
+        out.write_all(&page)?;
         return Ok(Exit::Success);
     };
     fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-    write_all(command, "ringspan", dir)?;
+    // `ringspan.1`, `ringspan-config-check.1` and so on.
+    clap_mangen::generate_to(command, dir).with_context(|| format!("writing {}", dir.display()))?;
     writeln!(out, "manual pages are in {}", dir.display())?;
     Ok(Exit::Success)
-}
-
-/// The page of a command and those of its subcommands: `ringspan-config-check.1`.
-fn write_all(command: Command, name: &str, dir: &Path) -> anyhow::Result<()> {
-    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
-        write_all(below.clone(), &format!("{name}-{}", below.get_name()), dir)?;
-    }
-    let path = dir.join(format!("{name}.1"));
-    let page = page(command.name(name.to_owned()))?;
-    fs::write(&path, page).with_context(|| format!("writing {}", path.display()))
-}
-
-fn page(command: Command) -> anyhow::Result<Vec<u8>> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command).render(&mut page)?;
-    Ok(page)
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ impl Peers {
         addr: &str,
         sessions: &[SessionId],
     ) -> Vec<SessionReport> {
-        self.ask(target, addr, sessions, false).await.sessions
+        self.described(target, addr, sessions, false).await.sessions
     }
 
     /// Asks a member what it remembers of a session. One that does not answer in time
@@ -104,10 +104,10 @@ impl Peers {
         addr: &str,
         session: SessionId,
     ) -> Vec<StoryEvent> {
-        self.ask(target, addr, &[session], true).await.story
+        self.described(target, addr, &[session], true).await.story
     }
 
-    async fn ask(
+    async fn described(
         &self,
         target: Incarnation,
         addr: &str,

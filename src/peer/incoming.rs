@@ -27,6 +27,7 @@ use crate::{
     config::{PeerSecurity, Route},
     error::{Code, Error},
     ids::SessionId,
+    ownership::witness::Witness,
     ring::Ring,
     session::{AttachError, Registry},
     telemetry::{
@@ -58,6 +59,7 @@ pub struct Incoming {
     pub registry: Arc<Registry>,
     pub routes: Arc<[Arc<Route>]>,
     pub ring: watch::Receiver<Arc<Ring>>,
+    pub witness: Witness,
     pub metrics: Metrics,
     pub events: Events,
     pub tracker: TaskTracker,
@@ -101,6 +103,13 @@ impl Peer for Incoming {
         request: Request<proto::DescribeRequest>,
     ) -> Result<Response<proto::DescribeResponse>, Status> {
         self.describe_all(request.get_ref()).map(Response::new)
+    }
+
+    async fn testify(
+        &self,
+        request: Request<proto::TestifyRequest>,
+    ) -> Result<Response<proto::TestifyResponse>, Status> {
+        self.testify_to(request.get_ref()).map(Response::new)
     }
 
     async fn link(
@@ -176,7 +185,7 @@ impl Incoming {
     }
 
     /// Addresses are reused, incarnations are not.
-    fn check_target(&self, target: i64) -> Result<(), Status> {
+    pub(super) fn check_target(&self, target: i64) -> Result<(), Status> {
         if target == self.identity.incarnation.0 {
             return Ok(());
         }

@@ -16,6 +16,7 @@ use super::{
     Attach, AttachError, Attached, ClientKind, ClientLabel, Owner,
     actor::{Actor, Command},
     aliases::AliasWriter,
+    archive::Archive,
     handoff,
     replica::{Heirs, Replicator},
     stats::Stats,
@@ -50,6 +51,7 @@ pub struct Context {
     pub aliases: AliasWriter,
     pub heirs: Arc<dyn Heirs>,
     pub replicator: Replicator,
+    pub archive: Archive,
     pub tracker: TaskTracker,
     pub events: Events,
 }
@@ -62,7 +64,7 @@ const ATTEMPTS: u32 = 4;
 
 /// The sessions that this node owns.
 pub struct Registry {
-    ctx: Arc<Context>,
+    pub(super) ctx: Arc<Context>,
     sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
     draining: AtomicBool,
     warm: WarmStore,
@@ -88,7 +90,7 @@ impl Drop for Opening<'_> {
 /// An open session, as the rest of the node sees it.
 #[derive(Clone)]
 pub struct Handle {
-    inbox: mpsc::Sender<Command>,
+    pub(super) inbox: mpsc::Sender<Command>,
     pub id: SessionId,
     pub principal: Principal,
     pub epoch: Epoch,
@@ -181,7 +183,9 @@ impl Registry {
     /// Keeps a conversation that another node's session leaves here. False if it is a part
     /// of something that is not here.
     pub fn keep(&self, prepared: Prepared) -> bool {
-        self.warm.keep(prepared, &self.ctx.limits)
+        let kept = self.warm.keep(prepared, &self.ctx.limits);
+        self.ctx.metrics.heir_conversations(self.warm.len());
+        kept
     }
 
     /// Opens a session that was handed to this node, and brings its upstream up, before a
@@ -252,7 +256,8 @@ impl Registry {
         attach: &Attach,
         slot: &Arc<Slot>,
     ) -> Result<Handle, AttachError> {
-        if !self.ctx.lease.is_live(std::time::Instant::now()) {
+        // Not by a certificate: it allows to keep, never to take.
+        if !self.ctx.lease.is_leased(std::time::Instant::now()) {
             return Err(
                 Error::new(Code::SessionUnavailable, "this node's lease is in doubt").into()
             );
@@ -265,8 +270,13 @@ impl Registry {
             .warm
             .take(attach.session)
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
+        self.ctx.metrics.heir_conversations(self.warm.len());
         let origin = warm.as_ref().map(|warm| propagation::extract(&warm.upgrade.headers));
         let past = warm.map(|warm| warm.past).unwrap_or_default();
+        if !past.is_empty() {
+            // What came from the heir has none any more.
+            drop(inbox.try_send(Command::Replicate));
+        }
         let mut actor = Actor::new(
             Arc::clone(&self.ctx),
             attach,
@@ -390,6 +400,10 @@ pub fn owner(row: &SessionRow) -> Option<Owner> {
 /// What a client is told of the store's failure.
 #[must_use]
 pub fn store_error(error: &StoreError) -> Error {
-    tracing::warn!(%error, "store call failed");
+    match error {
+        // An outage is told of once, by the lease's thread.
+        StoreError::Unavailable(_) => tracing::debug!(%error, "store call failed"),
+        error => tracing::warn!(%error, "store call failed"),
+    }
     Error::new(Code::SessionUnavailable, "the session store is not reachable; retry")
 }

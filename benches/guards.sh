@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Instructions of parts of the frame path, compared with benches/guards.txt: a part that
+# takes 3 % more than is written there fails. Counted by valgrind, so a busy machine changes
+# nothing; another compiler may, and then the file is written anew.
+#
+#   benches/guards.sh          compare
+#   benches/guards.sh write    write the file anew
+set -euo pipefail
+cd "$(dirname "$0")/.."
+file=benches/guards.txt
+times=2000
+tolerance=3
+
+if ! command -v valgrind >/dev/null; then
+    echo "guards: skipped, valgrind is not installed (Debian: apt-get install valgrind)" >&2
+    exit 0
+fi
+cargo build --locked --release --example guards
+program=${CARGO_TARGET_DIR:-target}/release/examples/guards
+
+# Instructions of one run of a part so many times.
+count() {
+    valgrind --tool=cachegrind --cache-sim=no --cachegrind-out-file=/dev/null "$program" "$1" "$2" 2>&1 |
+        awk '/I +refs/ { gsub(",", "", $NF); print $NF }'
+}
+
+each() {
+    local none all
+    none=$(count "$1" 0)
+    all=$(count "$1" $times)
+    echo $(((all - none) / times))
+}
+
+if [ "${1:-}" = write ]; then
+    names=$(sed -n 's/^        "\([a-z0-9-]*\)" => .*/\1/p' examples/guards.rs)
+    for name in $names; do echo "$name $(each "$name")"; done | tee $file
+    exit
+fi
+failed=0
+while read -r name before; do
+    now=$(each "$name")
+    verdict=ok
+    if [ $((now * 100)) -gt $((before * (100 + tolerance))) ]; then
+        verdict="MORE than $tolerance % over the baseline"
+        failed=1
+    elif [ $((now * 100)) -lt $((before * (100 - tolerance))) ]; then
+        verdict="less: write the file anew"
+    fi
+    printf '%-22s %8d instructions, was %8d: %s\n' "$name" "$now" "$before" "$verdict"
+done <$file
+exit $failed

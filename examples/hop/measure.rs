@@ -1,0 +1,99 @@
+//! One measurement: a load against a subject, with what everybody used meanwhile.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use super::{
+    peers::{Rig, Subject, ourselves},
+    process::{Process, cpu_ns, rss},
+};
+
+/// What a load came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    /// Frames, set-ups or turns.
+    pub units: f64,
+    pub seconds: f64,
+    /// Seconds of CPU: of the subject, of load and upstream, of Postgres.
+    pub cpu: f64,
+    pub around: f64,
+    pub postgres: f64,
+    /// Milliseconds.
+    pub p50: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub failed: f64,
+}
+
+/// A load under way.
+pub struct Running {
+    load: Process,
+}
+
+impl Running {
+    /// Starts a load and waits until it is about to be counted.
+    pub fn start(rig: &Rig, subject: &Subject, arguments: &[String]) -> anyhow::Result<Self> {
+        let mut command = vec!["load".to_owned(), "--to".into(), subject.entry.to_string()];
+        command.extend_from_slice(arguments);
+        let mut load = ourselves(&command, rig.load_cpu)?;
+        let line = load.line().with_context(|| format!("the load on {}", subject.name))?;
+        ensure!(line == "begin", "the load says {line}");
+        Ok(Self { load })
+    }
+
+    /// Tells a load that waits to go on.
+    pub fn nudge(&mut self) -> anyhow::Result<()> {
+        self.load.nudge()
+    }
+
+    /// Waits for its end and reads what it counted.
+    pub fn end(&mut self) -> anyhow::Result<Sample> {
+        let line = self.load.line()?;
+        let mut numbers =
+            line.strip_prefix("end ").context("no result")?.split(' ').map(str::parse::<f64>);
+        let mut next = || numbers.next().context("a result that is too short")?.context("a result");
+        let (units, seconds) = (next()?, next()?);
+        let (p50, p99, p999) = (next()? / 1e6, next()? / 1e6, next()? / 1e6);
+        let failed = next()?;
+        Ok(Sample { units, seconds, p50, p99, p999, failed, ..Sample::default() })
+    }
+}
+
+/// A load from its begin to its end.
+pub fn measure(rig: &Rig, subject: &Subject, arguments: &[String]) -> anyhow::Result<Sample> {
+    let mut running = Running::start(rig, subject, arguments)?;
+    let before = used(rig, subject, &running);
+    let mut sample = running.end()?;
+    let after = used(rig, subject, &running);
+    sample.cpu = after.0 - before.0;
+    sample.around = after.1 - before.1;
+    sample.postgres = after.2 - before.2;
+    Ok(sample)
+}
+
+fn used(rig: &Rig, subject: &Subject, running: &Running) -> (f64, f64, f64) {
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    let subject = subject.pids().into_iter().map(cpu_ns).sum();
+    let around = cpu_ns(running.load.id()) + cpu_ns(rig.upstream.id());
+    let postgres = rig.postgres.as_ref().map_or(0, |postgres| cpu_ns(postgres.process.id()));
+    (seconds(subject), seconds(around), seconds(postgres))
+}
+
+/// Resident memory that each of `sessions` idle sessions costs a subject, in KiB.
+pub fn idle_kib(rig: &Rig, subject: &Subject, sessions: usize) -> anyhow::Result<f64> {
+    let resident = || subject.pids().into_iter().map(rss).sum::<u64>() as f64 / 1024.0;
+    // What the first connections bring along is no session's.
+    let warm = ["--kind", "idle", "--connections", "50"].map(str::to_owned);
+    let mut warm = Running::start(rig, subject, &warm)?;
+    let before = resident();
+    let arguments = ["--kind", "idle", "--connections", &sessions.to_string()].map(str::to_owned);
+    let mut running = Running::start(rig, subject, &arguments)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let after = resident();
+    running.nudge()?;
+    running.end()?;
+    warm.nudge()?;
+    warm.end()?;
+    Ok((after - before) / sessions as f64)
+}

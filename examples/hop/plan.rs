@@ -1,0 +1,318 @@
+//! What is measured, in which order.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::{
+    measure::{Running, Sample, idle_kib, measure},
+    peers::{Rig, Subject},
+    process::rss,
+    report::{Row, list, median, short, table},
+    ring::Database,
+};
+
+#[derive(Args)]
+pub struct Options {
+    /// The program to measure.
+    #[arg(long)]
+    ringspan: PathBuf,
+    /// One short round: about three minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Only the parts whose name holds one of these.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Rounds in which the subjects take turns.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Length of one measurement.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Also a ringspan with as many threads as processors, and not bound to one.
+    #[arg(long)]
+    threads: bool,
+}
+
+/// Work for all subjects of a part.
+struct Work {
+    title: &'static str,
+    load: &'static str,
+}
+
+/// A unit is a frame that went through: a message and its echo are two.
+const FRAMES: [Work; 5] = [
+    Work { title: "Ping-pong 200 B, 32 connections", load: "pingpong --connections 32" },
+    Work { title: "Ping-pong 200 B, 256 connections", load: "pingpong --connections 256" },
+    Work {
+        title: "256 token streams of 100 B, 20,000 frames/s in all",
+        load: "tokens --connections 256 --bytes 100 --every-us 12800",
+    },
+    Work { title: "Stream 32 × 100 B", load: "flood --connections 32 --bytes 100" },
+    Work { title: "Stream 32 × 4 KiB", load: "flood --connections 32 --bytes 4096" },
+];
+
+type Part<'a> = fn(&Run<'a>) -> anyhow::Result<()>;
+
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let run = Run { rig: Rig::start(options.ringspan.clone())?, options };
+    println!("Rounds: {}, {} s each. Medians.", run.rounds(), run.seconds());
+    let parts: [(&str, Part<'_>); 8] = [
+        ("frames", Run::frames),
+        ("idle", Run::idle),
+        ("setup", Run::setups),
+        ("turns", Run::turns),
+        ("start", Run::starts),
+        ("moves", Run::moves),
+        ("slow", Run::slow),
+        ("growth", Run::growth),
+    ];
+    for (name, part) in parts {
+        if options.only.is_empty() || options.only.iter().any(|only| name.contains(&**only)) {
+            part(&run).with_context(|| format!("in part {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+struct Run<'a> {
+    rig: Rig,
+    options: &'a Options,
+}
+
+impl Run<'_> {
+    fn rounds(&self) -> usize {
+        if self.options.quick { 1 } else { self.options.rounds }
+    }
+
+    fn seconds(&self) -> f64 {
+        if self.options.quick { 1.0 } else { self.options.seconds }
+    }
+
+    fn sqlite(&self) -> Database {
+        Database::sqlite(self.rig.dir())
+    }
+
+    /// A database of its own in the Postgres server, if there is one.
+    fn postgres(&self) -> Option<Database> {
+        self.rig.postgres.as_ref().map(|postgres| Database::Postgres(postgres.url.clone()))
+    }
+
+    fn arguments(&self, load: &str) -> Vec<String> {
+        let mut arguments = vec!["--kind".to_owned()];
+        arguments.extend(load.split(' ').map(str::to_owned));
+        arguments.extend(["--seconds".into(), self.seconds().to_string()]);
+        arguments
+    }
+
+    /// All subjects in turn, several times.
+    fn rounds_of(
+        &self,
+        title: &str,
+        unit: &str,
+        load: &str,
+        subjects: &[Subject],
+    ) -> anyhow::Result<()> {
+        let row = |subject: &Subject| Row {
+            name: subject.name.into(),
+            hops: subject.hops,
+            samples: Vec::new(),
+        };
+        let mut rows: Vec<Row> = subjects.iter().map(row).collect();
+        let arguments = self.arguments(load);
+        for _ in 0..self.rounds() {
+            for (subject, row) in subjects.iter().zip(&mut rows) {
+                row.samples.push(measure(&self.rig, subject, &arguments)?);
+            }
+        }
+        table(title, unit, &rows);
+        Ok(())
+    }
+
+    fn hops(&self) -> anyhow::Result<Vec<Subject>> {
+        let mut all = vec![self.rig.direct(), self.rig.splice()?];
+        all.extend(self.rig.nginx(1)?);
+        all.extend(self.rig.haproxy(1)?);
+        all.push(self.rig.local("ringspan", &self.sqlite(), None)?);
+        if self.options.threads {
+            all.push(self.rig.local("ringspan, 2 threads", &self.sqlite(), Some(2))?);
+        }
+        all.extend(self.rig.nginx(2)?);
+        all.extend(self.rig.haproxy(2)?);
+        all.push(self.rig.forwarded("ringspan, forwarded", &self.sqlite(), None)?);
+        if self.options.threads {
+            let name = "ringspan, forwarded, 2 threads";
+            all.push(self.rig.forwarded(name, &self.sqlite(), Some(2))?);
+        }
+        Ok(all)
+    }
+
+    fn frames(&self) -> anyhow::Result<()> {
+        let subjects = self.hops()?;
+        for work in &FRAMES {
+            self.rounds_of(work.title, "frame", work.load, &subjects)?;
+        }
+        Ok(())
+    }
+
+    fn idle(&self) -> anyhow::Result<()> {
+        let sessions = if self.options.quick { 2000 } else { 5000 };
+        let mut lines = Vec::new();
+        for subject in self.hops()?.iter().filter(|subject| subject.hops > 0) {
+            let kib = idle_kib(&self.rig, subject, sessions)?;
+            lines.push((subject.name.to_owned(), format!("{kib:.1} KiB")));
+        }
+        list(&format!("Memory of an idle session, {sessions} sessions"), &lines);
+        Ok(())
+    }
+
+    fn setups(&self) -> anyhow::Result<()> {
+        let mut subjects = Vec::new();
+        subjects.extend(self.rig.nginx(1)?);
+        subjects.extend(self.rig.haproxy(1)?);
+        subjects.push(self.rig.local("ringspan, SQLite", &self.sqlite(), None)?);
+        if let Some(postgres) = self.postgres() {
+            subjects.push(self.rig.local("ringspan, Postgres", &postgres, None)?);
+        }
+        subjects.extend(self.rig.nginx(2)?);
+        subjects.push(self.rig.forwarded("ringspan, forwarded, SQLite", &self.sqlite(), None)?);
+        self.rounds_of(
+            "Set-up with its claim, 32 at a time",
+            "session",
+            "setup --connections 32",
+            &subjects,
+        )?;
+        let paced = "setup --connections 20 --every-us 100000";
+        self.rounds_of("Set-up, 200 per second", "session", paced, &subjects)
+    }
+
+    fn turns(&self) -> anyhow::Result<()> {
+        let mut subjects = vec![
+            self.rig.local("ringspan, SQLite", &self.sqlite(), None)?,
+            self.rig.forwarded("ringspan, forwarded, SQLite", &self.sqlite(), None)?,
+        ];
+        if let Some(postgres) = self.postgres() {
+            subjects.push(self.rig.local("ringspan, Postgres", &postgres, None)?);
+        }
+        for (title, load) in [
+            (
+                "Responses turns of 20 deltas over HTTP, 8 at a time (latency: first event)",
+                "http-turns --connections 8",
+            ),
+            ("The same, 1 at a time", "http-turns --connections 1"),
+        ] {
+            self.rounds_of(title, "turn", load, &subjects)?;
+        }
+        subjects.insert(0, self.rig.direct());
+        for (title, load) in [
+            ("Responses turns over WebSocket, 8 at a time", "turns --connections 8"),
+            ("The same, 1 at a time", "turns --connections 1"),
+        ] {
+            self.rounds_of(title, "turn", load, &subjects)?;
+        }
+        Ok(())
+    }
+
+    /// From the start of a process to its word that it is ready, on a migrated database.
+    fn starts(&self) -> anyhow::Result<()> {
+        let mut lines = Vec::new();
+        for (name, database) in [("SQLite", Some(self.sqlite())), ("Postgres", self.postgres())] {
+            let Some(database) = database else { continue };
+            drop(self.rig.nodes.start(&database, 100, None)?);
+            let mut times = Vec::new();
+            for _ in 0..self.rounds().max(3) {
+                let node = self.rig.nodes.start(&database, 100, None)?;
+                times.push(Sample { p50: node.started_in.as_secs_f64(), ..Sample::default() });
+            }
+            let seconds = median(&times, |sample| sample.p50);
+            lines.push((name.to_owned(), format!("{:.0} ms", seconds * 1e3)));
+        }
+        list("Start to ready", &lines);
+        Ok(())
+    }
+
+    /// Idle Responses sessions of clients that stay, whose owner drains or is killed.
+    fn moves(&self) -> anyhow::Result<()> {
+        let sessions = 1000;
+        let mut lines = Vec::new();
+        for (name, database) in [("SQLite", Some(self.sqlite())), ("Postgres", self.postgres())] {
+            let Some(database) = database else { continue };
+            for killed in [false, true] {
+                let (edge, mut owner) = self.rig.pair(&database, None)?;
+                let subject = Subject {
+                    name: "ringspan",
+                    hops: 2,
+                    entry: edge.client,
+                    processes: vec![edge.process],
+                };
+                let load = self.arguments(&format!("moves --connections {sessions}"));
+                let mut running = Running::start(&self.rig, &subject, &load)?;
+                let started = std::time::Instant::now();
+                if killed {
+                    owner.process.kill();
+                } else {
+                    let pid = owner.process.id().to_string();
+                    std::process::Command::new("kill").args(["-TERM", &pid]).status()?;
+                    owner.process.ended(Duration::from_mins(2))?;
+                }
+                let ended = started.elapsed();
+                running.nudge()?;
+                let sample = running.end()?;
+                let what = if killed { "killed" } else { "drained" };
+                lines.push((
+                    format!("{name}, owner {what}"),
+                    format!(
+                        "gone after {:.2} s; next turn of {} of {sessions} sessions in {:.2} s, first event p50 {} ms, p99 {} ms",
+                        ended.as_secs_f64(),
+                        sample.units,
+                        sample.seconds,
+                        short(sample.p50),
+                        short(sample.p99),
+                    ),
+                ));
+            }
+        }
+        list(&format!("{sessions} idle Responses sessions move"), &lines);
+        Ok(())
+    }
+
+    /// Sessions that nobody reads beside 500 that are read.
+    fn slow(&self) -> anyhow::Result<()> {
+        let subjects = [
+            self.rig.local("ringspan", &self.sqlite(), None)?,
+            self.rig.forwarded("ringspan, forwarded", &self.sqlite(), None)?,
+        ];
+        for (title, stalled) in
+            [("500 clients, 4,000 frames/s", 0), ("500 clients beside 50 that do not read", 50)]
+        {
+            let load = format!("pingpong --connections 500 --every-us 250000 --stalled {stalled}");
+            self.rounds_of(title, "frame", &load, &subjects)?;
+            let mib = |subject: &Subject| subject.pids().into_iter().map(rss).sum::<u64>() >> 20;
+            let line = |s: &Subject| (s.name.to_owned(), format!("{} MiB", mib(s)));
+            let lines: Vec<_> = subjects.iter().map(line).collect();
+            list("Resident memory after that", &lines);
+        }
+        Ok(())
+    }
+
+    /// The same number of frames in more and more sessions.
+    fn growth(&self) -> anyhow::Result<()> {
+        for sessions in [100_u64, 1000, 9000] {
+            let subjects = [
+                self.rig.local("ringspan", &self.sqlite(), None)?,
+                self.rig.forwarded("ringspan, forwarded", &self.sqlite(), None)?,
+            ];
+            // 8,000 frames a second in all.
+            let every = sessions * 250;
+            let load = format!("pingpong --connections {sessions} --every-us {every}");
+            self.rounds_of(
+                &format!("{sessions} sessions, 8,000 frames/s"),
+                "frame",
+                &load,
+                &subjects,
+            )?;
+        }
+        Ok(())
+    }
+}

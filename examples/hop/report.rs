@@ -1,0 +1,80 @@
+//! Tables, in Markdown.
+
+use super::measure::Sample;
+
+/// The samples of one subject.
+pub struct Row {
+    pub name: String,
+    pub hops: u8,
+    pub samples: Vec<Sample>,
+}
+
+/// The middle of what `of` says of each sample.
+pub fn median(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> f64 {
+    let mut values: Vec<f64> = samples.iter().map(of).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+impl Row {
+    /// CPU of the subject in microseconds for each unit: the seconds for a million.
+    fn cpu(&self) -> f64 {
+        median(&self.samples, |sample| sample.cpu / sample.units * 1e6)
+    }
+}
+
+/// Prints one workload: medians, and CPU as a multiple of nginx's of as many hops.
+pub fn table(title: &str, unit: &str, rows: &[Row]) {
+    let nginx =
+        |hops: u8| rows.iter().find(|row| row.hops == hops && row.name.starts_with("nginx"));
+    println!("\n### {title}\n");
+    println!(
+        "| | CPU s per million {unit}s | × nginx | p50 ms | p99 ms | p99.9 ms | {unit}s/s | load and upstream |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for row in rows {
+        let samples = &row.samples[..];
+        let cpu = row.cpu();
+        let ratio = match nginx(row.hops) {
+            Some(nginx) if row.hops > 0 => format!("{:.2}", cpu / nginx.cpu()),
+            _ => "–".to_owned(),
+        };
+        let busy = median(samples, |sample| sample.around / sample.seconds) * 100.0;
+        let failed: f64 = samples.iter().map(|sample| sample.failed).sum();
+        let postgres = median(samples, |sample| sample.postgres / sample.units * 1e6);
+        let mut name = row.name.clone();
+        if failed > 0.0 {
+            name += &format!(" ({failed} failed)");
+        }
+        if postgres > 0.5 && name.contains("Postgres") {
+            name += &format!(" (and {postgres:.0} in Postgres)");
+        }
+        println!(
+            "| {name} | {} | {ratio} | {} | {} | {} | {:.0} | {busy:.0}% |",
+            short(cpu),
+            short(median(samples, |sample| sample.p50)),
+            short(median(samples, |sample| sample.p99)),
+            short(median(samples, |sample| sample.p999)),
+            median(samples, |sample| sample.units / sample.seconds),
+        );
+    }
+}
+
+/// Prints figures that have no load of their own.
+pub fn list(title: &str, lines: &[(String, String)]) {
+    println!("\n### {title}\n");
+    for (name, figure) in lines {
+        println!("- {name}: {figure}");
+    }
+}
+
+/// Three digits.
+pub fn short(value: f64) -> String {
+    match value {
+        value if value == 0.0 || value.is_nan() => "–".to_owned(),
+        value if value < 1.0 => format!("{value:.3}"),
+        value if value < 10.0 => format!("{value:.2}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}

@@ -1,0 +1,203 @@
+//! ringspan and its database, as operators run them: metrics, info logs and the replay log on.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+
+use super::{peers::free_port, process::Process};
+
+/// Where nodes keep what they agree on.
+#[derive(Clone, Debug)]
+pub enum Database {
+    Sqlite(PathBuf),
+    Postgres(String),
+}
+
+impl Database {
+    /// A new SQLite database under `dir`.
+    pub fn sqlite(dir: &Path) -> Self {
+        Self::Sqlite(dir.join(format!("ring-{}.db", rand::random::<u32>())))
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Self::Sqlite(path) => format!("sqlite://{}", path.display()),
+            Self::Postgres(url) => url.clone(),
+        }
+    }
+}
+
+/// A running node.
+pub struct Node {
+    pub process: Process,
+    pub client: SocketAddr,
+    /// From its start to its word that it is ready.
+    pub started_in: Duration,
+}
+
+/// What all nodes of a measurement share.
+pub struct Nodes {
+    pub binary: PathBuf,
+    pub dir: PathBuf,
+    pub upstream: SocketAddr,
+    pub cpu: usize,
+}
+
+impl Nodes {
+    /// Starts a node; `weight` is its share of new sessions, and one thread unless
+    /// `threads` says otherwise (then on any processor).
+    pub fn start(
+        &self,
+        database: &Database,
+        weight: u32,
+        threads: Option<usize>,
+    ) -> anyhow::Result<Node> {
+        let id = format!("node-{}", free_port()?);
+        let config = self.dir.join(format!("{id}.toml"));
+        fs::write(&config, self.config(threads.unwrap_or(1)))?;
+        let weight = weight.to_string();
+        let url = database.url();
+        let config = config.display().to_string();
+        let command = [
+            &*self.binary.to_string_lossy(),
+            "serve",
+            "--config",
+            &config,
+            "--node-id",
+            &id,
+            "--weight",
+            &weight,
+            "--database-url",
+            &url,
+            "--migrate-on-start",
+        ]
+        .map(str::to_owned);
+        let started = Instant::now();
+        let cpu = threads.is_none().then_some(self.cpu);
+        let mut process = Process::start(&command, cpu, Some(&self.dir.join(format!("{id}.log"))))?;
+        loop {
+            let line = process.line().context("a node did not start")?;
+            let Some((_, rest)) = line.split_once(" is ready: clients http://") else { continue };
+            let started_in = started.elapsed();
+            let (client, _) = rest.split_once(',').context("an unknown ready line")?;
+            return Ok(Node { process, client: client.parse()?, started_in });
+        }
+    }
+
+    fn config(&self, threads: usize) -> String {
+        let upstream = self.upstream;
+        let mut text = format!(
+            "listen = \"127.0.0.1:0\"\npeer_listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n\
+             threads = {threads}\ncapacity = 100000\nmax_clients = 100000\n\
+             drain_dwell = \"0s\"\n\
+             [auth]\nmode = \"none\"\n\
+             [[upstream]]\nname = \"plain\"\nurl = \"ws://{upstream}\"\n\
+             [[upstream]]\nname = \"responses\"\nurl = \"ws://{upstream}/v1/responses\"\n\
+             [[route]]\npath = \"/v1/responses\"\nprofile = \"responses\"\nupstream = \"responses\"\n"
+        );
+        for path in ["/echo", "/tokens", "/flood"] {
+            text += &format!(
+                "[[route]]\npath = \"{path}\"\nprofile = \"opaque\"\nupstream = \"plain\"\ndetach_ttl = \"1s\"\n"
+            );
+        }
+        text
+    }
+}
+
+/// A Postgres of our own, with its defaults but for the number of connections: commits are
+/// synchronous.
+pub struct Postgres {
+    pub process: Process,
+    pub url: String,
+}
+
+impl Postgres {
+    /// None, aloud, where there is none on this machine.
+    pub fn start(dir: &Path) -> anyhow::Result<Option<Self>> {
+        let Some(bin) = postgres_programs() else {
+            eprintln!(
+                "hop: no Postgres programs; what needs them is left out (apt-get install postgresql)"
+            );
+            return Ok(None);
+        };
+        let data = dir.join("postgres");
+        fs::create_dir(&data)?;
+        let root = rustix::process::geteuid().is_root();
+        if root {
+            let path = data.display().to_string();
+            quietly("chown", &["postgres", &path])?;
+            // The user `postgres` has to get there.
+            quietly("chmod", &["711", &dir.display().to_string()])?;
+        }
+        let as_user = |program: &str, arguments: &[&str]| -> Vec<String> {
+            let program = bin.join(program).display().to_string();
+            let user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"];
+            let prefix = if root { &user[..] } else { &[] };
+            let mut line: Vec<String> = prefix.iter().map(|part| (*part).to_owned()).collect();
+            line.push(program);
+            line.extend(arguments.iter().map(|part| (*part).to_owned()));
+            line
+        };
+        let path = data.display().to_string();
+        let port = free_port()?.to_string();
+        let init = as_user(
+            "initdb",
+            &["-U", "bench", "-A", "trust", "-E", "UTF8", "--no-locale", "-D", &path],
+        );
+        quietly(&init[0], &init[1..])?;
+        let serve = as_user(
+            "postgres",
+            &[
+                "-D",
+                &path,
+                "-k",
+                &path,
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port,
+                "-c",
+                "max_connections=200",
+            ],
+        );
+        let process = Process::start(&serve, None, Some(&dir.join("postgres.log")))?;
+        let ready = as_user("pg_isready", &["-q", "-h", "127.0.0.1", "-p", &port]);
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while quietly(&ready[0], &ready[1..]).is_err() {
+            ensure!(Instant::now() < deadline, "Postgres did not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let url = format!("postgres://bench@127.0.0.1:{port}/postgres");
+        Ok(Some(Self { process, url }))
+    }
+}
+
+fn postgres_programs() -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("bin"))
+        .filter(|bin| bin.join("initdb").is_file() && bin.join("postgres").is_file())
+        .collect();
+    found.sort();
+    std::env::var_os("PG_BIN").map(PathBuf::from).or_else(|| found.pop())
+}
+
+/// Runs a command to its end.
+fn quietly(program: &str, arguments: &[impl AsRef<std::ffi::OsStr>]) -> anyhow::Result<()> {
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir("/")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    ensure!(status.success(), "{program} failed");
+    Ok(())
+}
