@@ -337,6 +337,8 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
         me: ctx.me,
         seen: None,
     };
+    // The row names this node, and no task has the session: it was handed over.
+    let mut handed = false;
     for _ in 0..ATTEMPTS {
         let claimed = match ctx.store.claim(&claim).await {
             // The row has another principal: ids are derived from principals, so this client
@@ -352,7 +354,7 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
                     tracing::info!(session = %attach.session, %epoch, %from, "session taken over");
                     let text = format!("taken over from incarnation {from}, epoch {epoch}");
                     ctx.events.emit("takeover", Some(&attach.session), &text);
-                } else if from.is_some() {
+                } else if handed {
                     tracing::debug!(session = %attach.session, %epoch, "session opened as its heir");
                     let text = format!("opened here after a handoff, epoch {epoch}");
                     ctx.events.emit("arrived", Some(&attach.session), &text);
@@ -373,7 +375,10 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
                         return Err(AttachError::NotOwner(owner));
                     }
                     // Released, its owner dead, or ours from a task that ended: take it.
-                    _ => claim.seen = Some(row.epoch),
+                    named => {
+                        handed = named.is_some();
+                        claim.seen = Some(row.epoch);
+                    }
                 }
             }
             Claimed::Fenced => {
