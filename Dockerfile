@@ -21,7 +21,9 @@ ENV CARGO_INCREMENTAL=0 \
 # places that Cargo.toml names.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches \
-    && echo 'fn main() {}' | tee src/main.rs benches/placement.rs benches/wire.rs build.rs >/dev/null \
+    && for file in src/main.rs benches/placement.rs benches/wire.rs build.rs; do \
+           echo 'fn main() {}' >"$file"; \
+       done \
     && touch src/lib.rs \
     && cargo build --release --locked --bin ringspan \
     && rm -rf src benches build.rs target/release/.fingerprint/ringspan-* target/release/build/ringspan-*

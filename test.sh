@@ -2,13 +2,18 @@
 # Everything that has to hold before a change is merged; the closing lines are the test
 # runner's own.
 #
-#   ./test.sh          all of it: format, lints, documents, unit, contract and ring tests
+#   ./test.sh          all of it: format, lints, documents, the chart, unit, contract and ring tests
 #   ./test.sh quick    unit tests and the rules of the architecture; needs no Postgres
+#   ./test.sh continuity [FILTER]
+#                      the long forms of the rolls, kills and outages, and the figures of
+#                      failover, one after another (docs/testing.md); prints its tables
+#   ./test.sh mutants  breaks the source on purpose, in a copy, and expects tests to notice
 #
 # What is missing is installed where this script may (root and apt-get), and said:
 #   - a C compiler (bundled SQLite and the TLS library are C)
 #   - the Postgres server programs (tests start servers of their own and remove them)
-# npm and pip are optional: with them the tests run the real Codex CLI and the OpenAI SDKs.
+# npm and pip are optional: with them the tests run the real Codex CLI and the OpenAI SDKs, and
+# the chart is validated.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -17,8 +22,8 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick) ;;
-*) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 64 ;;
+full | quick | continuity | mutants) ;;
+*) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 64 ;;
 esac
 
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
@@ -89,6 +94,24 @@ lint() {
     fi
 }
 
+# Validates the chart and sees planted faults caught, by the program that the tests run too.
+chart() {
+    if ! python3 -c 'import ensurepip' 2>/dev/null && may_install; then
+        say "installing python3-venv, for the validation of the chart"
+        apt_install python3 python3-venv || true
+    fi
+    run cargo test --locked --no-run
+    local code=0 part
+    export RINGSPAN_BIN=${CARGO_TARGET_DIR:-target}/debug/ringspan
+    for part in "" --mutants; do
+        say "charts/validate $part"
+        charts/validate $part || code=$?
+        [ "$code" = 75 ] && { say "skipped: the chart (see above)"; break; }
+        [ "$code" = 0 ] || fail "the chart has faults"
+    done
+    unset RINGSPAN_BIN
+}
+
 tests() {
     if cargo nextest --version >/dev/null 2>&1; then
         run cargo nextest run --locked --no-fail-fast "$@"
@@ -104,7 +127,16 @@ if [ "$mode" = quick ]; then
     exit
 fi
 need_postgres
+if [ "$mode" = mutants ]; then
+    run tests/mutants/run.sh "${@:2}"
+    exit
+fi
 command -v npm >/dev/null || say "no npm: the tests with the Codex CLI and openai-node will be skipped"
 command -v python3 >/dev/null || say "no python3: the tests with Codex and openai-python will be skipped"
+if [ "$mode" = continuity ]; then
+    run cargo test --locked --no-fail-fast --test it -- --ignored --nocapture --test-threads=1 "${@:2}"
+    exit
+fi
 lint
+chart
 tests

@@ -2,6 +2,7 @@
 
 use axum::{
     Json,
+    body::Bytes,
     extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use super::{
     Admin, Failure,
-    view::{DrainAnswer, RingInfo, SessionPage, SessionQuery, SessionStory},
+    view::{DrainAnswer, DrainOrder, RingInfo, SessionPage, SessionQuery, SessionStory},
 };
 use crate::error::Code;
 
@@ -43,16 +44,20 @@ pub(super) async fn session(
 pub(super) async fn drain(
     State(admin): State<Admin>,
     headers: HeaderMap,
+    body: Bytes,
 ) -> Result<Response, Failure> {
     if !same_site(&headers) {
         let why = "A page of another site may not drain this node.";
         return Err(Failure::new(Code::Forbidden, why));
     }
-    let answer = admin.view.drain().await;
+    let order =
+        if body.is_empty() { Ok(DrainOrder::default()) } else { serde_json::from_slice(&body) };
+    let order = order.map_err(|fault| Failure::new(Code::InvalidRequest, fault.to_string()))?;
+    let answer = admin.view.drain(order).await;
     let status = match answer {
         DrainAnswer::Accepted => StatusCode::ACCEPTED,
-        DrainAnswer::Already => StatusCode::OK,
-        DrainAnswer::Refused => StatusCode::CONFLICT,
+        DrainAnswer::Already | DrainAnswer::Tightened => StatusCode::OK,
+        DrainAnswer::LastActive | DrainAnswer::Refused => StatusCode::CONFLICT,
     };
     Ok((status, Json(json!({ "drain": answer }))).into_response())
 }

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::{
     client::legacy::{Client as Http, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::view::{DrainAnswer, Health, RingInfo, SessionInfo, SessionPage, SessionQuery};
+use super::view::{
+    DrainAnswer, DrainOrder, Health, RingInfo, SessionInfo, SessionPage, SessionQuery,
+};
 
 /// Upper bound of one exchange. The listener answers from memory or with one query.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +39,7 @@ pub enum ClientError {
 /// Talks to one node. Every call is bounded in time and safe to drop.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: Http<HttpConnector, Empty<Bytes>>,
+    http: Http<HttpConnector, Full<Bytes>>,
     base: String,
 }
 
@@ -62,7 +64,7 @@ impl Client {
     /// # Errors
     /// No answer, or not one of ringspan's.
     pub async fn health(&self) -> Result<Health, ClientError> {
-        let (_, body) = self.exchange(Method::GET, "/health/ready").await?;
+        let (_, body) = self.exchange(Method::GET, "/health/ready", Bytes::new()).await?;
         self.read(&body)
     }
 
@@ -112,12 +114,13 @@ impl Client {
     ///
     /// # Errors
     /// No answer, or not one of ringspan's.
-    pub async fn drain(&self) -> Result<DrainAnswer, ClientError> {
+    pub async fn drain(&self, order: DrainOrder) -> Result<DrainAnswer, ClientError> {
         #[derive(Deserialize)]
         struct Answer {
             drain: DrainAnswer,
         }
-        let (status, body) = self.exchange(Method::POST, "/api/v1/drain").await?;
+        let body = serde_json::to_vec(&order).unwrap_or_default().into();
+        let (status, body) = self.exchange(Method::POST, "/api/v1/drain", body).await?;
         // A refusal to drain is an answer too, and carries the same body.
         if status.is_success() || status == StatusCode::CONFLICT {
             return self.read::<Answer>(&body).map(|answer| answer.drain);
@@ -130,7 +133,7 @@ impl Client {
         method: Method,
         path: &str,
     ) -> Result<T, ClientError> {
-        let (status, body) = self.exchange(method, path).await?;
+        let (status, body) = self.exchange(method, path, Bytes::new()).await?;
         if status.is_success() { self.read(&body) } else { Err(self.refusal(status, &body)) }
     }
 
@@ -160,13 +163,14 @@ impl Client {
         &self,
         method: Method,
         path: &str,
+        body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let unreachable =
             |reason: String| ClientError::Unreachable { url: self.base.clone(), reason };
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base))
-            .body(Empty::new())
+            .body(Full::new(body))
             .map_err(|_| ClientError::BadUrl(self.base.clone()))?;
         let exchange = async {
             let answer =

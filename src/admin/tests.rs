@@ -11,7 +11,7 @@ use tower::ServiceExt;
 
 use super::{
     client::{Client, ClientError},
-    view::{DrainAnswer, SessionQuery},
+    view::{DrainAnswer, DrainOrder, SessionQuery},
     *,
 };
 
@@ -201,8 +201,9 @@ async fn the_command_line_reads_what_the_node_says() {
     let query = SessionQuery { key: Some("room-3".into()), ..Default::default() };
     assert_eq!(client.sessions(&query).await.unwrap().sessions, [fake::session(3)]);
     assert_eq!(client.session(&fake::session(2).id).await.unwrap(), fake::session(2));
-    assert_eq!(client.drain().await.unwrap(), DrainAnswer::Accepted);
-    assert_eq!(client.drain().await.unwrap(), DrainAnswer::Already);
+    let order = DrainOrder { within_seconds: Some(9), force: true };
+    assert_eq!(client.drain(order).await.unwrap(), DrainAnswer::Accepted);
+    assert_eq!(client.drain(order).await.unwrap(), DrainAnswer::Already);
     assert!(client.health().await.unwrap().draining, "a node that is not ready answers too");
     let missing = client.session("nothing/here?").await.unwrap_err();
     assert!(matches!(missing, ClientError::Refused { status: 404, .. }), "{missing}");

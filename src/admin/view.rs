@@ -201,14 +201,29 @@ pub struct SessionPage {
     pub next: Option<String>,
 }
 
+/// How a node is to drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainOrder {
+    /// Limit of the whole drain from now on. It only ever makes a drain shorter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within_seconds: Option<u64>,
+    /// Also if no node would be left to own sessions.
+    pub force: bool,
+}
+
 /// Answer to the wish that this node drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DrainAnswer {
     /// It drains from now on.
     Accepted,
-    /// It was draining before; the deadline is the first one's.
+    /// It was draining before; the deadline stays as it was.
     Already,
+    /// It was draining before; the deadline is earlier now.
+    Tightened,
+    /// It does not: no other node could own sessions. An order with `force` is obeyed.
+    LastActive,
     /// It cannot: it has not joined, or it is leaving.
     Refused,
 }
@@ -238,8 +253,8 @@ pub trait NodeView: Send + Sync + 'static {
     /// gone nothing is known.
     async fn story(&self, id: &str) -> Vec<StoryEvent>;
 
-    /// Begins to drain. Returns at once; the drain goes on by itself.
-    async fn drain(&self) -> DrainAnswer;
+    /// Begins to drain, or to drain sooner. Returns at once; the drain goes on by itself.
+    async fn drain(&self, order: DrainOrder) -> DrainAnswer;
 
     /// What happens from now on. A receiver that lags loses the oldest.
     fn events(&self) -> broadcast::Receiver<NodeEvent>;

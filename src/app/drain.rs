@@ -1,15 +1,20 @@
 //! Leaving without anybody noticing, within one deadline that is fixed at the start.
 //!
-//! Order: out of placement, dwell as a forwarder, hand sessions over (idle ones first) while
-//! client sockets close at their boundaries, cut what is left, leave, linger, end.
+//! Order: out of placement, dwell as a forwarder, wait for other drains where there is no
+//! room, hand sessions over (idle ones first) while client sockets close at their boundaries,
+//! sever what is left, leave, linger, end.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::Node;
+use super::{Node, deadline::Times};
 use crate::{
-    error::{Code, Error},
+    admin::view::DrainAnswer,
+    ring::{
+        Ring,
+        departures::{self, Verdict},
+    },
     session::Handle,
     store::SessionFilter,
     telemetry::metrics::DrainState,
@@ -28,54 +33,146 @@ const LOOK: Duration = Duration::from_millis(20);
 const LINGER: Duration = Duration::from_millis(300);
 
 impl Node {
+    /// Asks for a drain, of `within` in all where that is less than what it has. The time
+    /// runs from the first request; none makes it longer.
+    pub(super) fn begin_drain(&self, within: Option<Duration>) -> DrainAnswer {
+        let now = Instant::now();
+        let mut answer = DrainAnswer::Already;
+        self.times.send_if_modified(|times| {
+            let before = *times;
+            let begun = before.unwrap_or_else(|| Times::new(now, &self.timing));
+            *times = Some(within.map_or(begun, |within| begun.tightened(now, within)));
+            answer = match before {
+                None => DrainAnswer::Accepted,
+                before if before == *times => DrainAnswer::Already,
+                Some(_) => DrainAnswer::Tightened,
+            };
+            before != *times
+        });
+        answer
+    }
+
+    /// Waits for that time of the drain, which may get earlier meanwhile. Cancel-safe.
+    async fn until(&self, which: impl Fn(&Times) -> Instant) {
+        let mut times = self.times.subscribe();
+        loop {
+            let Some(at) = times.borrow_and_update().as_ref().map(&which) else { return };
+            tokio::select! {
+                () = sleep_until(at) => return,
+                // The sender is ours, so this is an earlier time.
+                _ = times.changed() => {}
+            }
+        }
+    }
+
     /// Drains. Ends when nothing is left or the deadline has passed.
     ///
     /// # Errors
     /// The store could not be told that this node leaves, so its sessions wait for its lease
     /// to end.
     pub(super) async fn drain(&self) -> anyhow::Result<()> {
-        let timing = &self.timing;
         let begun = Instant::now();
-        let handed_by = begun + timing.drain_dwell + timing.drain_timeout;
-        let deadline = handed_by + timing.drain_cleanup;
         self.draining.store(true, Relaxed);
         self.registry.begin_drain();
         self.step(DrainState::Dwelling, "drain begins: out of placement, forwarding");
-        self.leave_placement(deadline).await?;
+        self.leave_placement().await?;
         self.release_unopened().await;
-
-        if self.ring.borrow().has_other_active(self.me) {
-            // Balancers and peers hear of it; what they still send here is forwarded.
-            sleep_until((begun + timing.drain_dwell).min(deadline)).await;
-        }
+        self.dwell().await;
 
         self.step(DrainState::HandingOff, "handing sessions over, closing idle client sockets");
         self.stop.accept.cancel();
         self.edge_drain.closing.cancel();
         self.clients.close();
-        self.hand_over(handed_by).await;
-        let clients_gone = timeout_at(handed_by, self.clients.wait()).await.is_ok();
-
-        if !clients_gone || !self.registry.is_empty() {
-            self.step(DrainState::Cutting, "the drain's time is over: ending what is left");
-            let text = "this node had to stop during this turn; whether it finished is unknown";
-            let error = Error::new(Code::OutcomeUnknown, text);
-            for handle in self.registry.list() {
-                handle.stop(error.clone()).await;
-            }
-            self.edge_drain.cut.cancel();
-            drop(timeout_at(deadline, self.clients.wait()).await);
+        let done = tokio::select! {
+            biased;
+            () = async { tokio::join!(self.hand_over(), self.clients.wait()); } => true,
+            () = self.last_call() => true,
+            () = self.until(|times| times.hand_over) => false,
+        };
+        if !done {
+            self.sever().await;
         }
+
         self.sessions.close();
-        drop(timeout_at(deadline, self.sessions.wait()).await);
+        self.before_end(self.sessions.wait()).await;
         self.step(DrainState::Lingering, "owns nothing any more");
         // A heartbeat after the leave would be told that this node is no member any more.
         let renewer = self.renewer.lock().take();
         drop(tokio::task::spawn_blocking(move || drop(renewer)).await);
-        let left = self.leave(deadline).await;
-        sleep(LINGER.min(deadline.saturating_duration_since(Instant::now()))).await;
+        let left = self.leave().await;
+        self.before_end(sleep(LINGER)).await;
         tracing::info!(took = ?begun.elapsed(), "drained");
         left
+    }
+
+    /// Balancers and peers hear of the drain; what they still send here is forwarded. Then,
+    /// if other nodes leave too, it serves on until it is this one's turn.
+    async fn dwell(&self) {
+        if self.ring.borrow().has_other_active(self.me) {
+            self.until(|times| times.dwell).await;
+        }
+        let mut ring = self.ring.clone();
+        let verdict =
+            |ring: &Ring, waited| departures::verdict(&ring.view.members, self.me, waited);
+        if verdict(&ring.borrow_and_update(), false) == Verdict::Go {
+            return;
+        }
+        self.step(DrainState::Dwelling, "waiting for the drains of other nodes, or for a new one");
+        let turn = async {
+            // Nothing but its end makes the membership's task drop the ring.
+            drop(ring.wait_for(|ring| verdict(ring, true) == Verdict::Go).await);
+            // Those before this one are gone. Who is restarted comes back soon, as an heir.
+            let heir = ring.wait_for(|ring| ring.has_other_active(self.me));
+            drop(timeout(self.timing.drain_dwell, heir).await);
+        };
+        tokio::select! {
+            () = turn => {}
+            () = self.until(|times| times.last_call) => {}
+        }
+    }
+
+    /// Sockets that were kept for the sake of clients that cannot reconnect are given up at
+    /// their next boundary. Never ends.
+    async fn last_call(&self) {
+        self.until(|times| times.last_call).await;
+        self.step(DrainState::HandingOff, "last call: closing every client socket after its turn");
+        self.edge_drain.last_call.cancel();
+        std::future::pending::<()>().await;
+    }
+
+    /// The time of the turns is over. First the sessions, so that clients hear from them what
+    /// is known of their turns; then the sockets whose sessions are elsewhere.
+    async fn sever(&self) {
+        self.step(DrainState::Cutting, "the drain's time is over: ending what is left");
+        let end = self.times.borrow().as_ref().map_or_else(Instant::now, |times| times.end);
+        let told_by = Instant::now() + end.saturating_duration_since(Instant::now()) / 2;
+        let told = async {
+            for handle in self.registry.list() {
+                handle.sever(told_by).await;
+            }
+            while !self.registry.is_empty() {
+                sleep(LOOK).await;
+            }
+            self.clients.wait().await;
+        };
+        drop(timeout_at(told_by, told).await);
+        self.edge_drain.cut.cancel();
+        self.before_end(self.clients.wait()).await;
+    }
+
+    /// Waits, but not beyond the end of the drain.
+    async fn before_end(&self, future: impl Future<Output = ()>) {
+        tokio::select! {
+            biased;
+            () = future => {}
+            () = self.until(|times| times.end) => {}
+        }
+    }
+
+    /// Whether there is time for one more try after `pause`.
+    fn has_time(&self, pause: Duration) -> bool {
+        let now = Instant::now();
+        self.times.borrow().as_ref().is_some_and(|times| now + pause < times.end)
     }
 
     fn step(&self, state: DrainState, text: &str) {
@@ -86,12 +183,12 @@ impl Node {
     }
 
     /// Tells the store; while it is away, tries until the deadline.
-    async fn leave_placement(&self, deadline: Instant) -> anyhow::Result<()> {
+    async fn leave_placement(&self) -> anyhow::Result<()> {
         let mut pause = Duration::from_millis(100);
         loop {
             match self.store.begin_drain(self.me).await {
                 Ok(_) => return Ok(()),
-                Err(error) if Instant::now() + pause < deadline => {
+                Err(error) if self.has_time(pause) => {
                     tracing::warn!(%error, "telling the ring of the drain failed, trying again");
                     sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
@@ -102,19 +199,18 @@ impl Node {
     }
 
     /// Idle sessions first: they cost nothing to move, and the busy ones get the time.
-    async fn hand_over(&self, until: Instant) {
+    async fn hand_over(&self) {
         let mut handles = self.registry.list();
         handles.sort_by_key(|handle| !handle.stats.is_idle());
         let begun = Instant::now();
         for (n, handle) in handles.iter().enumerate() {
-            let due = begun + Duration::from_secs(1) * u32::try_from(n).unwrap_or(u32::MAX) / RATE;
-            if due >= until {
-                break;
-            }
-            sleep_until(due).await;
+            sleep_until(
+                begun + Duration::from_secs(1) * u32::try_from(n).unwrap_or(u32::MAX) / RATE,
+            )
+            .await;
             Handle::drain(handle).await;
         }
-        while !self.registry.is_empty() && Instant::now() < until {
+        while !self.registry.is_empty() {
             self.metrics.drain(DrainState::HandingOff, self.registry.len());
             sleep(LOOK).await;
             // Those that were still being opened when the others were told.
@@ -125,7 +221,7 @@ impl Node {
                 }
             }
         }
-        self.metrics.drain(DrainState::HandingOff, self.registry.len());
+        self.metrics.drain(DrainState::HandingOff, 0);
     }
 
     /// Sessions that were handed to us and that nobody has asked for since: their rows name
@@ -150,13 +246,13 @@ impl Node {
         }
     }
 
-    async fn leave(&self, deadline: Instant) -> anyhow::Result<()> {
+    async fn leave(&self) -> anyhow::Result<()> {
         loop {
             match self.store.leave(self.me).await {
                 Ok(0) => return Ok(()),
                 // Rows that still name us belong to sessions that could not be released; the
                 // lease ends, and with it their claim.
-                Ok(named) if Instant::now() + LOOK >= deadline => {
+                Ok(named) if !self.has_time(LOOK) => {
                     tracing::warn!(
                         named,
                         "left with sessions in our name; they wait for the lease"
@@ -164,7 +260,7 @@ impl Node {
                     return Ok(());
                 }
                 Ok(_) => self.release_unopened().await,
-                Err(error) if Instant::now() + LOOK >= deadline => {
+                Err(error) if !self.has_time(LOOK) => {
                     return Err(anyhow::Error::new(error).context("leaving the ring"));
                 }
                 Err(error) => tracing::warn!(%error, "leaving the ring failed, trying again"),

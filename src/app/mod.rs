@@ -1,5 +1,7 @@
 //! The only place where parts are put together: a configuration in, a running node out.
 
+mod balance;
+mod deadline;
 mod drain;
 mod join;
 mod metered;
@@ -18,14 +20,11 @@ use std::{
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
+use self::deadline::Times;
 use crate::{
     admin,
     config::{Config, Timing},
@@ -40,6 +39,7 @@ use crate::{
         self, Registry,
         aliases::AliasWriter,
         archive::Archive,
+        ledger::Ledger,
         replica::{Heirs, Replicator},
     },
     store::{self, Store, schema},
@@ -67,6 +67,7 @@ struct Node {
     id: Arc<str>,
     me: Incarnation,
     timing: Timing,
+    turn_retention: Duration,
     store: Arc<dyn Store>,
     lease: LeaseHandle,
     witness: Witness,
@@ -80,8 +81,8 @@ struct Node {
     /// Sessions.
     sessions: TaskTracker,
     edge_drain: edge::Drain,
-    /// Set by the admin listener or a signal.
-    drain_wanted: Notify,
+    /// Set by the first wish that this node drain, of a signal or the admin listener.
+    times: watch::Sender<Option<Times>>,
     draining: AtomicBool,
     load: Arc<AtomicU32>,
     /// None once the node has left.
@@ -219,6 +220,7 @@ impl App {
             metrics: metrics.clone(),
             dialer,
             aliases: AliasWriter::start(Arc::clone(&store), &background),
+            ledger: Ledger::start(me, Arc::clone(&store), metrics.clone(), &background),
             heirs: Arc::clone(&peers) as Arc<dyn Heirs>,
             replicator,
             archive,
@@ -262,6 +264,7 @@ impl App {
             id: node_id,
             me,
             timing: config.timing,
+            turn_retention: config.turn_retention,
             store,
             lease,
             witness,
@@ -273,7 +276,7 @@ impl App {
             clients,
             sessions,
             edge_drain,
-            drain_wanted: Notify::new(),
+            times: watch::Sender::new(None),
             draining: AtomicBool::new(false),
             load,
             renewer: Mutex::new(Some(renewer)),
@@ -294,6 +297,9 @@ impl App {
             client: tokio::spawn(edge::serve(client, edge, stop.accept.clone())),
         };
         background.spawn(upkeep::run(Arc::clone(&node)));
+        if let Some(rules) = config.rebalance {
+            background.spawn(balance::run(Arc::clone(&node), rules));
+        }
         background.spawn(outage::run(Arc::clone(&node)));
         node.store.activate(me).await.context("entering the ring")?;
         tracing::info!(node = %node.id, incarnation = %me, client = %addresses.client, peer = %addresses.peer, admin = %addresses.admin, "serving");
@@ -314,16 +320,17 @@ impl App {
         let Self { node, servers, .. } = self;
         let Servers { mut peer, mut admin, client } = servers;
         let mut signals = Signals::new()?;
+        let mut wanted = node.times.subscribe();
         let result = tokio::select! {
             biased;
             () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead")),
-            () = signals.wanted() => Ok(()),
-            () = node.drain_wanted.notified() => Ok(()),
+            () = signals.wanted() => Ok(true),
+            _ = wanted.wait_for(Option::is_some) => Ok(false),
             ended = &mut peer => Err(failure("peer", ended.map(Result::err))),
             ended = &mut admin => Err(failure("admin", ended.map(|r| r.err().map(Into::into)))),
         };
         let result = match result {
-            Ok(()) => {
+            Ok(signalled) => {
                 let span = tracing::info_span!(
                     parent: None,
                     "drain",
@@ -332,11 +339,11 @@ impl App {
                 tokio::select! {
                     biased;
                     () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead during its drain")),
-                    () = signals.wanted() => Err(anyhow::anyhow!("a second signal ended the drain")),
+                    () = node.second(&mut signals, signalled) => Err(anyhow::anyhow!("a second signal ended the drain")),
                     drained = node.drain().instrument(span) => drained,
                 }
             }
-            failed => failed,
+            Err(error) => Err(error),
         };
         if let Err(error) = &result {
             tracing::error!(%error, "serving ends");
@@ -352,6 +359,17 @@ impl App {
 }
 
 impl Node {
+    /// Begins the drain and waits for a second signal. The first one of a drain that the
+    /// admin listener began is no second one: platforms send it after a hook of theirs.
+    async fn second(&self, signals: &mut Signals, signalled: bool) {
+        self.begin_drain(None);
+        if !signalled {
+            signals.wanted().await;
+            tracing::info!("a signal in the drain; its deadline stays as it is");
+        }
+        signals.wanted().await;
+    }
+
     /// Lets go of everything at once: this node is not sure of anything it owns.
     async fn give_up(&self) {
         /// How long clients, and then sessions, may take to end.

@@ -8,8 +8,8 @@ use tokio::sync::broadcast;
 use super::Node;
 use crate::{
     admin::view::{
-        ClientInfo, Database, DrainAnswer, Health, LocalSession, MemberInfo, NodeEvent, NodeView,
-        OutageInfo, RingInfo, SessionInfo, SessionQuery, StoryEvent, UpstreamState,
+        ClientInfo, Database, DrainAnswer, DrainOrder, Health, LocalSession, MemberInfo, NodeEvent,
+        NodeView, OutageInfo, RingInfo, SessionInfo, SessionQuery, StoryEvent, UpstreamState,
     },
     error::{Code, Error, Result},
     ids::{Incarnation, SessionId},
@@ -105,12 +105,12 @@ impl NodeView for Node {
         story
     }
 
-    async fn drain(&self) -> DrainAnswer {
-        if self.draining.load(Relaxed) {
-            return DrainAnswer::Already;
+    async fn drain(&self, order: DrainOrder) -> DrainAnswer {
+        let last = !self.ring.borrow().has_other_active(self.me);
+        if last && !order.force && self.times.borrow().is_none() {
+            return DrainAnswer::LastActive;
         }
-        self.drain_wanted.notify_one();
-        DrainAnswer::Accepted
+        self.begin_drain(order.within_seconds.map(Duration::from_secs))
     }
 
     fn events(&self) -> broadcast::Receiver<NodeEvent> {

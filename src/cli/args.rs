@@ -197,6 +197,12 @@ pub struct DrainArgs {
     /// Node id
     #[arg(value_name = "NODE")]
     pub node: String,
+    /// Limit of the whole drain from now on; it only ever makes one shorter
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub within: Option<Duration>,
+    /// Drain also if no node would be left to own sessions
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `ringspan config`

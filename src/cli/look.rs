@@ -12,7 +12,7 @@ use super::{
 use crate::admin::{
     client::Client,
     terminal::{render_ring, render_sessions},
-    view::{DrainAnswer, RingInfo, SessionPage, SessionQuery},
+    view::{DrainAnswer, DrainOrder, RingInfo, SessionPage, SessionQuery},
 };
 
 /// Prints the members.
@@ -64,18 +64,24 @@ pub(super) async fn drain(args: DrainArgs, out: &mut impl Write) -> anyhow::Resu
     if reached != args.node {
         anyhow::bail!(other_node(&args, &reached, &client.ring().await?));
     }
-    let answer = client.drain().await?;
+    let within_seconds = args.within.map(|within| within.as_secs());
+    let answer = client.drain(DrainOrder { within_seconds, force: args.force }).await?;
     if args.look.json {
         writeln!(out, "{:#}", json!({ "node": reached, "drain": answer }))?;
     } else {
         let said = match answer {
             DrainAnswer::Accepted => "drains: it takes no new sessions and hands its own over",
             DrainAnswer::Already => "was draining before; its deadline stays as it was",
+            DrainAnswer::Tightened => "was draining before; it is to end sooner now",
+            DrainAnswer::LastActive => {
+                "does not drain: no other node could own sessions; --force has it drain all the same"
+            }
             DrainAnswer::Refused => "cannot drain: it has not joined the ring, or is leaving it",
         };
         writeln!(out, "{reached} {said}")?;
     }
-    Ok(if answer == DrainAnswer::Refused { Exit::Failure } else { Exit::Success })
+    let refused = matches!(answer, DrainAnswer::Refused | DrainAnswer::LastActive);
+    Ok(if refused { Exit::Failure } else { Exit::Success })
 }
 
 fn client(args: &LookArgs) -> anyhow::Result<Client> {

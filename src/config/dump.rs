@@ -124,8 +124,11 @@ fn push_route(out: &mut String, route: &Route) {
     push(out, format_args!("detach_ttl = {}\n", quoted(&duration_text(route.detach_ttl))));
     if route.profile == Profile::Responses {
         push(out, format_args!("continuity = {}\n", quoted(route.continuity.as_str())));
+        push(out, format_args!("ledger = {}\n", route.ledger));
     }
     push(out, format_args!("compression = {}\n", route.compression));
+    let sockets = quoted(route.sockets_at_drain.as_str());
+    push(out, format_args!("sockets_at_drain = {sockets}\n"));
 }
 
 fn key_text(source: &KeySource) -> String {

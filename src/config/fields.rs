@@ -103,10 +103,22 @@ pub const ROUTE: &[Field] = &[
         "What a conversation with `store: false` survives, on a responses route: `memory` a planned move; `replica` (the default) also the loss of its node, by a copy on the next owner; `database` the loss of all nodes, encrypted with `history-key`.",
     ),
     optional(
+        "ledger",
+        Shape::Scalar(Kind::Switch),
+        None,
+        "Write each turn to the database before it is sent, so that a crash is answered honestly and idempotency keys hold across owners. On unless switched off; a responses route only.",
+    ),
+    optional(
         "compression",
         Shape::Scalar(Kind::Switch),
         Some("true"),
         "permessage-deflate with clients that offer it.",
+    ),
+    optional(
+        "sockets_at_drain",
+        Shape::Scalar(Kind::Choice(&["auto", "boundary", "deadline"])),
+        Some("auto"),
+        "When a drain closes the Responses sockets of its own node: after the turn that runs (`boundary`), or after the last one before the deadline, for clients that do not reconnect (`deadline`); `auto` does the former with Codex and the latter with all others.",
     ),
 ];
 

@@ -6,6 +6,7 @@ use http::Uri;
 use toml::{Table, Value as Toml};
 
 use super::{
+    SocketsAtDrain,
     fault::{Faults, Got, unknown},
     fields::{AUTH, AUTH_KEY, Field, ROUTE, Shape, UPSTREAM},
     settings::{InFile, Key, SETTINGS},
@@ -56,7 +57,9 @@ pub struct RouteEntry {
     pub detach_ttl: Duration,
     /// None: not given.
     pub continuity: Option<String>,
+    pub ledger: Option<bool>,
     pub compression: bool,
+    pub sockets_at_drain: SocketsAtDrain,
 }
 
 /// `[[auth.key]]`. What was missing or wrong is None, and already a fault.
@@ -371,7 +374,11 @@ fn route(entry: &mut Entry<'_>) -> RouteEntry {
         session_key: entry.session_key(),
         detach_ttl: entry.duration("detach_ttl"),
         continuity: entry.text("continuity"),
+        ledger: entry.switch("ledger"),
         compression: entry.switch("compression").unwrap_or_default(),
+        sockets_at_drain: SocketsAtDrain::parse(
+            &entry.text("sockets_at_drain").unwrap_or_default(),
+        ),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Config, Limits, LogFormat, Node, Telemetry, Timing, auth, check, continuity,
+    Config, Limits, LogFormat, Node, Rebalance, Telemetry, Timing, auth, check, continuity,
     fault::{Faults, Got},
     file::File,
     peers,
@@ -55,7 +55,9 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
         node: node(&settings, env),
         store: store(&settings),
         migrate_on_start: settings.switch(Key::MigrateOnStart),
+        turn_retention: settings.duration(Key::TurnRetention),
         timing: timing(&settings),
+        rebalance: rebalance(&settings),
         limits: limits(&settings),
         routes: found.routes,
         auth,
@@ -176,6 +178,15 @@ fn timing(settings: &Resolved) -> Timing {
         drain_timeout: settings.duration(Key::DrainTimeout),
         drain_cleanup: settings.duration(Key::DrainCleanup),
     }
+}
+
+fn rebalance(settings: &Resolved) -> Option<Rebalance> {
+    let gentle = settings.text(Key::Rebalance).as_deref() == Some("gentle");
+    gentle.then(|| Rebalance {
+        tolerance: settings.count(Key::RebalanceTolerance),
+        per_second: settings.count(Key::RebalanceRate),
+        idle: settings.duration(Key::RebalanceIdle),
+    })
 }
 
 fn limits(settings: &Resolved) -> Limits {

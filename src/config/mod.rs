@@ -40,7 +40,11 @@ pub struct Config {
     pub node: Node,
     pub store: StoreOptions,
     pub migrate_on_start: bool,
+    /// How long the ledger remembers a turn.
+    pub turn_retention: Duration,
     pub timing: Timing,
+    /// None: sessions stay where they are when a node joins.
+    pub rebalance: Option<Rebalance>,
     pub limits: Limits,
     pub routes: Vec<Arc<Route>>,
     pub auth: Auth,
@@ -91,6 +95,17 @@ pub struct Timing {
     pub drain_cleanup: Duration,
 }
 
+/// How a node gives sessions away to nodes that joined later.
+#[derive(Clone, Copy, Debug)]
+pub struct Rebalance {
+    /// It begins above this many percent of the fair share.
+    pub tolerance: u32,
+    /// At most so many sessions.
+    pub per_second: u32,
+    /// Nothing happened in the session, and nobody joined or left, for so long.
+    pub idle: Duration,
+}
+
 /// Bounds of everything that can grow.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -128,8 +143,44 @@ pub struct Route {
     pub detach_ttl: Duration,
     /// What a conversation survives. Of no meaning on an opaque route.
     pub continuity: Continuity,
+    /// Turns are written to the ledger before they are sent; never for an opaque route.
+    pub ledger: bool,
     /// permessage-deflate with clients that offer it.
     pub compression: bool,
+    /// When a drain closes Responses sockets of its own node.
+    pub sockets_at_drain: SocketsAtDrain,
+}
+
+/// When a drain closes the client sockets that its node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketsAtDrain {
+    /// Codex at the boundary, others at the deadline.
+    Auto,
+    /// After the turn that runs.
+    Boundary,
+    /// After the last turn before the deadline.
+    Deadline,
+}
+
+impl SocketsAtDrain {
+    /// The word of the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Boundary => "boundary",
+            Self::Deadline => "deadline",
+        }
+    }
+
+    /// The inverse of [`SocketsAtDrain::as_str`]; anything else is taken for `auto`.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        [Self::Boundary, Self::Deadline]
+            .into_iter()
+            .find(|known| known.as_str() == text)
+            .unwrap_or(Self::Auto)
+    }
 }
 
 /// How the frames of a route are understood.

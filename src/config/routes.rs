@@ -3,7 +3,8 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    Continuity, KeySource, Profile, Route, Secret, Upstream, UpstreamAuth, continuity,
+    Continuity, KeySource, Profile, Route, Secret, SocketsAtDrain, Upstream, UpstreamAuth,
+    continuity,
     fault::{Faults, Got},
     file::{File, RouteEntry, UpstreamEntry},
     path::{self, Pattern},
@@ -123,6 +124,11 @@ fn route(
         });
         judged.map_err(|expected| faults.push(place, Got::Text(path.to_owned()), expected)).ok()
     });
+    if let (Some(ledger), Some(Profile::Opaque)) = (entry.ledger, profile) {
+        let place = file.place(&entry.place, "ledger");
+        let expected = "nothing on an opaque route, whose messages are no turns";
+        faults.push(place, Got::Text(ledger.to_string()), expected);
+    }
     let session_key = session_key(entry, pattern.as_ref(), file, faults);
     let continuity = continuity::of_route(entry, profile, settings, file, faults);
     let upstream = entry.upstream.as_ref().and_then(|name| {
@@ -151,7 +157,9 @@ fn route(
         session_key,
         detach_ttl: entry.detach_ttl,
         continuity,
+        ledger: profile == Some(Profile::Responses) && entry.ledger.unwrap_or(true),
         compression: entry.compression,
+        sockets_at_drain: entry.sockets_at_drain,
     })
 }
 
@@ -231,7 +239,9 @@ fn shortcut(
         session_key: Vec::new(),
         detach_ttl: DETACH_TTL,
         continuity: Continuity::default(),
+        ledger: true,
         compression: true,
+        sockets_at_drain: SocketsAtDrain::Auto,
     }));
     found.upstreams.push(upstream);
 }

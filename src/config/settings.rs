@@ -203,6 +203,8 @@ settings! {
             "Upper bound of pooled connections.";
         DatabaseTimeout "database-timeout" duration(100, MINUTE), Is("5s"),
             "Upper bound of one call to the database.";
+        TurnRetention "turn-retention" duration(10 * MINUTE, 7 * 24 * HOUR), Is("1h"),
+            "How long the ledger remembers a turn, and with it an idempotency key.";
         MigrateOnStart "migrate-on-start" Switch, Is("false"),
             "Bring the schema up to date before serving.";
     }
@@ -222,6 +224,14 @@ settings! {
             "Limit of handing sessions over and letting turns end, after the dwell.";
         DrainCleanup "drain-cleanup" duration(0, 10 * MINUTE), Is("10s"),
             "Time kept at the end for closing what is left.";
+        Rebalance "rebalance" Choice(&["gentle", "off"]), Is("gentle"),
+            "Whether a node that owns more than its share hands idle sessions to nodes that own less.";
+        RebalanceTolerance "rebalance-tolerance" Count { min: 105, max: 1000 }, Is("125"),
+            "Percent of its fair share, by weight, above which a node hands sessions over.";
+        RebalanceRate "rebalance-rate" Count { min: 1, max: 1000 }, Is("5"),
+            "Sessions a second that one node hands over at most.";
+        RebalanceIdle "rebalance-idle" duration(100, 24 * HOUR), Is("2m"),
+            "How long nothing has happened in a session, and nobody has joined or left, before it is handed over.";
     }
     Upstream {
         Upstream "upstream" UpstreamUrl, Unset,

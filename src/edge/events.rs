@@ -1,16 +1,21 @@
 //! One turn as an HTTP request sees it: its events, and how it can fail.
 
-use std::task::{Context, Poll};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use axum::response::Response;
 use http::{HeaderValue, header::RETRY_AFTER};
 use serde_json::Value;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::reply;
 use crate::{
     error::{Code, Error},
     link::{Frame, Link},
-    session::event::{ServerEvent, Stage},
+    session::event::{ServerEvent, Stage, last_sequence, unknown_event},
     wire::{Batch, Message},
 };
 
@@ -18,13 +23,19 @@ use crate::{
 pub(super) struct Events {
     link: Link,
     over: bool,
+    /// This node stops.
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    response_id: Option<String>,
+    /// The newest events so far.
+    last: Option<Batch>,
 }
 
 /// One step of a turn.
 pub(super) enum Step {
     Events(Batch),
     Failed(Error),
-    /// The owner, or the way to it, is gone; it may have taken the request.
+    /// The owner, or the way to it, is gone, or this node stops; the request may have been
+    /// taken.
     Lost,
     /// The session has a new owner, and the old one had not taken the request.
     Moved,
@@ -34,8 +45,23 @@ pub(super) enum Step {
 
 impl Events {
     /// The events of the turn whose create goes out on this link.
-    pub(super) fn of(link: Link) -> Self {
-        Self { link, over: false }
+    pub(super) fn of(link: Link, cut: CancellationToken) -> Self {
+        let cut = Box::pin(cut.cancelled_owned());
+        Self { link, over: false, cut, response_id: None, last: None }
+    }
+
+    /// What is said after [`Step::Lost`]: how far the client has heard of the turn.
+    pub(super) fn unknown(&self) -> Message {
+        let last = self.last.as_ref().and_then(|last| last_sequence(last, None));
+        unknown_event(&lost(), None, self.response_id.as_deref(), last)
+    }
+
+    fn note(&mut self, batch: &Batch) {
+        if self.last.is_none() {
+            let mut events = batch.messages().filter_map(|message| ServerEvent::parse(&message));
+            self.response_id = events.find_map(|event| event.response_id);
+        }
+        self.last = Some(batch.clone());
     }
 
     /// Waits for the next step. Cancel-safe.
@@ -48,10 +74,15 @@ impl Events {
             if self.over {
                 return Poll::Ready(Step::End);
             }
-            let Poll::Ready(frame) = self.link.rx.poll_recv(cx) else { return Poll::Pending };
+            let frame = match self.link.rx.poll_recv(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending if self.cut.as_mut().poll(cx).is_ready() => None,
+                Poll::Pending => return Poll::Pending,
+            };
             let step = match frame {
                 Some(Frame::Messages { batch, ended, .. }) => {
                     self.over = ended > 0;
+                    self.note(&batch);
                     return Poll::Ready(Step::Events(batch));
                 }
                 Some(Frame::Ping(_) | Frame::Pong(_)) => continue,

@@ -63,6 +63,7 @@ async fn turn(
     let identified = edge.auth.identify(request.headers());
     let principal = identified.await?.principal;
     let named = key::responses(request.headers())?;
+    let repeat = key::idempotency(request.headers())?;
     let (parts, body) = request.into_parts();
     let bytes = read_body(&parts.headers, body, edge.limits.max_message_bytes).await?;
     let fields = Fields::parse(&bytes)
@@ -84,10 +85,15 @@ async fn turn(
             Some(id) => edge.router.alias(principal, AliasKind::Response, id).await?,
             None => None,
         };
-        match (alias, create.prompt_cache_key) {
-            (Some(session), _) => (session, String::new()),
-            (None, Some(key)) => (SessionId::derive(&principal, &route.path, &key), key),
-            (None, None) => (SessionId::random(), String::new()),
+        match (alias, create.prompt_cache_key, &repeat) {
+            (Some(session), ..) => (session, String::new()),
+            (None, Some(key), _) => (SessionId::derive(&principal, &route.path, &key), key),
+            // A repeat, on whatever node, meets the same session.
+            (None, None, Some(repeat)) => {
+                let key = &repeat.session;
+                (SessionId::derive(&principal, &route.path, &key.text), key.label.clone())
+            }
+            (None, None, None) => (SessionId::random(), String::new()),
         }
     };
     let upgrade = Upgrade {
@@ -97,18 +103,24 @@ async fn turn(
     };
     let batch = Batch::one(&message);
     let mut tries = 0;
-    let mut stored = create.store;
+    let turn_key = repeat.map(|repeat| repeat.key).or(create.key);
+    // One that is asked for by its key may be asked for again: the ledger knows whether it
+    // was sent.
+    let mut stored = create.store && (turn_key.is_none() || !route.ledger);
     let (attached, first, events) = loop {
         let mut attached = edge
             .router
             .attach(
-                wish(edge, route, principal, session, key_label.clone(), upgrade.clone()),
+                Attach {
+                    turn_key,
+                    ..wish(edge, route, principal, session, key_label.clone(), upgrade.clone())
+                },
                 TURN_PATIENCE,
             )
             .await?;
         let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0 };
         attached.link.tx.send(frame);
-        let mut events = Events::of(attached.link);
+        let mut events = Events::of(attached.link, edge.drain.cut.clone());
         // The first event decides between an answer and an error with a status of its own.
         let first = events.next().await;
         tries += 1;
@@ -178,7 +190,7 @@ async fn resumed(
         .await?;
     let batch = Batch::one(&resume_event(id));
     attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0 });
-    let mut events = Events::of(attached.link);
+    let mut events = Events::of(attached.link, edge.drain.cut.clone());
     let first = events.next().await;
     if let Some(error) = failure(&first) {
         // What is not held here may be stored by the upstream.
@@ -207,6 +219,7 @@ fn wish(
         upgrade,
         last_seq: None,
         last_epoch: None,
+        turn_key: None,
         min_epoch: Epoch::default(),
         client: edge.label(ClientKind::Http),
     }
@@ -248,6 +261,8 @@ fn upgrade_headers(mut headers: HeaderMap) -> HeaderMap {
     {
         headers.remove(name);
     }
+    // Of this turn, not of the connection, which other turns share.
+    headers.remove(key::IDEMPOTENCY);
     // What Codex says on its own upgrades; upstreams that know no such header ignore it.
     headers
         .entry("openai-beta")
@@ -278,7 +293,9 @@ async fn collect(first: Step, mut events: Events) -> Response {
                 }
             }
             Step::Failed(error) => return reply::error(&error),
-            Step::Lost => return reply::error(&lost()),
+            Step::Lost => {
+                return error_response(&events.unknown()).unwrap_or_else(|| reply::error(&lost()));
+            }
             Step::Moved => return reply::error(&moving()),
             Step::End => {
                 let text = "the turn ended without a final response";

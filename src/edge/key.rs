@@ -8,6 +8,8 @@ use crate::{
     config::KeySource,
     error::{Code, Error, Result},
     ids::Epoch,
+    session::event::turn_key,
+    store::TurnKey,
 };
 
 /// Longest key; a longer one is refused, not cut.
@@ -19,6 +21,9 @@ const LAST_EPOCH: Own = Own { query: "last_epoch", header: "ringspan-last-epoch"
 
 /// The API's own word for the last event that a client has.
 const STARTING_AFTER: &str = "starting_after";
+
+/// Header of a client that may send the same request again.
+pub(super) const IDEMPOTENCY: &str = "idempotency-key";
 
 /// A parameter of ours.
 struct Own {
@@ -34,6 +39,14 @@ const RESPONSES_KEYS: [HeaderName; 5] = [
     HeaderName::from_static("x-codex-session-id"),
     HeaderName::from_static("conversation_id"),
 ];
+
+/// Whether these are headers of Codex, which sends its whole history after a reconnect.
+pub(super) fn is_codex(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name == "originator" || name.as_str().starts_with("x-codex-"))
+        || headers
+            .get(http::header::USER_AGENT)
+            .is_some_and(|agent| agent.as_bytes().starts_with(b"codex"))
+}
 
 /// A session's key and what an operator may see of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +116,29 @@ pub(super) fn opaque(
 pub(super) fn responses(headers: &HeaderMap) -> Result<Option<Key>> {
     let named = RESPONSES_KEYS.iter().find_map(|name| headers.get(name));
     named.and_then(|value| value.to_str().ok()).map(Key::plain).transpose()
+}
+
+/// A request that may be a repeat of an earlier one.
+pub(super) struct Repeat {
+    /// What names the turn within its session.
+    pub(super) key: TurnKey,
+    /// The session of a request that names no other.
+    pub(super) session: Key,
+}
+
+/// What a request's idempotency key names.
+///
+/// # Errors
+/// `invalid_request` for an empty or overlong key.
+pub(super) fn idempotency(headers: &HeaderMap) -> Result<Option<Repeat>> {
+    let Some(value) = headers.get(IDEMPOTENCY) else { return Ok(None) };
+    // Not text, then as what stands there for it: refused as empty.
+    let text = value.to_str().unwrap_or_default();
+    let key = turn_key(text)?;
+    // Apart from the keys that clients choose for sessions; operators see only a hash.
+    let digest = u128::from_be_bytes(key.0);
+    let session = Key::secret(format!("{IDEMPOTENCY}:{digest:032x}"))?;
+    Ok(Some(Repeat { key, session }))
 }
 
 /// After which message the client wants to go on.

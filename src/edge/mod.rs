@@ -7,6 +7,7 @@ mod events;
 mod http;
 mod key;
 mod opaque;
+mod outstanding;
 mod pump;
 mod reply;
 mod responses;
@@ -91,8 +92,17 @@ impl Edge {
 pub struct Drain {
     /// Close sockets at boundaries: idle ones soon, busy ones when their turn has ended.
     pub closing: CancellationToken,
+    /// Close also the sockets that were kept, at their boundaries.
+    pub last_call: CancellationToken,
     /// Close what is left.
     pub cut: CancellationToken,
+}
+
+impl Drain {
+    /// The same for a socket that is closed at the last call only.
+    fn patient(&self) -> Self {
+        Self { closing: self.last_call.clone(), ..self.clone() }
+    }
 }
 
 /// Reason of the close code 1012, in the words that clients know.

@@ -93,6 +93,7 @@ fn wish(
         },
         last_seq: key::last_seq(uri, headers)?,
         last_epoch: key::last_epoch(uri, headers)?,
+        turn_key: None,
         min_epoch: Epoch::default(),
         client: edge.label(ClientKind::WebSocket),
     })

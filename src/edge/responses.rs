@@ -3,36 +3,34 @@
 //! The client's socket outlives its link: when the session moves, the edge attaches to the
 //! new owner and sends again what the old one had certainly not taken.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{extract::Request, response::Response};
+use http::HeaderMap;
 
 use super::{
-    Edge,
+    Drain, Edge,
     events::lost,
     key,
+    outstanding::Outstanding,
     pump::{Event, Pump},
     upgrade::Pending,
 };
 use crate::{
-    config::Route,
+    config::{Route, SocketsAtDrain},
     error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     link::{Frame, Link},
     route::{RouteError, TURN_PATIENCE, UPGRADE_PATIENCE},
     session::{
-        Attach, ClientKind,
-        event::{ClientEvent, Create, ServerEvent, Stage, error_event, error_event_with},
+        Attach, Attached, ClientKind,
+        event::{ClientEvent, Create, error_event, error_event_with},
     },
     store::AliasKind,
     telemetry::{metrics::Direction, propagation},
     upstream::Upgrade,
     wire::{Batch, Incoming, Kind, Message},
 };
-
-/// Response ids that are known to be of the attached session. A client chains on its latest
-/// ones; for an older one the store is asked.
-const KNOWN: usize = 64;
 
 /// Serves one client of a responses route.
 pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Request) -> Response {
@@ -68,8 +66,9 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
         if let Some((socket, seat)) = socket.await {
             let up = edge.metrics.frames(&route.path, Direction::Up);
             let down = edge.metrics.frames(&route.path, Direction::Down);
+            let drain = client.drain();
             let timeout = edge.limits.write_timeout;
-            let pump = Pump::new(socket, seat, &identity, timeout, &edge.drain, up, down);
+            let pump = Pump::new(socket, seat, &identity, timeout, &drain, up, down);
             client.serve(pump).await;
         }
     });
@@ -86,20 +85,11 @@ struct Client {
     session: Option<SessionId>,
     epoch: Epoch,
     link: Option<Link>,
-    /// Creates that have not ended, oldest first; their text as long as they may have to be
-    /// sent again.
-    creates: VecDeque<Outstanding>,
-    known: VecDeque<String>,
+    creates: Outstanding,
+    /// It is closed at the last call of a drain only.
+    kept: bool,
     /// The socket ends at the next boundary, with this close code and reason.
     closing: Option<(u16, &'static str)>,
-}
-
-struct Outstanding {
-    lane: Option<String>,
-    /// The request, until the owner is known to have taken it.
-    message: Option<Message>,
-    /// It asked for nothing to be stored: see [`Client::lost`].
-    repeatable: bool,
 }
 
 /// What the loop does next.
@@ -132,32 +122,41 @@ impl Client {
             session,
             epoch: Epoch::default(),
             link: None,
-            creates: VecDeque::new(),
-            known: VecDeque::new(),
+            creates: Outstanding::default(),
+            kept: keeps(route, headers),
             closing: None,
         })
     }
 
-    async fn attach(&mut self, patience: Duration) -> Result<crate::session::Attached, RouteError> {
+    /// When this socket is to close.
+    fn drain(&self) -> Drain {
+        if self.kept { self.edge.drain.patient() } else { self.edge.drain.clone() }
+    }
+
+    /// Waits for an owner, but not longer than this node lives.
+    async fn attach(&mut self, patience: Duration) -> Result<Attached, RouteError> {
         let session = *self.session.get_or_insert_with(SessionId::random);
-        let attached = self
-            .edge
-            .router
-            .attach(
-                Attach {
-                    session,
-                    principal: self.principal,
-                    route: Arc::clone(&self.route),
-                    key_label: self.key_label.clone(),
-                    upgrade: self.upgrade.clone(),
-                    last_seq: None,
-                    last_epoch: None,
-                    min_epoch: self.epoch,
-                    client: self.edge.label(ClientKind::WebSocket),
-                },
-                patience,
-            )
-            .await?;
+        let cut = self.edge.drain.cut.clone();
+        let attaching = self.edge.router.attach(
+            Attach {
+                session,
+                principal: self.principal,
+                route: Arc::clone(&self.route),
+                key_label: self.key_label.clone(),
+                upgrade: self.upgrade.clone(),
+                last_seq: None,
+                last_epoch: None,
+                turn_key: None,
+                min_epoch: self.epoch,
+                client: self.edge.label(ClientKind::WebSocket),
+            },
+            patience,
+        );
+        let attached = tokio::select! {
+            biased;
+            attached = attaching => attached?,
+            () = cut.cancelled() => return Err(leaving().into()),
+        };
         self.epoch = attached.epoch;
         Ok(attached)
     }
@@ -233,15 +232,13 @@ impl Client {
                     continue;
                 }
             };
-            let lane = create.as_ref().and_then(|create| create.lane.clone());
-            let repeatable = create.as_ref().is_some_and(|create| !create.store);
             if let Err(error) = self.reach(create.as_ref()).await {
-                send_route_error(pump, &error, lane.as_deref());
+                let lane = create.as_ref().and_then(|create| create.lane.as_deref());
+                send_route_error(pump, &error, lane);
                 continue;
             }
-            if create.is_some() {
-                let message = Some(message.clone());
-                self.creates.push_back(Outstanding { lane, message, repeatable });
+            if let Some(create) = &create {
+                self.creates.push(create, &message, self.route.ledger);
             }
             self.send(&message);
         }
@@ -272,7 +269,7 @@ impl Client {
         let mut found = None;
         if let Some(previous) = &create.previous_response_id
             && self.creates.is_empty()
-            && !self.known.contains(previous)
+            && !self.creates.knows(previous)
         {
             let alias = self.edge.router.alias(self.principal, AliasKind::Response, previous).await;
             found = match alias {
@@ -299,9 +296,8 @@ impl Client {
     async fn on_frame(&mut self, frame: Frame, pump: &mut Pump) -> Next {
         match frame {
             Frame::Messages { batch, ended, .. } => {
-                self.note_created(&batch);
                 pump.send(&batch);
-                self.ended(&batch, ended);
+                self.creates.seen(&batch, ended);
                 self.boundary()
             }
             Frame::Ping(_) | Frame::Pong(_) => Next::Go,
@@ -321,94 +317,68 @@ impl Client {
         }
     }
 
-    /// Strikes off the creates that ended. In one lane they end in order; over lanes the
-    /// last message tells whose turn it was.
-    fn ended(&mut self, batch: &Batch, ended: u32) {
-        if ended == 0 {
-            return;
-        }
-        for _ in 0..ended {
-            let at = if self.creates.len() > 1 {
-                let lane = batch
-                    .messages()
-                    .last()
-                    .and_then(|m| ServerEvent::parse(&m))
-                    .and_then(|e| e.lane);
-                self.creates.iter().position(|create| create.lane == lane).unwrap_or(0)
-            } else {
-                0
-            };
-            self.creates.remove(at);
-        }
-    }
-
-    fn note_created(&mut self, batch: &Batch) {
-        // Most batches are deltas, and looking for the word is cheaper than reading JSON.
-        if memchr::memmem::find(batch.bytes(), b"response.created").is_none() {
-            return;
-        }
-        for event in batch.messages().filter_map(|message| ServerEvent::parse(&message)) {
-            if event.stage != Stage::Created {
-                continue;
-            }
-            // It was taken: a transfer from here on waits for its end.
-            let create = self.creates.iter_mut().find(|create| create.lane == event.lane);
-            if let Some(create) = create {
-                create.message = None;
-            }
-            if self.known.len() >= KNOWN {
-                self.known.pop_front();
-            }
-            self.known.extend(event.response_id);
-        }
-    }
-
     /// The session has a new owner. A planned transfer happens between turns, so whatever is
     /// outstanding was never taken by the old one (I5): it is sent to the new one.
     async fn follow(&mut self, pump: &mut Pump) {
-        match self.attach(TURN_PATIENCE).await {
+        // Without a request there is no hurry, and a socket that is to close need not wait.
+        let idle = self.creates.is_empty();
+        let closing = self.drain().closing;
+        let attached = tokio::select! {
+            biased;
+            attached = self.attach(TURN_PATIENCE) => attached,
+            () = closing.cancelled(), if idle => return,
+        };
+        match attached {
             Ok(attached) => {
                 self.link = Some(attached.link);
-                let messages: Vec<Message> =
-                    self.creates.iter().filter_map(|create| create.message.clone()).collect();
-                for message in &messages {
-                    self.send(message);
+                for message in self.creates.not_taken() {
+                    self.send(&message);
                 }
             }
             Err(error) => {
-                for create in std::mem::take(&mut self.creates) {
-                    send_route_error(pump, &error, create.lane.as_deref());
+                for lane in self.creates.take_lanes() {
+                    send_route_error(pump, &error, lane.as_deref());
                 }
             }
         }
     }
 
-    /// The owner, or the way to it, is gone: what it had taken may have run. A request that
-    /// stores nothing and of which nothing was seen has no effect that running it once more
-    /// could double (the rule of `Turn::may_redispatch`), so it is kept for the next owner,
-    /// once; of every other one the client is told that nobody knows.
+    /// The owner, or the way to it, is gone.
     fn lost(&mut self, pump: &mut Pump) {
         self.link = None;
-        let (kept, unknown): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.creates)
-            .into_iter()
-            .partition(|create| create.repeatable && create.message.is_some());
-        self.creates = unknown;
-        self.fail_all(&lost(), pump);
-        self.creates = kept;
-        for create in &mut self.creates {
-            create.repeatable = false;
-        }
+        let said = self.creates.lose(&lost());
+        self.tell(&lost(), &said, pump);
     }
 
     fn fail_all(&mut self, error: &Error, pump: &mut Pump) {
         self.link = None;
-        if !self.creates.is_empty() {
+        let said = self.creates.fail(error);
+        self.tell(error, &said, pump);
+    }
+
+    fn tell(&self, error: &Error, said: &[Message], pump: &mut Pump) {
+        if !said.is_empty() {
             self.edge.metrics.error(error);
         }
-        for create in std::mem::take(&mut self.creates) {
-            pump.send(&Batch::one(&error_event(error, create.lane.as_deref())));
+        for message in said {
+            pump.send(&Batch::one(message));
         }
     }
+}
+
+/// Whether a drain of this node leaves the socket open for as long as it can. A client that
+/// sends its whole history after a reconnect notices no close between turns; the SDKs do not
+/// reconnect, so for them every close is a failure.
+fn keeps(route: &Route, headers: &HeaderMap) -> bool {
+    match route.sockets_at_drain {
+        SocketsAtDrain::Boundary => false,
+        SocketsAtDrain::Deadline => true,
+        SocketsAtDrain::Auto => !key::is_codex(headers),
+    }
+}
+
+fn leaving() -> Error {
+    Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere")
 }
 
 fn send_route_error(pump: &mut Pump, error: &RouteError, lane: Option<&str>) {

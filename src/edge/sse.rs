@@ -16,10 +16,14 @@ use http::{
     HeaderValue,
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
+use serde_json::value::RawValue;
 
-use super::events::{Events, Step, lost, moving};
+use super::events::{Events, Step, moving};
 use crate::{
-    session::{event::error_event, fields::Fields},
+    session::{
+        event::{LAST_SEQUENCE, error_event},
+        fields::Fields,
+    },
     wire::{Batch, Message},
 };
 
@@ -59,7 +63,10 @@ impl Stream for Sse {
             let text = match step {
                 Step::Events(batch) => self.writer.text(&batch),
                 Step::Failed(error) => self.writer.text(&Batch::one(&error_event(&error, None))),
-                Step::Lost => self.writer.text(&Batch::one(&error_event(&lost(), None))),
+                Step::Lost => {
+                    let unknown = Batch::one(&self.events.unknown());
+                    self.writer.text(&unknown)
+                }
                 Step::Moved => self.writer.text(&Batch::one(&error_event(&moving(), None))),
                 Step::End => return Poll::Ready(None),
             };
@@ -83,6 +90,8 @@ struct Head<'a> {
     #[serde(borrow, default)]
     r#type: Cow<'a, str>,
     sequence_number: Option<u64>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
 }
 
 impl Writer {
@@ -96,7 +105,8 @@ impl Writer {
 
     fn event(&mut self, message: &Message, out: &mut Vec<u8>) {
         let mut data = message.payload.clone();
-        if let Ok(Head { r#type: name, sequence_number }) = serde_json::from_slice(&message.payload)
+        if let Ok(Head { r#type: name, sequence_number, error }) =
+            serde_json::from_slice(&message.payload)
         {
             if WEBSOCKET_ONLY.contains(&&*name) {
                 self.left_out += u64::from(sequence_number.is_some());
@@ -114,6 +124,14 @@ impl Writer {
                 let number = number.to_string();
                 data = fields.with(&[("sequence_number", Some(number.as_bytes()))]);
             }
+            if let Some(error) = error.filter(|_| self.left_out > 0)
+                && let Some(fields) = Fields::parse(error.get().as_bytes())
+                && let Some(last) = fields.get::<u64>(LAST_SEQUENCE)
+            {
+                let last = last.saturating_sub(self.left_out).to_string();
+                let error = fields.with(&[(LAST_SEQUENCE, Some(last.as_bytes()))]);
+                data = with_error(&data, &error);
+            }
             out.extend_from_slice(b"event: ");
             out.extend_from_slice(name.as_bytes());
             out.push(b'\n');
@@ -126,6 +144,12 @@ impl Writer {
         }
         out.push(b'\n');
     }
+}
+
+/// The event with another error body.
+fn with_error(event: &Bytes, error: &[u8]) -> Bytes {
+    let fields = Fields::parse(event);
+    fields.map_or_else(|| event.clone(), |fields| fields.with(&[("error", Some(error))]))
 }
 
 #[cfg(test)]

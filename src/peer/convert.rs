@@ -11,6 +11,7 @@ use crate::{
     error::{Blame, Code, Error},
     ids::{Epoch, Incarnation, Principal, SessionId},
     session::{Attach, AttachError, ClientKind, ClientLabel, Owner, Resume},
+    store::TurnKey,
     upstream::{Refusal, Upgrade},
     wire::CloseFrame,
 };
@@ -51,6 +52,7 @@ pub(super) fn attach_out(attach: &Attach, hop: u32) -> proto::Attach {
         edge_node: attach.client.edge_node.to_string(),
         client_kind: attach.client.kind.as_str().to_owned(),
         last_epoch: attach.last_epoch.map(|epoch| epoch.0),
+        turn_key: attach.turn_key.map(|key| Bytes::copy_from_slice(&key.0)),
     }
 }
 
@@ -69,6 +71,10 @@ pub(super) fn attach_in(attach: proto::Attach, routes: &[Arc<Route>]) -> Option<
         },
         last_seq: attach.last_seq,
         last_epoch: attach.last_epoch.map(Epoch),
+        turn_key: match attach.turn_key {
+            Some(key) => Some(TurnKey(key.as_ref().try_into().ok()?)),
+            None => None,
+        },
         min_epoch: Epoch(attach.min_epoch),
         client: ClientLabel {
             edge_node: attach.edge_node.into(),

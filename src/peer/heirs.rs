@@ -10,7 +10,7 @@ use super::{
     convert::{headers_in, headers_out},
     incoming::Incoming,
     outgoing::Peers,
-    proto::{self, Conversation, PastResponse},
+    proto::{self, Conversation, CutTurn, PastResponse},
 };
 use crate::{
     config::Route,
@@ -18,9 +18,10 @@ use crate::{
     session::{
         history::Past,
         replica::Heirs,
-        warm::{Prepared, Warm},
+        warm::{Cut, Prepared, Warm},
     },
     upstream::Upgrade,
+    wire::Batch,
 };
 
 /// How long an heir may take for one call.
@@ -88,6 +89,7 @@ fn out(prepared: &Prepared) -> Conversation {
         subprotocols: warm.upgrade.subprotocols.clone(),
         append: prepared.append,
         past: warm.past.iter().map(past_out).collect(),
+        cut: warm.cut.iter().map(cut_out).collect(),
     }
 }
 
@@ -98,6 +100,14 @@ fn past_out(past: &Past) -> PastResponse {
         lane: past.lane.clone(),
         items: past.items.clone(),
     }
+}
+
+fn cut_out(cut: &Cut) -> CutTurn {
+    CutTurn { response_id: cut.response_id.clone(), events: cut.events.bytes().clone() }
+}
+
+fn cut_in(cut: CutTurn) -> Option<Cut> {
+    Some(Cut { response_id: cut.response_id, events: Batch::from_wire(cut.events)? })
 }
 
 /// None for what is malformed, or of a route that this node does not have.
@@ -122,6 +132,7 @@ fn conversation_in(conversation: Conversation, routes: &[Arc<Route>]) -> Option<
                 subprotocols: conversation.subprotocols,
             },
             past: past.collect(),
+            cut: conversation.cut.into_iter().filter_map(cut_in).collect(),
         },
     })
 }

@@ -4,8 +4,10 @@
 //! nodes may hold different views for a while without two owners coming of it.
 
 pub mod build;
+pub mod departures;
 pub mod membership;
 pub mod placement;
+pub mod rebalance;
 
 pub use membership::{Membership, Ring};
 pub use placement::Placement;

@@ -1,10 +1,12 @@
 //! The task of one session: it performs what the rules decide.
 //!
 //! One poll visits, in this order: the lease (without it nothing moves), commands, the
-//! dial, clients, the upstream, deliveries, writes, the timer. It goes round until nothing
+//! dial, clients, the ledger's answers, the upstream, deliveries, writes, the timer. It goes round until nothing
 //! is ready, so that what arrived together leaves together.
 
 mod attach;
+mod journal;
+mod leaving;
 mod timing;
 mod upstream;
 
@@ -22,6 +24,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+use self::journal::Entry;
 use super::{
     Attach, AttachError, Attached, Context,
     clients::{Client, Delivery, Streams},
@@ -30,12 +33,12 @@ use super::{
     registry::Ownership,
     responses::Held,
     stats::Stats,
-    turns::{Bounds, ClientId, Turns},
+    turns::{Bounds, ClientId, Severed, Turns},
 };
 use crate::{
     config::{Continuity, Limits, Profile, Route},
     error::{Code, Error},
-    ids::{Epoch, Principal, SessionId},
+    ids::{Epoch, Incarnation, Principal, SessionId},
     link::Frame,
     telemetry::{
         metrics::{GaugeGuard, GaugeShare, Place},
@@ -51,12 +54,13 @@ const UPSTREAM_WINDOW: usize = 64 * 1024;
 /// Reason of the close that a client gets when the log has moved on without it.
 pub(super) const TOO_SLOW: &str = "too slow; resume from last_seq";
 
-fn turn_bounds(limits: &Limits) -> Bounds {
+fn turn_bounds(limits: &Limits, route: &Route) -> Bounds {
     Bounds {
         queue: limits.turn_queue,
         // Room for a few of the largest requests.
         payload_bytes: limits.max_message_bytes.saturating_mul(4),
         history_bytes: limits.history_bytes,
+        ledger: route.ledger,
     }
 }
 
@@ -68,6 +72,10 @@ pub(super) enum Command {
     Attach(Box<Attach>, oneshot::Sender<Result<Attached, AttachError>>),
     /// Hand the session over as soon as no turn runs.
     Drain,
+    /// Hand it over now: what runs ends as unknown. Clients have until then to collect that.
+    Sever(Instant),
+    /// Hand it over to one of these, if nothing happens in it.
+    Offer(Vec<Incarnation>),
     /// Bring the upstream up before a client asks.
     WarmUp,
     /// The heir lacks what a part builds on: send it everything.
@@ -84,10 +92,23 @@ pub(super) enum Exit {
     UpstreamClosed(Option<CloseFrame>),
     /// The upstream of a session that never was could not be reached.
     Unreachable,
-    /// A drain asked for it, and no turn runs.
-    HandOff,
+    /// It moves to another node, and no turn runs.
+    HandOff(Departure),
+    /// Somebody else owns the session: the ledger said so.
+    Fenced,
     /// Told to end, with what clients are told.
     Stopped(Error),
+}
+
+/// Why a session moves to another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// Its owner drains.
+    Drain,
+    /// Its owner's time is over; clients have until then to collect what they were told.
+    Deadline(Instant),
+    /// Its owner has more than its share; one of these has less.
+    Balance(Vec<Incarnation>),
 }
 
 /// An attach that waits, and who waits for its answer.
@@ -105,7 +126,6 @@ enum Upstream {
     ),
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "facts that change independently, not states")]
 pub(super) struct Actor {
     pub(super) ctx: Arc<Context>,
     pub(super) id: SessionId,
@@ -124,7 +144,11 @@ pub(super) struct Actor {
     /// The copy of the turn that is just ending.
     pub(super) copying: Option<oneshot::Receiver<()>>,
     pub(super) held: VecDeque<Held>,
+    /// What the heir is told of turns that were ended by the deadline.
+    pub(super) severed: Vec<Severed>,
     pub(super) archived: Archived,
+    /// Turns that the ledger is being told of.
+    journal: Vec<Entry>,
     upstream: Upstream,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
@@ -141,7 +165,7 @@ pub(super) struct Actor {
     pub(super) streams: Streams,
     /// None on an opaque route.
     pub(super) turns: Option<Turns>,
-    draining: bool,
+    departure: Option<Departure>,
     /// When the last client left, or the last turn without a client ended.
     alone_since: Option<Instant>,
     last_upstream: Instant,
@@ -168,7 +192,7 @@ impl Actor {
         let mut streams = Streams::default();
         let turns = match route.profile {
             Profile::Responses => {
-                let turns = Turns::new(turn_bounds(&ctx.limits), past);
+                let turns = Turns::new(turn_bounds(&ctx.limits, &route), past);
                 let unread = route.continuity == Continuity::Database && !claimed.first;
                 Some(if unread { turns.with_unread() } else { turns })
             }
@@ -190,7 +214,9 @@ impl Actor {
             replicated: false,
             copying: None,
             held: VecDeque::new(),
+            severed: Vec::new(),
             archived: Archived::new(claimed.first),
+            journal: Vec::new(),
             upstream: Upstream::None,
             upgrade: attach.upgrade.clone(),
             origin: TraceContext::default(),
@@ -201,7 +227,7 @@ impl Actor {
             next_client: 1,
             streams,
             turns,
-            draining: false,
+            departure: None,
             alone_since: Some(now),
             last_upstream: now,
             last_close: None,
@@ -230,7 +256,12 @@ impl Actor {
                 progress = true;
                 match command {
                     Command::Attach(attach, reply) => self.attach(attach, reply),
-                    Command::Drain => self.draining = true,
+                    Command::Drain => self.leave(Departure::Drain),
+                    Command::Sever(until) => self.sever(until),
+                    Command::Offer(heirs) if self.may_be_offered() => {
+                        return Poll::Ready(Exit::HandOff(Departure::Balance(heirs)));
+                    }
+                    Command::Offer(_) => {}
                     Command::WarmUp => self.warm_up(),
                     Command::Replicate => self.replicate_all(),
                     Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
@@ -240,6 +271,9 @@ impl Actor {
                 return Poll::Ready(exit);
             }
             self.poll_clients(cx, &mut progress);
+            if let Some(exit) = self.poll_journal(cx, &mut progress) {
+                return Poll::Ready(exit);
+            }
             if let Some(exit) = self.poll_upstream(cx, &mut progress) {
                 return Poll::Ready(exit);
             }
@@ -249,8 +283,9 @@ impl Actor {
             if let Some(exit) = self.poll_flush(cx, &mut progress) {
                 return Poll::Ready(exit);
             }
-            if self.draining && self.is_idle() {
-                return Poll::Ready(Exit::HandOff);
+            let may_leave = self.departure.is_some() && self.may_leave();
+            if let Some(departure) = self.departure.take_if(|_| may_leave) {
+                return Poll::Ready(Exit::HandOff(departure));
             }
             if let Some(exit) = self.poll_timer(cx, &mut progress) {
                 return Poll::Ready(exit);
@@ -293,8 +328,14 @@ impl Actor {
                         Error::new(Code::SessionUnavailable, "this node's lease is in doubt");
                     drop(reply.send(Err(error.into())));
                 }
-                Command::Drain => self.draining = true,
-                Command::WarmUp | Command::Replicate => {}
+                Command::Drain => self.leave(Departure::Drain),
+                Command::Offer(_) | Command::WarmUp | Command::Replicate => {}
+                // Whatever the next owner says is true; what is said here might not be.
+                Command::Sever(_) => {
+                    let text = "this node stopped while its lease was in doubt";
+                    let error = Error::new(Code::OutcomeUnknown, text);
+                    return Poll::Ready(Exit::Stopped(error));
+                }
                 Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
             }
         }
@@ -305,6 +346,7 @@ impl Actor {
     fn is_idle(&self) -> bool {
         self.waiting.is_empty()
             && self.held.is_empty()
+            && self.journal.is_empty()
             && self.turns.as_ref().is_none_or(Turns::is_idle)
     }
 

@@ -11,6 +11,7 @@ use tracing::Span;
 use super::{ClientLabel, log::Log, turns::ClientId};
 use crate::{
     link::{Frame, Link},
+    store::TurnKey,
     telemetry::{metrics::GaugeGuard, propagation::Context as TraceContext},
     wire::Batch,
 };
@@ -100,6 +101,8 @@ pub(super) struct Client {
     pub(super) id: ClientId,
     pub(super) link: Link,
     pub(super) label: ClientLabel,
+    /// Idempotency key of its one create.
+    pub(super) turn_key: Option<TurnKey>,
     /// Parent of the spans of its turns.
     pub(super) trace: TraceContext,
     cursors: Vec<Cursor>,
@@ -128,7 +131,7 @@ impl Client {
         attached: GaugeGuard,
     ) -> Self {
         let (cursors, replies) = (Vec::new(), VecDeque::new());
-        Self { id, link, label, trace, cursors, replies, _attached: attached }
+        Self { id, link, label, turn_key: None, trace, cursors, replies, _attached: attached }
     }
 
     /// Reads a log from message `next` on.

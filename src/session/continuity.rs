@@ -46,20 +46,22 @@ impl Archived {
 
 impl Actor {
     /// The conversation with what it takes to go on with it.
-    fn warm(&self, past: Vec<Past>) -> Warm {
+    pub(super) fn warm(&self, past: Vec<Past>) -> Warm {
         Warm {
             principal: self.principal,
             route: Arc::clone(&self.route),
             key_label: self.key_label.clone(),
             upgrade: self.upgrade.clone(),
             past,
+            cut: Vec::new(),
         }
     }
 
     /// All of the conversation, for an heir.
     pub(super) fn prepared(&self) -> Option<Prepared> {
         let past = self.turns.as_ref()?.history().all().to_vec();
-        Some(Prepared { session: self.id, append: false, warm: self.warm(past) })
+        let warm = Warm { cut: self.cuts(), ..self.warm(past) };
+        Some(Prepared { session: self.id, append: false, warm })
     }
 
     /// The conversation grew; the end of its turn waits until that is kept as the route asks.

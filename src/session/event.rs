@@ -9,7 +9,8 @@ use xxhash_rust::xxh3::Xxh3;
 use super::fields::Fields;
 use crate::{
     error::{Code, Error},
-    wire::{Kind, Message},
+    store::TurnKey,
+    wire::{Batch, Kind, Message},
 };
 
 /// A client's event, as far as routing needs it.
@@ -39,6 +40,8 @@ pub struct Create {
     pub prompt_cache_key: Option<String>,
     /// False only where the client said so.
     pub store: bool,
+    /// `client_metadata.idempotency_key`.
+    pub key: Option<TurnKey>,
     /// Hash of what makes two creates the same request; not a security boundary.
     pub fingerprint: u128,
 }
@@ -94,6 +97,7 @@ impl ClientEvent {
                     previous_response_id: fields.get("previous_response_id"),
                     prompt_cache_key: fields.get("prompt_cache_key"),
                     store: fields.get("store") != Some(false),
+                    key: metadata_key(&fields)?,
                     fingerprint: hash.digest128(),
                 })
             }
@@ -110,6 +114,28 @@ impl ClientEvent {
             _ => Self::Other { lane },
         })
     }
+}
+
+/// Longest idempotency key, in bytes.
+const MAX_KEY: usize = 512;
+
+/// What is kept of an idempotency key.
+///
+/// # Errors
+/// `invalid_request` for an empty or overlong one.
+pub fn turn_key(text: &str) -> Result<TurnKey, Error> {
+    if text.is_empty() || text.len() > MAX_KEY {
+        let text = "an idempotency key is 1 to 512 bytes long";
+        return Err(Error::new(Code::InvalidRequest, text).param("idempotency_key"));
+    }
+    Ok(TurnKey::of(text))
+}
+
+/// The idempotency key in a create's metadata; what is no object, or no text, holds none.
+fn metadata_key(fields: &Fields<'_>) -> Result<Option<TurnKey>, Error> {
+    let metadata = fields.raw("client_metadata").and_then(|raw| Fields::parse(raw.as_bytes()));
+    let key: Option<String> = metadata.and_then(|metadata| metadata.get("idempotency_key"));
+    key.map(|key| turn_key(&key)).transpose()
 }
 
 fn is_lane(text: &str) -> bool {
@@ -242,6 +268,35 @@ pub fn done_item(message: &Message) -> Option<String> {
 #[must_use]
 pub fn error_event(error: &Error, lane: Option<&str>) -> Message {
     error_event_with(error.code.status(), &error.body(), error.code.retry_after(), lane)
+}
+
+/// Field of an `outcome_unknown`: the number of the last event that its client was sent.
+pub const LAST_SEQUENCE: &str = "last_sequence_number";
+
+/// The end of a turn of which nobody knows whether it finished. It says how far the client
+/// was told of it: the response, and the number of the last event that it is sent.
+#[must_use]
+pub fn unknown_event(
+    error: &Error,
+    lane: Option<&str>,
+    response_id: Option<&str>,
+    last_sequence: Option<u64>,
+) -> Message {
+    let mut body = error.body();
+    if let Some(id) = response_id {
+        body["response_id"] = id.into();
+    }
+    if let Some(last) = last_sequence {
+        body[LAST_SEQUENCE] = last.into();
+    }
+    error_event_with(error.code.status(), &body, error.code.retry_after(), lane)
+}
+
+/// The number of the last event of a lane in a batch that carries one.
+#[must_use]
+pub fn last_sequence(batch: &Batch, lane: Option<&str>) -> Option<u64> {
+    let events = batch.messages().filter_map(|message| ServerEvent::parse(&message));
+    events.filter(|event| event.lane.as_deref() == lane).filter_map(|event| event.sequence).last()
 }
 
 /// The same around an upstream's own error body.

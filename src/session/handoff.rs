@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, Span};
 
-use super::actor::{Actor, Exit};
+use super::actor::{Actor, Departure, Exit};
 use crate::{
     error::Error,
     ids::Incarnation,
     link::Frame,
-    store::Transferred,
+    store::{SessionRow, Transferred},
     telemetry::{
         metrics::{HandoffReason, Outcome},
         propagation,
@@ -26,28 +26,50 @@ const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
 /// How long an heir may take to keep a conversation.
 const PREPARE: Duration = Duration::from_secs(2);
 
+/// How long the ledger may take for what became of a session's turns.
+const FLUSH: Duration = Duration::from_secs(2);
+
 /// Heirs that are asked before the session is left to whoever wants it.
 const MAX_HEIRS: usize = 4;
 
+/// Tries of one transfer whose answer was lost, and of reading what came of it.
+const TRIES: u32 = 3;
+
+/// Pause between such tries.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Serves a session and ends it as the reason asks.
 pub(super) async fn run(mut actor: Actor) {
-    match actor.serve().await {
-        Exit::Abandoned => {
-            actor.close_upstream(UPSTREAM_CLOSE).await;
-            close(&actor).await;
+    loop {
+        match actor.serve().await {
+            Exit::Abandoned => {
+                actor.close_upstream(UPSTREAM_CLOSE).await;
+                close(&actor).await;
+            }
+            // What was said under earlier owners may still be asked for.
+            Exit::Unreachable => release(&actor).await,
+            Exit::UpstreamClosed(frame) => {
+                actor.settle(SETTLE).await;
+                actor.dismiss(&Frame::Close(frame));
+                release(&actor).await;
+            }
+            Exit::HandOff(departure) => {
+                let headers = actor.upgrade.headers.clone();
+                let span = begin(&mut actor);
+                if hand_off(&mut actor, &departure).instrument(span).await == Stay::GoesOn {
+                    // A later dial goes on with the client's trace, not with this attempt.
+                    actor.upgrade.headers = headers;
+                    continue;
+                }
+            }
+            Exit::Fenced => {
+                actor.settle(SETTLE).await;
+                actor.dismiss(&Frame::Moved);
+                actor.close_upstream(UPSTREAM_CLOSE).await;
+            }
+            Exit::Stopped(error) => stop(&mut actor, error).await,
         }
-        // What was said under earlier owners may still be asked for.
-        Exit::Unreachable => release(&actor).await,
-        Exit::UpstreamClosed(frame) => {
-            actor.settle(SETTLE).await;
-            actor.dismiss(&Frame::Close(frame));
-            release(&actor).await;
-        }
-        Exit::HandOff => {
-            let span = begin(&mut actor);
-            hand_off(actor).instrument(span).await;
-        }
-        Exit::Stopped(error) => stop(actor, error).await,
+        return;
     }
 }
 
@@ -64,60 +86,119 @@ fn begin(actor: &mut Actor) -> Span {
     span
 }
 
-/// Planned transfer at a turn boundary: quiesce, deliver, commit, tell.
+/// Whether the session's stay here has ended.
+#[derive(PartialEq, Eq)]
+enum Stay {
+    Over,
+    GoesOn,
+}
+
+/// Planned transfer at a turn boundary: quiesce, deliver, prepare, commit, tell, nudge.
 ///
 /// *Invariant (I5):* nothing is read from a client after the quiesce, so what a client has
 /// sent and not seen answered was not dispatched, and its edge may send it to the heir.
-async fn hand_off(mut actor: Actor) {
+async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let started = Instant::now();
-    let (store, me) = (actor.ctx.store.clone(), actor.ctx.me);
     let (id, epoch) = (actor.id, actor.epoch);
-    let quiesced = store.quiesce(id, me, epoch).await;
-    actor.settle(SETTLE).await;
-    let mut outcome = Outcome::Failed;
-    let mut moved = None;
-    if quiesced == Ok(true) {
-        let heirs = actor.ctx.ring.borrow().placement.heirs(id, &[me]);
-        for heir in heirs.into_iter().take(MAX_HEIRS) {
-            if !prepare(&actor, heir).await {
-                continue;
-            }
-            match store.transfer(id, me, epoch, heir, false).await {
+    actor.flush_ledger(FLUSH).await;
+    let settle = match departure {
+        Departure::Deadline(until) => until.saturating_duration_since(started) / 2,
+        Departure::Drain | Departure::Balance(_) => SETTLE,
+    };
+    let quiesced = actor.ctx.store.quiesce(id, actor.ctx.me, epoch).await;
+    actor.settle(settle.min(SETTLE)).await;
+    let heirs = match departure {
+        Departure::Balance(heirs) => heirs.clone(),
+        _ => actor.ctx.ring.borrow().placement.heirs(id, &[actor.ctx.me]),
+    };
+    let forced = matches!(departure, Departure::Deadline(_));
+    let went =
+        if quiesced == Ok(true) { transfer(actor, heirs, forced).await } else { Went::Nowhere };
+    let (reason, outcome) =
+        (reason(departure), if went == Went::Nowhere { Outcome::Failed } else { Outcome::Ok });
+    actor.ctx.metrics.handoff(reason, outcome, started.elapsed());
+    if went == Went::Nowhere {
+        // Nothing forced it to leave, so it stays, unless it is not ours any more.
+        if matches!(departure, Departure::Balance(_))
+            && actor.ctx.store.resume(id, actor.ctx.me, epoch).await == Ok(true)
+        {
+            return Stay::GoesOn;
+        }
+        // Nobody to take it: whoever is asked for it next may claim it.
+        release(actor).await;
+    }
+    actor.dismiss(&Frame::Moved);
+    if let Went::To(heir) = went
+        && actor.turns.is_some()
+    {
+        activate(actor, heir).await;
+    }
+    actor.close_upstream(UPSTREAM_CLOSE).await;
+    Stay::Over
+}
+
+const fn reason(departure: &Departure) -> HandoffReason {
+    match departure {
+        Departure::Drain => HandoffReason::Drain,
+        Departure::Deadline(_) => HandoffReason::Deadline,
+        Departure::Balance(_) => HandoffReason::Balance,
+    }
+}
+
+/// Where a session went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Went {
+    To(Incarnation),
+    /// It is ours, or nobody knows.
+    Nowhere,
+}
+
+/// Prepares one heir after another until one owns the session.
+async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, forced: bool) -> Went {
+    let (id, me, epoch) = (actor.id, actor.ctx.me, actor.epoch);
+    for heir in heirs.into_iter().take(MAX_HEIRS) {
+        if !prepare(actor, heir).await {
+            continue;
+        }
+        for _ in 0..TRIES {
+            let error = match actor.ctx.store.transfer(id, me, epoch, heir, forced).await {
                 Ok(Transferred::Moved(epoch)) => {
                     tracing::info!(session = %id, %heir, %epoch, "session handed over");
                     let text = format!("handed over to incarnation {heir}, epoch {epoch}");
                     actor.ctx.events.emit("handoff", Some(&id), &text);
-                    outcome = Outcome::Ok;
-                    moved = Some(heir);
-                    break;
+                    return Went::To(heir);
                 }
-                Ok(Transferred::HeirUnfit) => {}
+                Ok(Transferred::HeirUnfit) => break,
                 Ok(
                     Transferred::NotOwner | Transferred::NotQuiescing | Transferred::TurnsRunning,
-                ) => break,
-                // The reply may be what was lost, not the commit.
-                Err(error) => {
-                    if moved_to(&actor, heir).await {
-                        outcome = Outcome::Ok;
-                        moved = Some(heir);
-                    } else {
-                        tracing::warn!(session = %id, %error, "handing the session over failed");
-                    }
-                    break;
+                ) => return Went::Nowhere,
+                Err(error) => error,
+            };
+            // The answer may be what was lost, and not the commit: the row knows.
+            tracing::warn!(session = %id, %heir, %error, "no answer to a transfer, reading what came of it");
+            match reread(actor).await {
+                Some(row) if row.owner == Some(me) && row.epoch == epoch => {}
+                Some(row) if row.epoch > epoch => {
+                    let text = format!("handed over to incarnation {heir}, epoch {}", row.epoch);
+                    actor.ctx.events.emit("handoff", Some(&id), &text);
+                    return row.live_owner().map_or(Went::Nowhere, Went::To);
                 }
+                _ => return Went::Nowhere,
             }
         }
     }
-    if outcome != Outcome::Ok {
-        // Nobody to take it: whoever is asked for it next may claim it.
-        release(&actor).await;
+    Went::Nowhere
+}
+
+/// The session's row; None if it is gone or the store does not answer.
+async fn reread(actor: &Actor) -> Option<SessionRow> {
+    for _ in 0..TRIES {
+        match actor.ctx.store.session(actor.id).await {
+            Ok(row) => return row,
+            Err(_) => sleep(PAUSE).await,
+        }
     }
-    actor.ctx.metrics.handoff(HandoffReason::Drain, outcome, started.elapsed());
-    actor.dismiss(&Frame::Moved);
-    if let Some(heir) = moved.filter(|_| actor.turns.is_some()) {
-        activate(&actor, heir).await;
-    }
-    actor.close_upstream(UPSTREAM_CLOSE).await;
+    None
 }
 
 /// Leaves the conversation with the heir before it owns the session: once it does, a client
@@ -146,21 +227,17 @@ fn addr_of(actor: &Actor, heir: Incarnation) -> Option<String> {
     actor.ctx.ring.borrow().member(heir).map(|member| member.peer_addr.clone())
 }
 
-async fn moved_to(actor: &Actor, heir: Incarnation) -> bool {
-    let row = actor.ctx.store.session(actor.id).await;
-    row.ok().flatten().is_some_and(|row| row.owner == Some(heir))
-}
-
-async fn stop(mut actor: Actor, error: Error) {
+async fn stop(actor: &mut Actor, error: Error) {
     actor.dismiss(&Frame::Failed(error));
     actor.close_upstream(UPSTREAM_CLOSE).await;
     if actor.ctx.lease.is_live(Instant::now().into_std()) {
-        release(&actor).await;
+        release(actor).await;
     }
 }
 
 /// Fenced by epoch: if the session is somebody else's by now, nothing happens.
 async fn release(actor: &Actor) {
+    actor.flush_ledger(FLUSH).await;
     actor.ctx.events.note("released", &actor.id, format!("given up, epoch {}", actor.epoch));
     if let Err(error) = actor.ctx.store.release(actor.id, actor.ctx.me, actor.epoch).await {
         // The row keeps naming this incarnation; whoever asks for the session here claims it

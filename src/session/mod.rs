@@ -12,6 +12,7 @@ pub mod event;
 pub mod fields;
 mod handoff;
 pub mod history;
+pub mod ledger;
 mod log;
 
 mod recopy;
@@ -35,6 +36,7 @@ use crate::{
     error::Error,
     ids::{Epoch, Incarnation, Principal, SessionId},
     link::Link,
+    store::TurnKey,
     upstream::{Refusal, Upgrade},
 };
 
@@ -82,6 +84,8 @@ pub struct Attach {
     pub last_seq: Option<u64>,
     /// The epoch whose numbering `last_seq` is of, if the client said so.
     pub last_epoch: Option<Epoch>,
+    /// Idempotency key of the one create that follows, where the create itself has none.
+    pub turn_key: Option<TurnKey>,
     /// The caller knows that the session had this epoch; an owner with less is stale.
     pub min_epoch: Epoch,
     pub client: ClientLabel,

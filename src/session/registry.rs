@@ -9,7 +9,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{OnceCell, mpsc, oneshot, watch};
+use tokio::{
+    sync::{OnceCell, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -18,6 +21,7 @@ use super::{
     aliases::AliasWriter,
     archive::Archive,
     handoff,
+    ledger::Ledger,
     replica::{Heirs, Replicator},
     stats::Stats,
     warm::{Prepared, WarmStore},
@@ -49,6 +53,7 @@ pub struct Context {
     pub metrics: Metrics,
     pub dialer: Dialer,
     pub aliases: AliasWriter,
+    pub ledger: Ledger,
     pub heirs: Arc<dyn Heirs>,
     pub replicator: Replicator,
     pub archive: Archive,
@@ -200,6 +205,7 @@ impl Registry {
             upgrade: warm.upgrade,
             last_seq: None,
             last_epoch: None,
+            turn_key: None,
             min_epoch: Epoch::default(),
             client: ClientLabel {
                 edge_node: Arc::clone(&self.ctx.node_id),
@@ -222,7 +228,8 @@ impl Registry {
         if self.draining.load(Relaxed) {
             return Err(Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere"));
         }
-        if sessions.len() >= self.ctx.capacity as usize {
+        // One that was left here by its owner has no other place to go to.
+        if sessions.len() >= self.ctx.capacity as usize && !self.warm.has(id) {
             return Err(Error::new(Code::NodeFull, "this node owns as many sessions as it may"));
         }
         let slot = Arc::new(Slot::default());
@@ -272,7 +279,7 @@ impl Registry {
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
         self.ctx.metrics.heir_conversations(self.warm.len());
         let origin = warm.as_ref().map(|warm| propagation::extract(&warm.upgrade.headers));
-        let past = warm.map(|warm| warm.past).unwrap_or_default();
+        let (past, cut) = warm.map(|warm| (warm.past, warm.cut)).unwrap_or_default();
         if !past.is_empty() {
             // What came from the heir has none any more.
             drop(inbox.try_send(Command::Replicate));
@@ -287,6 +294,7 @@ impl Registry {
             inbox.downgrade(),
         );
         actor.origin = origin.unwrap_or_default();
+        actor.adopt(cut);
         let (registry, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
         let id = attach.session;
         self.ctx.tracker.spawn(async move {
@@ -311,6 +319,16 @@ impl Handle {
     /// Hands the session over as soon as no turn runs.
     pub async fn drain(&self) {
         drop(self.inbox.send(Command::Drain).await);
+    }
+
+    /// Hands the session over now; clients have until `until` to collect what they are told.
+    pub async fn sever(&self, until: Instant) {
+        drop(self.inbox.send(Command::Sever(until)).await);
+    }
+
+    /// Hands the session to one of `heirs` if nothing happens in it. Never waits.
+    pub fn offer(&self, heirs: Vec<Incarnation>) {
+        drop(self.inbox.try_send(Command::Offer(heirs)));
     }
 
     /// Ends the session's stay here; clients are told `error`.

@@ -47,6 +47,11 @@ impl Actor {
                         }
                     }
                 }
+                Action::Rejoin { client, turn, otherwise } => self.rejoin(client, turn, &otherwise),
+                Action::Journal { turn, key, request, repeatable } => {
+                    self.journal(turn, key, request, repeatable);
+                }
+                Action::Mark { turn, state, response } => self.mark(turn, state, response),
                 Action::Append { turn, batch, done } => {
                     // Nobody hears of the end of a turn that a crash could still undo (I6):
                     // the conversation is kept first. What comes after it waits too.

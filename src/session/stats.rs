@@ -1,6 +1,9 @@
 //! What operators see of a session, without asking its actor.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -50,6 +53,17 @@ pub struct Stats {
     pub lag: AtomicU64,
     upstream: AtomicU8,
     pub clients: Mutex<Vec<ClientStat>>,
+    active: Mutex<Active>,
+}
+
+/// When something last happened.
+#[derive(Debug)]
+struct Active(Instant);
+
+impl Default for Active {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
 }
 
 impl Stats {
@@ -64,6 +78,17 @@ impl Stats {
             1 => UpstreamState::Dialing,
             _ => UpstreamState::Connected,
         }
+    }
+
+    /// A turn runs or waits, or a client came.
+    pub(super) fn touch(&self) {
+        self.active.lock().0 = Instant::now();
+    }
+
+    /// Since when no turn ran or waited and no client came.
+    #[must_use]
+    pub fn idle_for(&self) -> Duration {
+        self.active.lock().0.elapsed()
     }
 
     /// Conversation remembered, in bytes.

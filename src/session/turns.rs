@@ -7,13 +7,19 @@
 //! *Invariant (I3):* a turn gets one terminal event; what an upstream says of a response
 //! that is not running is dropped, because a stale terminal event corrupts clients.
 
+mod keys;
 mod lane;
+mod ledger;
+mod parting;
 mod recall;
 mod upstream;
 
 use std::collections::{HashSet, VecDeque};
 
+use keys::Keyed;
 use lane::{Lane, Progress, Turn};
+pub use ledger::Journaled;
+pub use parting::Severed;
 use recall::Recall;
 
 use super::{
@@ -22,6 +28,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
+    store::{TurnKey, TurnState},
     wire::{Batch, Kind, Message},
 };
 
@@ -44,6 +51,12 @@ pub enum Action {
     Open(TurnNo),
     /// The client reads the turn's log from its start.
     Subscribe { client: ClientId, turn: TurnNo },
+    /// The same, if the log still has its start; if not, the client is told the error.
+    Rejoin { client: ClientId, turn: TurnNo, otherwise: Error },
+    /// Write to the ledger that the turn is about to be sent; [`Turns::on_journaled`] is told.
+    Journal { turn: TurnNo, key: Option<TurnKey>, request: u128, repeatable: bool },
+    /// Write to the ledger, some time, what became of the turn.
+    Mark { turn: TurnNo, state: TurnState, response: Option<String> },
     /// Append to a turn's log; `done` ends it.
     Append { turn: TurnNo, batch: Batch, done: bool },
     /// A turn that never ran and never will: its log is closed.
@@ -69,6 +82,8 @@ pub struct Bounds {
     pub payload_bytes: usize,
     /// Bytes of conversation kept.
     pub history_bytes: usize,
+    /// Turns are written to the ledger before they are sent.
+    pub ledger: bool,
 }
 
 /// All turns of a session.
@@ -78,12 +93,18 @@ pub struct Turns {
     next: TurnNo,
     bounds: Bounds,
     connected: bool,
+    /// The session is about to leave.
+    holding: bool,
     /// Responses that the present connection made: it knows them, and no other does.
     known: HashSet<String>,
     history: History,
     recall: Recall,
     /// Responses that ended, newest last, for clients that ask for one again.
     ended: VecDeque<(String, TurnNo)>,
+    /// The newest response was told to nobody but the connection, and is not remembered.
+    untold: bool,
+    /// The same for those that ask by an idempotency key.
+    keyed: VecDeque<Keyed>,
     /// Turns finished, for operators.
     done: u64,
 }
@@ -96,10 +117,13 @@ impl Turns {
             next: 1,
             bounds,
             connected: false,
+            holding: false,
             known: HashSet::new(),
             history: History::new(bounds.history_bytes, past),
             recall: Recall::default(),
             ended: VecDeque::new(),
+            untold: false,
+            keyed: VecDeque::new(),
             done: 0,
         }
     }
@@ -107,14 +131,15 @@ impl Turns {
     /// Turns that the upstream has.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.lanes.iter().filter(|lane| lane.running.is_some()).count()
+        self.lanes.iter().filter(|lane| lane.at_upstream().is_some()).count()
     }
 
     /// Turns that wait, and somebody waits for them.
     #[must_use]
     pub fn queued(&self) -> usize {
+        let accepted = |lane: &Lane| lane.running.iter().filter(|turn| !turn.runs()).count();
         let wanted = |lane: &Lane| lane.queue.iter().filter(|turn| turn.client.is_some()).count();
-        self.lanes.iter().map(wanted).sum()
+        self.lanes.iter().map(|lane| accepted(lane) + wanted(lane)).sum()
     }
 
     /// Turns that have ended.
@@ -135,8 +160,14 @@ impl Turns {
         &self.history
     }
 
-    /// A message from a client.
-    pub fn on_client(&mut self, client: ClientId, message: &Message) -> Vec<Action> {
+    /// A message from a client. `key` is the idempotency key of a client that sends just
+    /// one create; one in the create itself wins.
+    pub fn on_client(
+        &mut self,
+        client: ClientId,
+        message: &Message,
+        key: Option<TurnKey>,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         if message.kind == Kind::Binary {
             let error = Error::new(Code::InvalidRequest, "binary messages have no meaning here");
@@ -148,13 +179,16 @@ impl Turns {
                 // The edge counts what it could not read as no create, like us.
                 reply(&mut actions, client, &error, None, 0);
             }
-            Ok(ClientEvent::Create(create)) => self.create(client, create, message, &mut actions),
+            Ok(ClientEvent::Create(mut create)) => {
+                create.key = create.key.or(key);
+                self.create(client, create, message, &mut actions);
+            }
             Ok(ClientEvent::Resume { response_id }) => {
                 self.resume(client, &response_id, &mut actions);
             }
             Ok(ClientEvent::Control { lane, response_id }) => {
                 let target = self.lanes.iter().find(|l| {
-                    l.running.as_ref().is_some_and(|turn| match &response_id {
+                    l.at_upstream().is_some_and(|turn| match &response_id {
                         Some(id) => turn.response_id.as_ref() == Some(id),
                         None => l.name == lane,
                     })
@@ -167,7 +201,7 @@ impl Turns {
             }
             Ok(ClientEvent::Other { lane }) => {
                 let known = self.lane(lane.as_deref()).is_some_and(|at| {
-                    self.lanes[at].running.as_ref().is_some_and(|turn| turn.client == Some(client))
+                    self.lanes[at].at_upstream().is_some_and(|turn| turn.is_of(client))
                 });
                 if known {
                     actions.push(Action::Upstream(Batch::one(message)));
@@ -191,12 +225,15 @@ impl Turns {
         actions: &mut Vec<Action>,
     ) {
         let name = create.lane.clone();
+        if self.repeat(client, &create, actions) {
+            return;
+        }
         let Some(at) = self.lane_or_new(name.as_deref()) else {
             let error = Error::new(Code::StreamLimitReached, "at most 32 distinct stream ids");
             reply(actions, client, &error.param("stream_id"), name.as_deref(), 1);
             return;
         };
-        if let Some(turn) = self.lanes[at].orphan(create.fingerprint) {
+        if let Some(turn) = self.lanes[at].orphan(&create, create.key) {
             // The client lost its socket and asks again: the answer is under way.
             turn.client = Some(client);
             actions.push(Action::Subscribe { client, turn: turn.no });
@@ -214,7 +251,7 @@ impl Turns {
             return;
         }
         let superseded = create.previous_response_id.is_none()
-            && lane.running.as_ref().is_some_and(|turn| turn.client.is_none())
+            && lane.at_upstream().is_some_and(|turn| turn.client.is_none())
             && self.running() == 1;
         let turn = Turn::new(self.next, client, create, message.payload.clone());
         self.next += 1;
@@ -258,9 +295,13 @@ impl Turns {
         if !self.connected {
             return;
         }
-        let mut active = self.running();
+        let mut active = self.lanes.iter().filter(|lane| lane.running.is_some()).count();
         for at in 0..self.lanes.len() {
             while active < MAX_ACTIVE && self.lanes[at].running.is_none() {
+                let first = self.lanes[at].queue.front();
+                if self.holding && first.is_some_and(|turn| !turn.redispatched) {
+                    break;
+                }
                 if self.waits_for_recall(&self.lanes[at]) {
                     self.ask(actions);
                     break;
@@ -269,12 +310,17 @@ impl Turns {
                 let Some(mut turn) = lane.queue.pop_front() else { break };
                 if turn.client.is_none() {
                     // It waited to be run again, and nobody came back for it.
+                    actions.extend(turn.cut_short());
                     actions.push(Action::Forget(turn.no));
                     continue;
                 }
-                let Some(payload) = turn.request(&self.known, &self.history) else { continue };
-                turn.progress = Progress::Dispatched;
-                actions.push(Action::Upstream(Batch::one(&Message::text(payload))));
+                if self.bounds.ledger {
+                    turn.progress = Progress::Accepted;
+                    turn.journaled = true;
+                    actions.push(turn.journal());
+                } else {
+                    actions.extend(turn.send(&self.known, &self.history));
+                }
                 lane.running = Some(turn);
                 active += 1;
             }
@@ -287,18 +333,16 @@ impl Turns {
         let mut actions = Vec::new();
         for lane in &mut self.lanes {
             lane.queue.retain_mut(|turn| {
-                if turn.client != Some(client) {
+                if !turn.leave(client) || turn.redispatched {
+                    // One that ran before is kept like a running one: the client may come back.
                     return true;
                 }
-                turn.client = None;
-                // One that ran before is kept like a running one: the client may come back.
-                if !turn.redispatched {
-                    actions.push(Action::Forget(turn.no));
-                }
-                turn.redispatched
+                actions.extend(turn.cut_short());
+                actions.push(Action::Forget(turn.no));
+                false
             });
-            if let Some(turn) = lane.running.as_mut().filter(|turn| turn.client == Some(client)) {
-                turn.client = None;
+            if let Some(turn) = lane.running.as_mut() {
+                turn.leave(client);
             }
         }
         actions
@@ -318,6 +362,7 @@ impl Turns {
         let mut actions = Vec::new();
         for at in 0..self.lanes.len() {
             let lane = &mut self.lanes[at];
+            lane.withdraw();
             if lane.running.as_ref().is_some_and(|turn| turn.may_redispatch(&self.history)) {
                 lane.requeue();
                 continue;
@@ -335,6 +380,7 @@ impl Turns {
     fn lost_connection(&mut self) {
         self.connected = false;
         self.known.clear();
+        self.lanes.iter_mut().for_each(Lane::withdraw);
         // Lanes are the connection's; the next one begins with none.
         self.lanes.retain(|lane| lane.running.is_some() || !lane.queue.is_empty());
     }
@@ -344,6 +390,7 @@ impl Turns {
         let lane = &mut self.lanes[at];
         if let Some(turn) = lane.running.take() {
             self.done += 1;
+            actions.extend(turn.cut_short());
             actions.push(refuse(turn.no, error, lane.name.as_deref()));
         }
     }
@@ -359,6 +406,7 @@ impl Turns {
         for lane in &mut self.lanes {
             for turn in std::mem::take(&mut lane.queue) {
                 self.done += 1;
+                actions.extend(turn.cut_short());
                 let name = lane.name.as_deref();
                 let event = error_event_with(status, body, code.retry_after(), name);
                 let batch = Batch::one(&event);
@@ -373,6 +421,7 @@ impl Turns {
         let mut actions = Vec::new();
         let error = Error::new(Code::UpstreamTimeout, "the upstream fell silent during this turn");
         for at in 0..self.lanes.len() {
+            self.lanes[at].withdraw();
             self.end(at, &error, &mut actions);
         }
         self.lost_connection();

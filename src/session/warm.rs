@@ -13,6 +13,7 @@ use crate::{
     config::{Limits, Route},
     ids::{Principal, SessionId},
     upstream::Upgrade,
+    wire::Batch,
 };
 
 /// Conversations kept, and bytes of them: a quarter of a gigabyte on a node that is heir to
@@ -32,6 +33,16 @@ pub struct Warm {
     pub key_label: String,
     pub upgrade: Upgrade,
     pub past: Vec<Past>,
+    /// Only with a transfer: turns that the owner had to sever.
+    pub cut: Vec<Cut>,
+}
+
+/// A turn of which nobody knows whether it finished, with what its clients were told: its
+/// events, and last that its outcome is unknown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub response_id: String,
+    pub events: Batch,
 }
 
 /// A conversation on its way to an heir.
@@ -59,6 +70,16 @@ struct Entry {
     at: Instant,
 }
 
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.history.bytes() + cut_bytes(&self.warm)
+    }
+}
+
+fn cut_bytes(warm: &Warm) -> usize {
+    warm.cut.iter().map(|cut| cut.events.weight()).sum()
+}
+
 impl WarmStore {
     /// Keeps a conversation. False if it is only a part and what came before is not here, or
     /// if there is no room.
@@ -77,9 +98,10 @@ impl WarmStore {
             history.push(past);
         }
         kept.expire(now);
-        let room = kept.bytes + history.bytes() <= MAX_BYTES && kept.sessions.len() < MAX_SESSIONS;
+        let bytes = history.bytes() + cut_bytes(&warm);
+        let room = kept.bytes + bytes <= MAX_BYTES && kept.sessions.len() < MAX_SESSIONS;
         if room {
-            kept.bytes += history.bytes();
+            kept.bytes += bytes;
             kept.sessions.insert(session, Entry { warm, history, at: now });
         }
         room
@@ -97,6 +119,11 @@ impl WarmStore {
         Some(warm)
     }
 
+    /// Whether something of the session is here.
+    pub(super) fn has(&self, session: SessionId) -> bool {
+        self.0.lock().sessions.contains_key(&session)
+    }
+
     /// What is needed to open the session, without taking it.
     pub(super) fn peek(&self, session: SessionId) -> Option<Warm> {
         self.0.lock().sessions.get(&session).map(|entry| entry.warm.clone())
@@ -106,7 +133,7 @@ impl WarmStore {
 impl Kept {
     fn remove(&mut self, session: SessionId) -> Option<Entry> {
         let entry = self.sessions.remove(&session)?;
-        self.bytes -= entry.history.bytes();
+        self.bytes -= entry.bytes();
         Some(entry)
     }
 
@@ -116,6 +143,6 @@ impl Kept {
             return;
         }
         self.sessions.retain(|_, entry| now < entry.at + entry.warm.route.detach_ttl + GRACE);
-        self.bytes = self.sessions.values().map(|entry| entry.history.bytes()).sum();
+        self.bytes = self.sessions.values().map(Entry::bytes).sum();
     }
 }

@@ -4,7 +4,7 @@
 mod conversations;
 mod table;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -13,13 +13,22 @@ use tokio::{sync::watch, time::Instant};
 use self::table::Table;
 use super::{
     Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
-    Result, RingView, SessionFilter, SessionRow, SessionState, Store, Transferred, TurnKey,
-    TurnMark, TurnRow,
+    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, Transferred,
+    TurnKey, TurnMark, TurnRow,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
 /// Source of the store's time. Must never go back.
 pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// What goes wrong with a transfer: the two cases that its caller cannot tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It takes effect, and its answer is lost.
+    ReplyLost,
+    /// It never arrives.
+    RequestLost,
+}
 
 /// A [`Store`] in memory. Nodes of one test share it in an `Arc`.
 pub struct Memory {
@@ -28,6 +37,8 @@ pub struct Memory {
     clock: Clock,
     /// The ring version, for those who wait for a hint.
     version: watch::Sender<i64>,
+    /// What goes wrong with the next transfers, in order.
+    faults: Mutex<VecDeque<Fault>>,
 }
 
 impl Default for Memory {
@@ -45,7 +56,13 @@ impl Memory {
             cluster: Cluster { id: "memory".into(), secret: [7; 32] },
             clock,
             version: watch::Sender::new(0),
+            faults: Mutex::default(),
         }
+    }
+
+    /// Has the next transfers fail like this, one after another.
+    pub fn fail_transfers(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.lock().extend(faults);
     }
 
     /// Does one call: all of it under the lock, at one instant.
@@ -134,7 +151,13 @@ impl Store for Memory {
         heir: Incarnation,
         forced: bool,
     ) -> Result<Transferred> {
-        Ok(self.call(|table, now| table.transfer(id, me, epoch, heir, forced, now)))
+        let fault = self.faults.lock().pop_front();
+        let lost = || StoreError::Unavailable("the answer was lost".into());
+        if fault == Some(Fault::RequestLost) {
+            return Err(lost());
+        }
+        let answer = self.call(|table, now| table.transfer(id, me, epoch, heir, forced, now));
+        if fault.is_some() { Err(lost()) } else { Ok(answer) }
     }
 
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {

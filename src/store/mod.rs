@@ -17,6 +17,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub(crate) use self::turns::TurnId;
 pub use self::{
     turns::{Began, NewTurn, TurnKey, TurnMark, TurnRow, TurnState},
     types::{
@@ -186,8 +187,8 @@ pub trait Store: Send + Sync + 'static {
     /// trip for all of them, answers in the order of `turns`. Fenced, in the same statement,
     /// by the session being `Live` and ours in the turn's epoch; the session cannot change
     /// hands while it runs. A turn that is here already and has named no response is
-    /// dispatched once more, by its number, or, if both runs are `repeatable` (the earlier
-    /// one being `Unknown`), by its key.
+    /// dispatched once more: by its number while it is `Dispatched`; by its key, for the same
+    /// request, if it is `Failed` (nothing ran), or `Unknown` and `repeatable`.
     async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>>;
 
     /// Writes what became of turns; of marks of one turn the first final one counts.

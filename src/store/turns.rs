@@ -19,7 +19,7 @@ pub enum TurnState {
     Visible,
     /// It ended with a response that is complete, or as complete as it gets.
     Done,
-    /// It ended with an error.
+    /// It ended with an error; if it named no response, nothing ran.
     Failed,
     /// Nobody will know how it ended.
     Unknown,

@@ -14,13 +14,13 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use catalogue::{MetricInfo, render_table};
 use families::Families;
 pub use labels::{
-    ArchiveFailure, ClaimOutcome, Direction, HandoffReason, Loss, Outcome, Place, ResumeOutcome,
-    Side, Signal, StoreFailure, TakeoverReason, TurnOutcome,
+    ArchiveFailure, ClaimOutcome, Direction, HandoffReason, LedgerRefusal, LedgerWrite, Loss,
+    Outcome, Place, ResumeOutcome, Side, Signal, StoreFailure, TakeoverReason, TurnOutcome,
 };
 use labels::{
-    ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLoss, ByOperation,
-    ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide, BySignal, ByState, ByStoreFailure,
-    ByTakeover, ByTurn, ByUpstream,
+    ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLedgerRefusal,
+    ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide,
+    BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
 };
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use tokio::time::Instant;
@@ -63,10 +63,18 @@ impl Metrics {
         let metrics = Self(Arc::new(Families::new()));
         // Rare, and watched by their increase: a counter that is first seen with its first
         // event shows none.
-        for outcome in [Outcome::Ok, Outcome::Failed] {
-            let labels = ByHandoff { reason: HandoffReason::Drain, outcome };
-            drop(metrics.0.handoffs.get_or_create(&labels));
-            drop(metrics.0.handoff_seconds.get_or_create(&labels));
+        let reasons = [
+            HandoffReason::Drain,
+            HandoffReason::Deadline,
+            HandoffReason::Age,
+            HandoffReason::Balance,
+        ];
+        for reason in reasons {
+            for outcome in [Outcome::Ok, Outcome::Failed] {
+                let labels = ByHandoff { reason, outcome };
+                drop(metrics.0.handoffs.get_or_create(&labels));
+                drop(metrics.0.handoff_seconds.get_or_create(&labels));
+            }
         }
         for reason in [TakeoverReason::Dead, TakeoverReason::Gone] {
             drop(metrics.0.takeovers.get_or_create(&ByTakeover { reason }));
@@ -264,6 +272,17 @@ impl Metrics {
     pub fn store(&self, operation: &'static str, took: Duration) {
         let labels = ByOperation { operation };
         self.0.store_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Turns went to the ledger in one write.
+    pub fn ledger_batch(&self, write: LedgerWrite, turns: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "batches are small")]
+        self.0.ledger_batch.get_or_create(&ByLedgerWrite { write }).observe(turns as f64);
+    }
+
+    /// The ledger did not let a turn be sent.
+    pub fn ledger_refusal(&self, reason: LedgerRefusal) {
+        self.0.ledger_refusals.get_or_create(&ByLedgerRefusal { reason }).inc();
     }
 
     /// The store failed. `operation` is a name from the code, never data.

@@ -285,6 +285,18 @@ fn a_final_state_of_the_ledger_that_changes_is_found() {
 }
 
 #[test]
+fn a_turn_that_the_ledger_lets_run_again_after_a_response_is_found() {
+    let (mut writer, _) = clean();
+    writer.history.conduct = Conduct::Losses;
+    let row = |state: &str, dispatches: u64, response: Value| json!({ "state": state, "dispatches": dispatches, "response": response });
+    let again = row("DISPATCHED", 2, Value::Null);
+    writer.change(Table::Turn, row("UNKNOWN", 1, Value::Null), again.clone());
+    judge(&writer.history).assert_holds();
+    writer.change(Table::Turn, row("VISIBLE", 1, "resp_1".into()), again);
+    found(&writer.history, Invariant::I2);
+}
+
+#[test]
 fn a_session_taken_from_a_living_owner_is_found() {
     let (mut writer, mut talk) = clean();
     let before = Writer::row(&talk, "LIVE");

@@ -1,7 +1,10 @@
 //! The real clients while nodes are restarted one after another, again and again. The long
 //! forms are run by `./test.sh continuity`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -9,6 +12,8 @@ use crate::support::{
     Node, RingOptions,
     checker::Conduct,
     crowd::Outcome,
+    eventually,
+    history::History,
     real::{codex, npm, python, run, run_to_end, script},
     trial::Trial,
 };
@@ -36,7 +41,11 @@ async fn while_restarting<T>(
                     let limit = trial.ring.options.timing.drain();
                     assert_eq!(node.wait_exit(limit).await, 0, "{}", node.log());
                 }
-                End::Killed => node.kill9().await,
+                End::Killed => {
+                    // Killed more often than turns are long, nothing could ever end.
+                    until_more_turns(trial, 2).await;
+                    node.kill9().await;
+                }
             }
             node.restart().await;
             trial.ring.until_whole().await;
@@ -48,6 +57,19 @@ async fn while_restarting<T>(
         () = restarting => unreachable!("it goes on and on"),
     };
     (talked, restarts.into_inner())
+}
+
+/// Waits until the upstream has completed `count` more turns.
+async fn until_more_turns(trial: &Trial, count: usize) {
+    let completed = async || {
+        let history = History::read(&trial.ring.sample_url).await;
+        history.creates().iter().filter(|create| create["outcome"] == "completed").count()
+    };
+    let target = completed().await + count;
+    eventually("the client's turns complete", Duration::from_mins(1), async || {
+        (completed().await >= target).then_some(())
+    })
+    .await;
 }
 
 /// `codex app-server` over `turns` turns, every third of which calls a tool.

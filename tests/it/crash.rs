@@ -9,7 +9,7 @@ use crate::support::{
     codexish::Codexish,
     eventually,
     history::History,
-    responses::{Turn, create, user},
+    responses::{Turn, body, create, user},
 };
 
 /// Bound of everything that has to follow a death: the lease, the reaper's look, a retry.
@@ -124,6 +124,82 @@ async fn a_turn_in_flight_at_a_kill_ends_with_an_honest_error() {
         }
         return;
     }
+}
+
+/// Waits until the upstream of the owner of `key` has a turn, and kills the owner. The
+/// upstream is frozen meanwhile: it has said nothing.
+async fn kill_before_the_first_event(ring: &Ring, key: &str) {
+    let owner = ring.owner_of(key).await;
+    let url = format!("{}/api/v1/sessions?limit=1000", owner.admin_url);
+    eventually("the turn is dispatched", RECOVERY, async || {
+        let answer = crate::support::http::get(&url, &[]).await.json();
+        let sessions = answer["sessions"].as_array()?;
+        let session =
+            sessions.iter().find(|it| it["key"].as_str().is_some_and(|it| it.ends_with(key)))?;
+        (session["local"]["turns_running"] == 1).then_some(())
+    })
+    .await;
+    owner.kill9().await;
+    ring.thaw_upstream();
+}
+
+/// An open conversation through `edge` that another node owns, after its first turn, whose
+/// text is the key.
+async fn socket_owned_by_another(ring: &Ring, edge: &Node) -> (String, Ws, String) {
+    for n in 0..64 {
+        let key = format!("first-event-{n}");
+        let headers = [ALICE, ("session-id", key.as_str())];
+        let mut socket = Ws::open(&edge.url("/v1/responses"), &headers).await;
+        let turn = Turn::run(&mut socket, &create(&[user(&key)], None)).await;
+        if ring.owner_of(&key).await.id != edge.id {
+            return (key, socket, turn.id());
+        }
+    }
+    panic!("{} owns all of 64 conversations", edge.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_whose_owner_dies_before_its_first_event_is_run_again_unseen() {
+    let ring = Ring::start(RingOptions::nodes(3)).await;
+    let (key, mut socket, first) = socket_owned_by_another(&ring, ring.node(0)).await;
+    ring.freeze_upstream();
+    socket.json(&create(&[user("two")], Some(&first))).await;
+    kill_before_the_first_event(&ring, &key).await;
+    let turn = Turn::read(&mut socket).await;
+    turn.assert_answers(&[key, "two".to_owned()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stored_turn_whose_owner_dies_before_its_first_event_is_never_run_again() {
+    let ring = Ring::start(RingOptions::nodes(3)).await;
+    let (key, mut socket, first) = socket_owned_by_another(&ring, ring.node(0)).await;
+    ring.freeze_upstream();
+    let mut request = create(&[user("two")], Some(&first));
+    request["store"] = true.into();
+    socket.json(&request).await;
+    kill_before_the_first_event(&ring, &key).await;
+    let turn = Turn::read(&mut socket).await;
+    assert_eq!(turn.last()["error"]["code"], "outcome_unknown", "{:?}", turn.events);
+    // The conversation goes on from the turn that is known.
+    let next = Turn::run(&mut socket, &create(&[user("three")], Some(&first))).await;
+    next.assert_answers(&[key, "three".to_owned()]);
+    History::read(&ring.sample_url).await.assert_no_double_dispatch();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_over_http_whose_owner_dies_before_its_first_event_is_run_again_unseen() {
+    let ring = Ring::start(RingOptions::nodes(3)).await;
+    let (key, _socket, _) = socket_owned_by_another(&ring, ring.node(0)).await;
+    ring.freeze_upstream();
+    let (url, body) = (ring.node(0).url("/v1/responses"), body(&[user("alone")], None, false));
+    let headers = [ALICE, ("session-id", key.as_str())];
+    let (answer, ()) = tokio::join!(
+        crate::support::http::post(&url, &headers, &body),
+        kill_before_the_first_event(&ring, &key),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let text = crate::support::responses::output_text(&answer.json());
+    assert!(crate::support::responses::proves(&text, &["alone".to_owned()]), "{text}");
 }
 
 #[tokio::test]

@@ -148,7 +148,7 @@ async fn a_rolling_restart_fails_no_turn() {
 #[tokio::test]
 async fn a_drain_waits_for_a_turn_and_closes_right_after_its_end() {
     let ring = Ring::start(RingOptions::nodes(2)).await;
-    let headers = [ALICE, ("session-id", "long-turn")];
+    let headers = [ALICE, ("session-id", "long-turn"), ("originator", "codex_exec")];
     let mut socket = Ws::open(&ring.node(0).url("/v1/responses"), &headers).await;
     let text = "long [deltas=200] [delay=10ms]".to_owned();
     socket.json(&create(&[user(&text)], None)).await;
@@ -223,7 +223,7 @@ async fn a_second_sigterm_stops_at_once() {
     })
     .await;
     ring.node(0).sigterm();
-    ring.node(0).wait_exit(Duration::from_secs(5)).await;
+    assert_eq!(ring.node(0).wait_exit(Duration::from_secs(5)).await, 1, "not a clean drain");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@
 
 mod access;
 mod bad_days;
+mod balance;
 mod checker;
 mod client_rolls;
 mod clients;
@@ -23,6 +24,8 @@ mod continuity_database;
 mod crash;
 mod drain;
 mod failover;
+mod leaving;
+mod ledger;
 mod opaque_messages;
 mod opaque_session;
 mod outage;

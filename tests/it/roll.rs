@@ -4,20 +4,21 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Node, RingOptions,
+    Node, RingOptions, Store,
     checker::{Conduct, Invariant},
     crowd::{Crowd, Outcome, Pace},
+    eventually,
     trial::Trial,
 };
 
 /// The seed of this run: `RINGSPAN_SEED`, or a new one.
-pub fn seed() -> u64 {
+fn seed() -> u64 {
     let set = std::env::var("RINGSPAN_SEED").ok();
     set.map_or_else(rand::random, |seed| seed.parse().expect("RINGSPAN_SEED is a number"))
 }
 
 /// A number of this run: a variable, or `otherwise`.
-pub fn number(variable: &str, otherwise: usize) -> usize {
+fn number(variable: &str, otherwise: usize) -> usize {
     let set = std::env::var(variable).ok();
     set.map_or(otherwise, |number| number.parse().expect("a number"))
 }
@@ -89,6 +90,16 @@ async fn long_two_rolls_under_two_hundred_busy_sessions() {
     rolls(clients, 2, Pace { deltas: 10, delay: 20, think: 2000 }).await;
 }
 
+/// What users saw of losses.
+fn report(what: &str, outcome: &Outcome) {
+    let Outcome { turns, hidden, unknown, forgotten, failures, .. } = outcome;
+    println!(
+        "{what}, {turns} turns: {unknown} of unknown outcome, {forgotten} conversations \
+         forgotten, {} other failures; {hidden:?}",
+        failures.len()
+    );
+}
+
 /// Owners and edges die one after another; what a user may see of it is an unknown outcome or
 /// an answer that begins anew, never a wrong one.
 async fn kills(clients: usize, rounds: usize, pace: Pace) {
@@ -104,13 +115,8 @@ async fn kills(clients: usize, rounds: usize, pace: Pace) {
         crowd.until_more(1).await;
     }
     let outcome = crowd.stop().await;
-    let Outcome { turns, hidden, unknown, forgotten, failures, .. } = &outcome;
-    println!(
-        "{rounds} kills, {turns} turns: {unknown} of unknown outcome, {forgotten} conversations \
-         forgotten, {} other failures; {hidden:?}",
-        failures.len()
-    );
-    assert!(failures.is_empty(), "{failures:#?}");
+    report(&format!("{rounds} kills"), &outcome);
+    assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
     trial.judge(Conduct::Losses, outcome).await.assert_holds();
 }
 
@@ -125,29 +131,55 @@ async fn long_every_node_killed_three_times_under_a_hundred_sessions() {
     kills(number("RINGSPAN_CLIENTS", 100), 9, Pace { deltas: 10, delay: 20, think: 1000 }).await;
 }
 
+/// Nodes are frozen for longer than their lease and come back as if nothing had happened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: ./test.sh continuity"]
+async fn long_nodes_frozen_past_their_lease_double_nothing() {
+    let trial = Trial::start(RingOptions::nodes(3), 0).await;
+    let pace = Pace { deltas: 10, delay: 20, think: 1000 };
+    let crowd = Crowd::start(&trial.balancer.url, 60, pace, seed());
+    crowd.until_more(2).await;
+    for victim in &trial.ring.nodes {
+        victim.stop();
+        // Until the others have declared it dead and taken what they were asked for.
+        let incarnations = trial.audit.mark().await;
+        eventually("the frozen node is dead", Duration::from_secs(20), async || {
+            let changes = trial.audit.changes().await;
+            let mut new = changes.iter().filter(|change| change.order >= incarnations);
+            new.any(|change| change.after["state"] == "DEAD").then_some(())
+        })
+        .await;
+        crowd.until_more(1).await;
+        victim.cont();
+        assert_eq!(victim.wait_exit(Duration::from_secs(20)).await, 1, "{}", victim.log());
+        victim.restart().await;
+        trial.ring.until_whole().await;
+        crowd.until_more(1).await;
+    }
+    let outcome = crowd.stop().await;
+    report("3 freezes", &outcome);
+    assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
+    trial.judge(Conduct::Freezes, outcome).await.assert_holds();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: ./test.sh continuity"]
 async fn long_the_database_goes_for_half_a_minute_and_comes_back() {
-    let options = RingOptions::nodes(3).store(crate::support::Store::GatedPostgres);
+    let options = RingOptions::nodes(3).store(Store::OwnPostgres);
     let trial = Trial::start(options, 0).await;
     let pace = Pace { deltas: 10, delay: 20, think: 1000 };
     let crowd = Crowd::start(&trial.balancer.url, 40, pace, seed());
     crowd.until_more(2).await;
-    let gate = trial.ring.gate.as_ref().expect("its store is gated");
+    let server = trial.ring.server.as_ref().expect("it has a server of its own");
     let before = crowd.turns();
-    gate.shut().await;
+    tokio::task::block_in_place(|| server.stop_immediate());
     tokio::time::sleep(Duration::from_secs(30)).await;
     println!("{} turns were answered while the database was away", crowd.turns() - before);
-    gate.reopen().await;
+    tokio::task::block_in_place(|| server.start_again());
     let began = Instant::now();
     crowd.until_more(2).await;
     println!("two more turns of each client {:.1?} after its return", began.elapsed());
     let outcome = crowd.stop().await;
-    let Outcome { turns, hidden, unknown, forgotten, failures, .. } = &outcome;
-    println!(
-        "{turns} turns: {unknown} of unknown outcome, {forgotten} conversations forgotten, {} \
-         refused for too long; {hidden:?}",
-        failures.len()
-    );
+    report("an outage of the database", &outcome);
     trial.judge(Conduct::Losses, outcome).await.assert_holds();
 }

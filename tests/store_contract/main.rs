@@ -102,6 +102,7 @@ contract! {
         a_turn_that_ended_stays_as_it_ended
         a_takeover_makes_open_turns_unknown
         only_what_stores_nothing_and_named_no_response_runs_again_by_its_key
+        what_failed_before_it_named_a_response_runs_again_by_its_key
         a_transfer_waits_for_open_turns_unless_it_is_forced
         a_transfer_moves_a_session_whose_turns_ended
         turns_go_with_their_session_and_with_time

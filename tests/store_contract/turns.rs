@@ -97,7 +97,7 @@ pub async fn a_turn_that_ended_stays_as_it_ended(ring: Ring) {
         }
         let row = of_key(&ring, &key).await.unwrap();
         assert_eq!((row.state, row.response.as_deref()), (end, Some("resp")));
-        let again = begin(&ring, me, turn(epoch, no, Some(&key))).await;
+        let again = begin(&ring, me, turn(epoch, no + 10, Some(&key))).await;
         assert!(matches!(again, Began::Duplicate(_)), "{again:?}");
     }
     assert!(!set(&ring, mark(epoch, 99, Done, None)).await, "no such turn");
@@ -153,6 +153,18 @@ pub async fn only_what_stores_nothing_and_named_no_response_runs_again_by_its_ke
     assert_eq!((row.epoch, row.no, row.state), (next, 5, TurnState::Dispatched));
     assert!(!set(&ring, mark(epoch, 1, TurnState::Done, None)).await, "the first run is over");
     assert_eq!(begin(&ring, heir, again).await, Began::Begun, "dispatched again by its number");
+}
+
+pub async fn what_failed_before_it_named_a_response_runs_again_by_its_key(ring: Ring) {
+    let me = ring.node("n1").await;
+    let epoch = ring.win(me, "k", None).await;
+    assert_eq!(begin(&ring, me, turn(epoch, 1, Some("a"))).await, Began::Begun);
+    assert!(set(&ring, mark(epoch, 1, TurnState::Failed, None)).await);
+    let other = NewTurn { request: [2; 16], ..turn(epoch, 2, Some("a")) };
+    assert!(matches!(begin(&ring, me, other).await, Began::Duplicate(_)), "another request");
+    assert_eq!(begin(&ring, me, turn(epoch, 2, Some("a"))).await, Began::Begun);
+    let row = of_key(&ring, "a").await.unwrap();
+    assert_eq!((row.no, row.state), (2, TurnState::Dispatched));
 }
 
 pub async fn a_transfer_waits_for_open_turns_unless_it_is_forced(ring: Ring) {

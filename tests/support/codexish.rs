@@ -94,6 +94,7 @@ impl Codexish {
             ("authorization", "Bearer alice"),
             ("session-id", session.as_str()),
             ("thread-id", session.as_str()),
+            ("originator", "codex_exec"),
         ];
         match Ws::connect(&self.url, &headers).await {
             Ok(socket) => {

@@ -7,6 +7,7 @@ pub mod codexish;
 pub mod crowd;
 pub mod eventually;
 pub mod gate;
+pub mod held;
 pub mod history;
 pub mod http;
 pub mod pg_control;

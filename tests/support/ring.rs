@@ -244,6 +244,16 @@ impl Ring {
         self.dir.as_ref().unwrap().path().to_owned()
     }
 
+    /// Suspends the sample upstream: what is sent to it waits.
+    pub fn freeze_upstream(&self) {
+        self.sample.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw_upstream(&self) {
+        self.sample.signal(Signal::CONT);
+    }
+
     /// The database itself, past a gate.
     pub fn direct_database_url(&self) -> String {
         match &self.gate {

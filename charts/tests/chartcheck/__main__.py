@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import mutants, observed, program, refusals, tools
+from . import mutants, observed, program, refusals, schema, tools
 from .extra_cases import CASES
 from .model import Release
 from .render import Case, Chart, Refused, overlays
@@ -22,8 +22,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="charts/validate", description=__doc__)
     parser.add_argument("--mutants", action="store_true", help="plant faults and see them caught")
     parser.add_argument("--fast", action="store_true", help="without checkov")
+    parser.add_argument("--update", action="store_true", help="take over new settings")
     options = parser.parse_args()
     binary = program.Program(os.environ["RINGSPAN_BIN"])
+    if options.update:
+        schema.update(binary, CHART)
+        return 0
     if options.mutants:
         return mutants.run(CHART, binary)
     return validate(binary, fast=options.fast)
@@ -83,6 +87,8 @@ def whole_chart(
         ("versions", "of chart and program", lambda: program.judge_versions(chart.path), None),
         ("alerts, dashboards", "metrics, labels, runbooks, tests",
          lambda: observed.judge(binary, chart.path), None),
+        ("compose, kind job", "schemas of their specifications",
+         lambda: tools.deployments(Path()), None),
         ("custom resources", "models of their operators", lambda: tools.judge_custom(releases),
          None if os.environ.get("CHART_CRDS") else "no node and npm, or no network"),
         ("alert rules", "promtool check rules, test rules",

@@ -13,6 +13,17 @@ CASES = [
     Case("own mTLS Secret", {"peer": {"auth": "mtls", "mtls": {"existingSecret": "peers"}}}),
     Case("plaintext peers", {"peer": {"auth": "none", "allowPlaintext": True}}),
     Case("inline secrets, Job", {"secrets": INLINE, "migrations": {"strategy": "job"}}),
+    Case(
+        "conversations in the database",
+        {
+            "config": {
+                "route": [
+                    {"path": "/v1/responses", "profile": "responses", "upstream": "openai", "continuity": "database"}
+                ]
+            },
+            "secrets": {**INLINE, "inline": {**INLINE["inline"], "historyKey": "A" * 43 + "="}},
+        },
+    ),
     Case("migrations elsewhere", {"migrations": {"strategy": "external"}}),
     Case("no policy, no test", {"networkPolicy": {"enabled": False}, "test": {"enabled": False}}),
     Case(

@@ -1,5 +1,6 @@
 """What the program says of itself, and of what the chart would give it."""
 
+import base64
 import json
 import os
 import re
@@ -21,7 +22,7 @@ OTHERS = re.compile(
 NOT_IN_CONFIG = {
     "admin_listen", "advertise", "cluster_domain", "database_direct_url",
     "database_max_connections", "database_url", "drain_cleanup", "drain_dwell", "drain_timeout",
-    "headless_service", "heartbeat_interval", "lease_margin", "lease_ttl", "listen",
+    "headless_service", "heartbeat_interval", "history_key", "history_key_file", "lease_margin", "lease_ttl", "listen",
     "migrate_on_start", "node_id", "otlp_endpoint", "peer_allow_plaintext", "peer_ca", "peer_cert",
     "peer_key", "peer_listen", "peer_token", "peer_token_file", "ring_poll", "static_members",
     "zone",
@@ -114,6 +115,8 @@ def pod_environment(release: Release, directory: Path) -> dict[str, str]:
         elif "secretKeyRef" in source:
             url = variable["name"].endswith("_URL")
             stand_in = "postgres://u@h/d" if url else "stand-in-of-at-least-16-characters"
+            if variable["name"] == "RINGSPAN_HISTORY_KEY":
+                stand_in = base64.b64encode(bytes(32)).decode()
             env[variable["name"]] = stand_in
         else:
             env[variable["name"]] = expand(variable.get("value", ""), env)
@@ -129,7 +132,8 @@ def judge_schema(program: Program, chart: Path) -> list[str]:
     values = json.loads((chart / "values.schema.json").read_text())
     mine = values["properties"]["config"]["properties"]
     theirs = program.schema["properties"]
-    faults = [f"config.{k}: the program has it, the chart not" for k in theirs if k not in mine and k not in NOT_IN_CONFIG]
+    missing = [k for k in theirs if k not in mine and k not in NOT_IN_CONFIG]
+    faults = [f"config.{k}: new in the program; run charts/validate --update" for k in missing]
     faults += [f"config.{k}: the chart has it, the program not" for k in mine if k not in theirs]
     faults += [f"config.{k}: set by the chart itself" for k in mine if k in NOT_IN_CONFIG]
     for key in mine.keys() & theirs.keys():
@@ -137,7 +141,7 @@ def judge_schema(program: Program, chart: Path) -> list[str]:
         if "minItems" not in theirs[key]:
             loose.pop("minItems", None)
         if loose != theirs[key]:
-            faults.append(f"config.{key}: differs from `ringspan config schema`")
+            faults.append(f"config.{key}: differs from the program; run charts/validate --update")
     guarded = set(re.findall(r'"([A-Z_]+)"', (chart / "templates/helpers/_env.tpl").read_text()))
     for key in sorted(NOT_IN_CONFIG):
         if key.upper() not in guarded:

@@ -128,8 +128,26 @@ def checkov(releases: list[Release]) -> list[str]:
         report = json.loads(done.stdout)
     except json.JSONDecodeError:
         return [f"checkov: {done.stdout[-500:]}{done.stderr[-500:]}"]
+    if not report.get("summary", {}).get("passed"):
+        return ["checkov: looked at nothing"]
     failed = report.get("results", {}).get("failed_checks", [])
     return [f"{f['check_id']} {f['check_name']}: {f['resource']} ({f['file_path']})" for f in failed]
+
+
+def deployments(root: Path) -> list[str]:
+    """The compose file and the job for a cluster, by the schemas of their specifications."""
+    program = str(Path(sys.executable).parent / "check-jsonschema")
+    faults = []
+    for file, schema in (
+        ("deploy/compose.yaml", "vendor.compose-spec"),
+        ("ci/kind.yaml", "vendor.github-workflows"),
+    ):
+        done = subprocess.run(
+            [program, "--builtin-schema", schema, str(root / file)],
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        faults += [] if done.returncode == 0 else [f"{file}: {done.stdout}{done.stderr}"]
+    return faults
 
 
 def run(command: list[str], stdin: str = "") -> str:

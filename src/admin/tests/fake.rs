@@ -7,8 +7,8 @@ use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
     admin::view::{
-        ClientInfo, Database, DrainAnswer, Health, LocalSession, MemberInfo, NodeEvent, NodeView,
-        RingInfo, SessionInfo, SessionQuery, StoryEvent, UpstreamState,
+        ClientInfo, Database, DrainAnswer, DrainOrder, Health, LocalSession, MemberInfo, NodeEvent,
+        NodeView, RingInfo, SessionInfo, SessionQuery, StoryEvent, UpstreamState,
     },
     error::{Code, Error, Result},
 };
@@ -85,7 +85,7 @@ impl NodeView for Fake {
         ]
     }
 
-    async fn drain(&self) -> DrainAnswer {
+    async fn drain(&self, _: DrainOrder) -> DrainAnswer {
         let before = self.draining.swap(true, Ordering::Relaxed);
         if before { DrainAnswer::Already } else { DrainAnswer::Accepted }
     }

@@ -62,6 +62,7 @@ impl Actor {
         let gauge = self.ctx.metrics.client(&self.route.path, place);
         let trace = propagation::extract(&attach.upgrade.headers);
         let mut client = Client::new(id, ours, attach.client.clone(), trace, gauge);
+        client.turn_key = attach.turn_key;
         let mut resume = Resume::New;
         let mut seq = 0;
         if self.turns.is_none() {
@@ -112,6 +113,7 @@ impl Actor {
         self.ctx.events.note("attached", &self.id, text);
         self.next_client += 1;
         self.alone_since = None;
+        self.stats.touch();
         self.stats.clients.lock().push(ClientStat { id, label: attach.client.clone(), since: now });
         self.clients.push(client);
     }
@@ -125,12 +127,12 @@ impl Actor {
                 }
             }
             (Frame::Messages { batch, .. }, Some(_)) => {
-                let id = self.clients[at].id;
+                let (id, key) = (self.clients[at].id, self.clients[at].turn_key);
                 for message in batch.messages() {
                     let actions = self
                         .turns
                         .as_mut()
-                        .map(|turns| turns.on_client(id, &message))
+                        .map(|turns| turns.on_client(id, &message, key))
                         .unwrap_or_default();
                     self.perform(actions);
                 }

@@ -98,6 +98,9 @@ impl Actor {
             self.stats.turns_running.store(turns.running() as u64, Relaxed);
             self.stats.turns_queued.store(turns.queued() as u64, Relaxed);
             self.stats.turns_done.store(turns.done(), Relaxed);
+            if turns.running() + turns.queued() > 0 {
+                self.stats.touch();
+            }
             self.stats.history_bytes.store(turns.history().bytes() as u64, Relaxed);
         }
         let lag = self.clients.iter().map(|client| client.lag(&self.streams)).max();

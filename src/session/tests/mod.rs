@@ -7,6 +7,7 @@ mod archive;
 mod edges;
 mod ends;
 mod moves;
+mod phases;
 
 use std::sync::Arc;
 

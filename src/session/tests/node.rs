@@ -1,7 +1,15 @@
 //! A ring in one process: real registries over one store in memory, and the sample upstream
 //! on loopback behind a gate.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -12,7 +20,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{Continuity, HistoryKeys, KeySource, Limits, Profile, Route, Upstream, UpstreamAuth},
+    config::{
+        Continuity, HistoryKeys, KeySource, Limits, Profile, Route, SocketsAtDrain, Upstream,
+        UpstreamAuth,
+    },
     ids::{Epoch, Incarnation, Principal, SessionId},
     link::{Frame, Link},
     ownership::lease::LeaseHandle,
@@ -22,6 +33,7 @@ use crate::{
         Attach, AttachError, Attached, ClientKind, ClientLabel, Context, Registry,
         aliases::AliasWriter,
         archive::Archive,
+        ledger::Ledger,
         replica::{Heirs, Replicator},
         warm::Prepared,
     },
@@ -94,6 +106,53 @@ impl Gate {
     }
 }
 
+/// The way between the nodes of a ring in one process, which can be broken.
+#[derive(Default)]
+pub(crate) struct Neighbours {
+    nodes: Mutex<HashMap<Incarnation, Arc<Registry>>>,
+    /// Nodes that do not answer.
+    pub(crate) silent: Mutex<HashSet<Incarnation>>,
+    /// Who was asked to keep a conversation, in order.
+    pub(crate) asked: Mutex<Vec<Incarnation>>,
+    /// Nudges get lost.
+    pub(crate) loses_activations: AtomicBool,
+}
+
+impl Neighbours {
+    /// All of `nodes` can reach each other.
+    pub(crate) fn join(&self, nodes: &[&Node]) {
+        self.nodes.lock().extend(nodes.iter().map(|node| (node.me, Arc::clone(&node.registry))));
+    }
+
+    async fn reach(&self, heir: Incarnation) -> Result<Arc<Registry>, String> {
+        if self.silent.lock().contains(&heir) {
+            std::future::pending::<()>().await;
+        }
+        self.nodes.lock().get(&heir).cloned().ok_or_else(|| "nobody is there".into())
+    }
+}
+
+#[async_trait::async_trait]
+impl Heirs for Neighbours {
+    async fn prepare(
+        &self,
+        heir: Incarnation,
+        _: &str,
+        prepared: &[Prepared],
+    ) -> Result<Vec<bool>, String> {
+        self.asked.lock().push(heir);
+        let registry = self.reach(heir).await?;
+        Ok(prepared.iter().map(|prepared| registry.keep(prepared.clone())).collect())
+    }
+
+    async fn activate(&self, heir: Incarnation, _: &str, id: SessionId) -> Result<(), String> {
+        if self.loses_activations.load(Relaxed) {
+            return Err("lost".into());
+        }
+        self.reach(heir).await?.activate(id).await.map_err(|error| format!("{error:?}"))
+    }
+}
+
 /// Heirs that take what they are given and never look at it.
 struct Alone;
 
@@ -151,7 +210,9 @@ pub(crate) fn route(profile: Profile, gate: &Gate) -> Route {
         session_key: vec![KeySource::Path("room".into())],
         detach_ttl: Duration::from_mins(1),
         continuity: Continuity::default(),
+        ledger: profile == Profile::Responses,
         compression: false,
+        sockets_at_drain: SocketsAtDrain::Auto,
     }
 }
 
@@ -199,6 +260,18 @@ impl Node {
         limits: Limits,
         ttl: Duration,
     ) -> Self {
+        Self::beside(store, name, addr, limits, ttl, Arc::new(Alone)).await
+    }
+
+    /// A member that reaches its heirs by `heirs`.
+    pub(crate) async fn beside(
+        store: &Arc<Memory>,
+        name: &str,
+        addr: &str,
+        limits: Limits,
+        ttl: Duration,
+        heirs: Arc<dyn Heirs>,
+    ) -> Self {
         let member = NewMember {
             node_id: name.into(),
             peer_addr: addr.into(),
@@ -240,15 +313,10 @@ impl Node {
             metrics: metrics.clone(),
             dialer: dialer.clone(),
             archive: archive(&shared, &metrics, &tracker),
-            aliases: AliasWriter::start(shared, &tracker),
-            heirs: Arc::new(Alone),
-            replicator: Replicator::start(
-                me,
-                Arc::new(Alone),
-                ring.clone(),
-                metrics.clone(),
-                &tracker,
-            ),
+            aliases: AliasWriter::start(Arc::clone(&shared), &tracker),
+            ledger: Ledger::start(me, shared, metrics.clone(), &tracker),
+            heirs: Arc::clone(&heirs),
+            replicator: Replicator::start(me, heirs, ring.clone(), metrics.clone(), &tracker),
             tracker: tracker.clone(),
             events: Events::default(),
         };
@@ -271,7 +339,8 @@ impl Node {
             metrics: self.metrics.clone(),
             dialer: self.dialer.clone(),
             archive: archive(&store, &self.metrics, &self.tracker),
-            aliases: AliasWriter::start(store, &self.tracker),
+            aliases: AliasWriter::start(Arc::clone(&store), &self.tracker),
+            ledger: Ledger::start(self.me, store, self.metrics.clone(), &self.tracker),
             heirs: Arc::new(Alone),
             replicator: Replicator::start(
                 self.me,
@@ -311,6 +380,7 @@ pub(crate) fn wish(route: &Arc<Route>, key: &str) -> Attach {
         upgrade: Upgrade { path_and_query: "/".into(), ..Upgrade::default() },
         last_seq: None,
         last_epoch: None,
+        turn_key: None,
         min_epoch: Epoch::default(),
         client: ClientLabel { edge_node: "edge".into(), kind: ClientKind::WebSocket },
     }

@@ -4,27 +4,36 @@ use std::collections::{HashSet, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{ClientId, TurnNo};
-use crate::session::{
-    event::{Create, Stage},
-    history::{History, Past, input_items, output_item},
+use super::{Action, ClientId, TurnNo};
+use crate::{
+    session::{
+        event::{Create, Stage},
+        history::{History, Past, input_items, output_item},
+    },
+    store::{TurnKey, TurnState},
 };
 
 /// How far a turn has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     Queued,
+    /// Being written to the ledger; the upstream has not seen it.
+    Accepted,
     /// The upstream may have it.
     Dispatched,
     /// Events of it were passed on.
     Visible,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts that change independently, not states")]
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) no: TurnNo,
     /// Who waits for it. None: its client went away and may come back.
     pub(super) client: Option<ClientId>,
+    /// Others that asked for the same by its idempotency key.
+    pub(super) also: Vec<ClientId>,
+    pub(super) key: Option<TurnKey>,
     pub(super) create: Create,
     /// The request itself, kept while it may have to be sent (again).
     pub(super) payload: Option<Bytes>,
@@ -35,6 +44,10 @@ pub(super) struct Turn {
     pub(super) response_id: Option<String>,
     pub(super) progress: Progress,
     pub(super) redispatched: bool,
+    /// The ledger may have it.
+    pub(super) journaled: bool,
+    /// The upstream may have had it, on this connection or an earlier one.
+    pub(super) sent: bool,
     /// Send the whole conversation, also on a connection that should know it.
     pub(super) tell_all: bool,
 }
@@ -46,6 +59,8 @@ impl Turn {
         Self {
             no,
             client: Some(client),
+            also: Vec::new(),
+            key: create.key,
             create,
             payload: Some(payload),
             input,
@@ -53,8 +68,47 @@ impl Turn {
             response_id: None,
             progress: Progress::Queued,
             redispatched: false,
+            journaled: false,
+            sent: false,
             tell_all: false,
         }
+    }
+
+    /// Whether this client waits for it.
+    pub(super) fn is_of(&self, client: ClientId) -> bool {
+        self.client == Some(client) || self.also.contains(&client)
+    }
+
+    /// Another client waits for it.
+    pub(super) fn join(&mut self, client: ClientId) {
+        match self.client {
+            None => self.client = Some(client),
+            Some(_) => self.also.push(client),
+        }
+    }
+
+    /// A client does not wait for it any more. True if that was the last one.
+    pub(super) fn leave(&mut self, client: ClientId) -> bool {
+        if !self.is_of(client) {
+            return false;
+        }
+        self.also.retain(|also| *also != client);
+        if self.client == Some(client) {
+            self.client = self.also.pop();
+        }
+        self.client.is_none()
+    }
+
+    /// Whether the upstream has it.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.progress, Progress::Dispatched | Progress::Visible)
+    }
+
+    /// What the ledger is told of a turn that ends without a word of the upstream, if it
+    /// knows the turn.
+    pub(super) fn cut_short(&self) -> Option<Action> {
+        let state = if self.sent { TurnState::Unknown } else { TurnState::Failed };
+        self.journaled.then_some(Action::Mark { turn: self.no, state, response: None })
     }
 
     /// A turn that asked for nothing to be stored, whose conversation can be told to another
@@ -119,12 +173,28 @@ impl Lane {
         Self { name, running: None, queue: VecDeque::new() }
     }
 
-    /// A turn of the same request whose client went away.
-    pub(super) fn orphan(&mut self, fingerprint: u128) -> Option<&mut Turn> {
-        let turns = self.running.iter_mut().chain(&mut self.queue);
-        turns
-            .into_iter()
-            .find(|turn| turn.client.is_none() && turn.create.fingerprint == fingerprint)
+    /// A turn of the same request whose client went away. Two different keys say that they
+    /// are two requests.
+    pub(super) fn orphan(&mut self, create: &Create, key: Option<TurnKey>) -> Option<&mut Turn> {
+        let same = |turn: &&mut Turn| {
+            turn.client.is_none()
+                && turn.create.fingerprint == create.fingerprint
+                && (turn.key.is_none() || key.is_none())
+        };
+        self.running.iter_mut().chain(&mut self.queue).find(same)
+    }
+
+    /// The running turn, if the upstream has it.
+    pub(super) fn at_upstream(&self) -> Option<&Turn> {
+        self.running.as_ref().filter(|turn| turn.runs())
+    }
+
+    /// The turn that is being written to the ledger waits again: its connection is gone.
+    pub(super) fn withdraw(&mut self) {
+        if let Some(mut turn) = self.running.take_if(|turn| turn.progress == Progress::Accepted) {
+            turn.progress = Progress::Queued;
+            self.queue.push_front(turn);
+        }
     }
 
     /// The running turn goes back to the head of the queue, to be sent once more.

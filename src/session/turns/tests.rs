@@ -2,6 +2,7 @@
 
 mod edges;
 mod model;
+mod parting;
 mod recall;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,9 @@ pub(super) struct Desk {
     pub(super) hang_ups: usize,
     /// How often the database was asked.
     pub(super) recalls: usize,
+    /// Turns that wait for the ledger's answer, in order.
+    pub(super) journal: Vec<TurnNo>,
+    pub(super) marks: Vec<(TurnNo, TurnState)>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +63,13 @@ impl Desk {
                 Action::Forget(turn) => {
                     assert!(self.logs.contains_key(&turn), "forgot a log that is not open");
                 }
+                Action::Rejoin { client, turn, .. } => self.readers.push((client, turn)),
+                Action::Journal { turn, .. } => {
+                    // An earlier wish of this turn is given up, as the session does.
+                    self.journal.retain(|earlier| *earlier != turn);
+                    self.journal.push(turn);
+                }
+                Action::Mark { turn, state, .. } => self.marks.push((turn, state)),
                 Action::Remembered(_) => {}
                 Action::Recall => self.recalls += 1,
                 Action::HangUp => self.hang_ups += 1,
@@ -110,7 +121,7 @@ struct Session {
 }
 
 fn bounds(queue: usize) -> Bounds {
-    Bounds { queue, payload_bytes: 1 << 20, history_bytes: 1 << 20 }
+    Bounds { queue, payload_bytes: 1 << 20, history_bytes: 1 << 20, ledger: false }
 }
 
 impl Session {
@@ -136,7 +147,7 @@ impl Session {
     }
 
     fn says(&mut self, client: ClientId, event: &Value) {
-        let actions = self.turns.on_client(client, &Message::text(event.to_string()));
+        let actions = self.turns.on_client(client, &Message::text(event.to_string()), None);
         self.desk.perform(actions);
     }
 
@@ -283,11 +294,11 @@ fn nonsense_and_bad_stream_ids_are_answered_and_reach_nobody() {
     session.asks_in(7, &"x".repeat(256), "fine");
     session.asks_in(7, "A-z_0.9", "fine");
     for text in ["", "{", "[]", "3", r#"{"type":null}"#] {
-        let actions = session.turns.on_client(7, &Message::text(text));
+        let actions = session.turns.on_client(7, &Message::text(text), None);
         session.desk.perform(actions);
         assert_eq!(session.desk.replies.pop(), Some((7, "invalid_request".to_owned(), 0)));
     }
-    let actions = session.turns.on_client(7, &Message::binary("x"));
+    let actions = session.turns.on_client(7, &Message::binary("x"), None);
     session.desk.perform(actions);
     assert_eq!(session.desk.replies.pop(), Some((7, "invalid_request".to_owned(), 0)));
     session.says(7, &json!({ "type": "response.append" }));

@@ -1,8 +1,11 @@
 //! Which turn an upstream's message belongs to, and what it does to it.
 
-use super::{Action, TurnNo, Turns, lane::Progress};
+use std::collections::VecDeque;
+
+use super::{Action, TurnNo, Turns, keys::Keyed, lane::Progress};
 use crate::{
     session::event::{ServerEvent, Stage, done_item},
+    store::TurnState,
     wire::{Batch, BatchBuilder, Message},
 };
 
@@ -57,7 +60,7 @@ impl Turns {
         let event = ServerEvent::parse(message)?;
         let at = self.meant(&event)?;
         let lane = &mut self.lanes[at];
-        let turn = lane.running.as_mut()?;
+        let turn = lane.running.as_mut().filter(|turn| turn.runs())?;
         match (&turn.response_id, &event.response_id) {
             (Some(known), Some(told)) if known != told => return None,
             (None, Some(told)) => {
@@ -67,6 +70,10 @@ impl Turns {
                 turn.response_id = Some(told.clone());
                 self.known.insert(told.clone());
                 actions.push(Action::Alias(told.clone()));
+                if turn.journaled {
+                    let (state, response) = (TurnState::Visible, Some(told.clone()));
+                    actions.push(Action::Mark { turn: turn.no, state, response });
+                }
             }
             (Some(_), _) if event.stage == Stage::Created => return None,
             // A terminal event that names no response proves nothing.
@@ -90,18 +97,33 @@ impl Turns {
         if done {
             self.done += 1;
             let turn = lane.running.take()?;
+            let kept = !turn.create.store && event.stage == Stage::Completed;
+            if turn.journaled {
+                let state = match event.stage {
+                    Stage::Completed | Stage::Incomplete => TurnState::Done,
+                    _ => TurnState::Failed,
+                };
+                actions.push(Action::Mark { turn: no, state, response: None });
+            }
+            self.keyed.extend(Keyed::of(&turn));
+            if self.keyed.len() > MAX_ENDED {
+                self.keyed.pop_front();
+            }
             if let Some(id) = &turn.response_id {
-                if self.ended.len() >= MAX_ENDED {
-                    self.ended.pop_front();
-                }
-                self.ended.push_back((id.clone(), no));
+                remember(&mut self.ended, id.clone(), no);
             }
             if let Some(past) = turn.into_past(event.stage, lane.name.clone()) {
                 self.history.push(past.clone());
                 actions.push(Action::Remembered(past));
             }
+            self.untold = kept && !self.ended.back().is_some_and(|(id, _)| self.history.has(id));
         }
         Some((no, done))
+    }
+
+    /// A response that ended can be asked for again, while its log is there.
+    pub(super) fn remember_ended(&mut self, response_id: String, turn: TurnNo) {
+        remember(&mut self.ended, response_id, turn);
     }
 
     /// The lane that an event is of. An error of the whole connection names none: it is the
@@ -111,12 +133,19 @@ impl Turns {
         if event.stage != Stage::Error || event.lane.is_some() {
             return named;
         }
-        let running = |at: &usize| self.lanes[*at].running.is_some();
+        let running = |at: &usize| self.lanes[*at].at_upstream().is_some();
         named.filter(running).or_else(|| {
             let mut busy = (0..self.lanes.len()).filter(running);
             busy.next().filter(|_| busy.next().is_none())
         })
     }
+}
+
+fn remember(ended: &mut VecDeque<(String, TurnNo)>, response_id: String, turn: TurnNo) {
+    if ended.len() >= MAX_ENDED {
+        ended.pop_front();
+    }
+    ended.push_back((response_id, turn));
 }
 
 fn flush(actions: &mut Vec<Action>, run: Option<(TurnNo, BatchBuilder)>, done: bool) {

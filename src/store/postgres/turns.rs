@@ -46,8 +46,8 @@ const AGAIN: &str = concat!(
      dispatches = t.dispatches + 1, updated_at = clock_timestamp() FROM wish w \
      JOIN held h ON h.id = w.session AND h.epoch = w.epoch WHERE t.session = w.session \
      AND (t.epoch = w.epoch AND t.turn_no = w.turn_no AND t.state = 'DISPATCHED' \
-     OR t.idem_key = w.idem_key AND t.request = w.request AND w.repeatable \
-     AND t.state = 'UNKNOWN' AND t.response IS NULL)"
+     OR t.idem_key = w.idem_key AND t.request = w.request AND t.response IS NULL \
+     AND (t.state = 'FAILED' OR w.repeatable AND t.state = 'UNKNOWN'))"
 );
 
 const ROW: &str = "SELECT session, epoch, turn_no, state, request, response FROM turn \

@@ -25,7 +25,8 @@ const BEGIN: &str = "INSERT INTO turn (session, epoch, turn_no, idem_key, reques
 const AGAIN: &str = "UPDATE turn SET epoch = ?2, turn_no = ?3, state = 'DISPATCHED', \
      dispatches = dispatches + 1, updated_at = ?6 WHERE session = ?1 \
      AND (epoch = ?2 AND turn_no = ?3 AND state = 'DISPATCHED' \
-     OR idem_key = ?4 AND request = ?5 AND ?7 AND state = 'UNKNOWN' AND response IS NULL)";
+     OR idem_key = ?4 AND request = ?5 AND response IS NULL \
+     AND (state = 'FAILED' OR ?7 AND state = 'UNKNOWN'))";
 
 const ROW: &str = "SELECT session, epoch, turn_no, state, request, response FROM turn \
      WHERE session = ?1 AND (idem_key = ?4 OR epoch = ?2 AND turn_no = ?3) \

@@ -6,9 +6,9 @@ use super::{
     Counter, Gauge, Histogram,
     catalogue::{Catalogue, Remaining, Since},
     labels::{
-        Build, ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLoss,
-        ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide, BySignal, ByState,
-        ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
+        Build, ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLedgerRefusal,
+        ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute,
+        BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
     },
     process,
 };
@@ -19,6 +19,9 @@ const EXCHANGE_BUCKETS: [f64; 13] =
 /// 1 ms to 30 min: a turn, whose length the upstream and its model decide.
 const TURN_BUCKETS: [f64; 14] =
     [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0, 1_800.0];
+
+/// Turns in one write to the ledger.
+const BATCH_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// A family of histograms over the same buckets.
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -62,6 +65,8 @@ pub(super) struct Families {
     pub(super) peer_connections: Family<BySide, Gauge>,
     pub(super) peer_rtt: Histogram,
     pub(super) store_seconds: Histograms<ByOperation>,
+    pub(super) ledger_batch: Histograms<ByLedgerWrite>,
+    pub(super) ledger_refusals: Family<ByLedgerRefusal, Counter>,
     pub(super) store_errors: Family<ByStoreFailure, Counter>,
     pub(super) errors: Family<ByError, Counter>,
     pub(super) otlp_sent: Family<BySignal, Counter>,
@@ -85,6 +90,7 @@ impl Families {
         let seconds = || Some(Unit::Seconds);
         let bytes = || Some(Unit::Bytes);
         let exchange = || Histogram::new(EXCHANGE_BUCKETS);
+        let batch = || Histogram::new(BATCH_BUCKETS);
         let turn = || Histogram::new(TURN_BUCKETS);
         Self {
             sessions: c.add("sessions", None, "Sessions owned by this node", Family::default()),
@@ -282,6 +288,18 @@ impl Families {
                 seconds(),
                 "Time that the store took to answer, failures included",
                 Family::new_with_constructor(exchange as fn() -> Histogram),
+            ),
+            ledger_batch: c.add(
+                "ledger_batch_turns",
+                None,
+                "Turns in one write to the ledger of turns",
+                Family::new_with_constructor(batch as fn() -> Histogram),
+            ),
+            ledger_refusals: c.add(
+                "ledger_refusals",
+                None,
+                "Turns that the ledger did not let be sent",
+                Family::default(),
             ),
             store_errors: c.add(
                 "store_errors",

@@ -147,10 +147,34 @@ label_value!(
 );
 
 label_value!(
+    /// What the ledger of turns is told.
+    LedgerWrite {
+        /// Turns are about to be sent.
+        Begin => "begin",
+        /// What became of turns.
+        Mark => "mark",
+    }
+);
+
+label_value!(
+    /// Why the ledger did not let a turn be sent.
+    LedgerRefusal {
+        /// Its idempotency key names another turn.
+        Duplicate => "duplicate",
+        /// The session has a new owner.
+        Fenced => "fenced",
+        /// It could not be written in time.
+        Unwritten => "unwritten",
+    }
+);
+
+label_value!(
     /// Why a session was moved on purpose.
     HandoffReason {
         /// Its owner drains.
         Drain => "drain",
+        /// Its owner's time was over in the middle of a turn.
+        Deadline => "deadline",
         /// Its upstream connection reached its greatest age.
         Age => "age",
         /// Its owner is overloaded, or the operator asked.
@@ -206,6 +230,8 @@ label_set!(ByProfile { route: String, profile: &'static str });
 label_set!(ByPlace { route: String, place: Place });
 label_set!(ByDirection { route: String, direction: Direction });
 label_set!(ByTurn { route: String, outcome: TurnOutcome });
+label_set!(ByLedgerWrite { write: LedgerWrite });
+label_set!(ByLedgerRefusal { reason: LedgerRefusal });
 label_set!(ByResume { route: String, outcome: ResumeOutcome });
 label_set!(ByState { state: &'static str });
 label_set!(ByOutcome { outcome: Outcome });

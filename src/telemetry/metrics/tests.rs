@@ -46,6 +46,8 @@ fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
     m.breaker("u", BreakerState::Open);
     m.peer_rtt(took);
     m.store("claim", took);
+    m.ledger_batch(LedgerWrite::Begin, 3);
+    m.ledger_refusal(LedgerRefusal::Unwritten);
     m.store_error("claim", StoreFailure::Timeout);
     m.error(&Error::new(Code::QueueFull, "full"));
     m.otlp_sent(Signal::Traces).inc();

@@ -150,22 +150,33 @@ fn hops(session: &str, turn: &TurnFacts, verdict: &mut Verdict) {
     }
 }
 
-/// The ledger of turns, where there is one: dispatched once, one final state.
+/// The ledger of turns, where there is one. A turn is dispatched again only while no response
+/// of it is known, and counted; else a final state stays.
 fn ledger(history: &History, verdict: &mut Verdict) {
-    const FINAL: [&str; 3] = ["DONE", "FAILED", "UNKNOWN"];
     for Change { table, before, after, .. } in &history.changes {
         if *table != Table::Turn {
             continue;
         }
-        let (Some(from), Some(to)) = (before["state"].as_str(), after["state"].as_str()) else {
+        let (from, Some(to)) = (before["state"].as_str(), after["state"].as_str()) else {
             continue;
         };
-        verdict.check(Invariant::I3, !FINAL.contains(&from) || from == to, || {
-            format!("the ledger has a turn that was {from} and became {to}: {after}")
-        });
         if history.conduct == Conduct::Planned {
             verdict.check(Invariant::I5, to != "UNKNOWN", || {
                 format!("the ledger has a turn of unknown outcome: {after}")
+            });
+        }
+        let counted = after["dispatches"].as_u64() > before["dispatches"].as_u64();
+        let Some(from) = from.filter(|from| *from != to || counted) else { continue };
+        if to == "DISPATCHED" {
+            let unseen = from != "DONE" && before["response"].is_null();
+            verdict.check(Invariant::I2, counted && unseen, || {
+                format!(
+                    "the ledger has a turn that was {from} and dispatched again: {before} {after}"
+                )
+            });
+        } else {
+            verdict.check(Invariant::I3, !matches!(from, "DONE" | "FAILED" | "UNKNOWN"), || {
+                format!("the ledger has a turn that was {from} and became {to}: {after}")
             });
         }
     }

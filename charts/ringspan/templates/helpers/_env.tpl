@@ -1,7 +1,7 @@
 {{/* Names that the chart gives, or that would undo what it gives. */}}
 {{- define "ringspan.managedEnv" -}}
 {{- $names := list "POD_NAME" "POD_UID" "POD_NAMESPACE" "NODE_NAME" "HOST_IP" "PGPASSWORD" "PGSSLMODE" "PGSSLROOTCERT" "OTEL_EXPORTER_OTLP_HEADERS" "OTEL_RESOURCE_ATTRIBUTES" "OTEL_TRACES_SAMPLER" "OTEL_TRACES_SAMPLER_ARG" "OTEL_SERVICE_NAME" -}}
-{{- range list "CONFIG" "NODE_ID" "ADVERTISE" "HEADLESS_SERVICE" "CLUSTER_DOMAIN" "ZONE" "STATIC_MEMBERS" "LISTEN" "PEER_LISTEN" "ADMIN_LISTEN" "DATABASE_URL" "DATABASE_DIRECT_URL" "DATABASE_MAX_CONNECTIONS" "MIGRATE_ON_START" "PEER_TOKEN" "PEER_TOKEN_FILE" "PEER_CERT" "PEER_KEY" "PEER_CA" "PEER_ALLOW_PLAINTEXT" "HEARTBEAT_INTERVAL" "LEASE_TTL" "LEASE_MARGIN" "RING_POLL" "DRAIN_DWELL" "DRAIN_TIMEOUT" "DRAIN_CLEANUP" "OTLP_ENDPOINT" "UPSTREAM" -}}
+{{- range list "CONFIG" "NODE_ID" "ADVERTISE" "HEADLESS_SERVICE" "CLUSTER_DOMAIN" "ZONE" "STATIC_MEMBERS" "LISTEN" "PEER_LISTEN" "ADMIN_LISTEN" "DATABASE_URL" "DATABASE_DIRECT_URL" "DATABASE_MAX_CONNECTIONS" "MIGRATE_ON_START" "HISTORY_KEY" "HISTORY_KEY_FILE" "PEER_TOKEN" "PEER_TOKEN_FILE" "PEER_CERT" "PEER_KEY" "PEER_CA" "PEER_ALLOW_PLAINTEXT" "HEARTBEAT_INTERVAL" "LEASE_TTL" "LEASE_MARGIN" "RING_POLL" "DRAIN_DWELL" "DRAIN_TIMEOUT" "DRAIN_CLEANUP" "OTLP_ENDPOINT" "UPSTREAM" -}}
 {{- $names = append $names (printf "RINGSPAN_%s" .) -}}
 {{- end -}}
 {{- toJson $names -}}
@@ -26,6 +26,13 @@
 {{- join "," $members -}}
 {{- end -}}
 
+{{/* "true" if a route keeps conversations in the database, for which nodes need a key. */}}
+{{- define "ringspan.keepsHistory" -}}
+{{- range .Values.config.route -}}
+{{- if eq (.continuity | default "") "database" }}true{{ end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Variables of a node. What is later may use what is earlier by $(NAME). */}}
 {{- define "ringspan.env" -}}
 {{- $v := .Values -}}
@@ -48,6 +55,9 @@
 - name: RINGSPAN_STATIC_MEMBERS
   value: {{ include "ringspan.staticMembers" . }}
 {{- end }}
+{{- end }}
+{{- if include "ringspan.keepsHistory" . }}
+{{ include "ringspan.secretEnv" (list "RINGSPAN_HISTORY_KEY" (include "ringspan.secret" .) "history-key") }}
 {{- end }}
 {{- with $v.ring.zoneLabel }}
 {{ include "ringspan.fieldEnv" (list "RINGSPAN_ZONE" (printf "metadata.labels['%s']" .)) }}

@@ -3,11 +3,12 @@
 //! Every create carries a number and every upstream event the number of the create that it
 //! is about, so that a log tells at once whether it holds a foreign event.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::TurnRow;
 
 const LANES: [Option<&str>; 3] = [None, Some("x"), Some("y")];
 const QUEUE: usize = 2;
@@ -33,6 +34,17 @@ enum Step {
     Disconnect,
     Silence,
     Unreachable,
+    /// The ledger answers the oldest turn that waits for it.
+    Journaled(Word),
+    Fenced,
+}
+
+/// What the ledger says of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Begun,
+    Duplicate,
+    Unwritten,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +86,11 @@ fn step() -> impl Strategy<Value = Step> {
     let says = prop::array::uniform4(prop::option::of((0..3usize, say())));
     let interrupt = (1..4u32, 0..3usize, any::<bool>())
         .prop_map(|(client, lane, stale)| Step::Interrupt { client, lane, stale });
+    let word = prop_oneof![
+        8 => Just(Word::Begun),
+        1 => Just(Word::Duplicate),
+        1 => Just(Word::Unwritten),
+    ];
     prop_oneof![
         8 => create,
         2 => (1..4u32).prop_map(Step::Leave),
@@ -83,6 +100,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Disconnect),
         1 => Just(Step::Silence),
         1 => Just(Step::Unreachable),
+        8 => word.prop_map(Step::Journaled),
+        1 => Just(Step::Fenced),
     ]
 }
 
@@ -96,6 +115,12 @@ struct Asked {
     /// Connections on which it was sent.
     sent_on: Vec<u32>,
     dropped: bool,
+    /// The ledger has said that it may be sent, and it was not since.
+    cleared: bool,
+    /// It was written to the ledger, perhaps.
+    journaled: bool,
+    /// What the ledger was told of its end.
+    ended: Option<TurnState>,
 }
 
 /// What the upstream has of a lane.
@@ -119,6 +144,10 @@ struct World {
     ids: u32,
     /// How much of `desk.sent` was looked at.
     seen: usize,
+    /// Turns are written to the ledger first.
+    ledger: bool,
+    /// Turns whose key the ledger knew.
+    refused_by_ledger: HashSet<TurnNo>,
 }
 
 impl World {
@@ -144,6 +173,12 @@ impl World {
                     assert_eq!(asked.client, None, "a turn that somebody waits for was forgotten");
                     asked.dropped = true;
                 }
+                Action::Journal { turn, .. } => {
+                    let n = self.opened[turn];
+                    assert!(self.ledger && self.connected);
+                    self.asked.get_mut(&n).unwrap().journaled = true;
+                }
+                Action::Mark { turn, state, .. } => self.check_mark(*turn, *state),
                 _ => {}
             }
         }
@@ -172,6 +207,27 @@ impl World {
         }
         self.seen = self.desk.sent.len();
         assert!(self.upstream.len() <= 16);
+        // The ledger learns of every turn's end, and of nothing that it does not know.
+        for (turn, n) in &self.opened {
+            let asked = &self.asked[n];
+            let over = self.desk.logs[turn].done || asked.dropped;
+            let told = asked.ended.is_some() || self.refused_by_ledger.contains(turn);
+            assert_eq!(told, over && asked.journaled, "create {n}: {asked:?}");
+        }
+    }
+
+    /// A turn is marked by what the upstream may have done, and ends once.
+    fn check_mark(&mut self, turn: TurnNo, state: TurnState) {
+        let asked = self.asked.get_mut(&self.opened[&turn]).unwrap();
+        assert!(asked.journaled && asked.ended.is_none(), "{asked:?} is marked {state:?}");
+        match state {
+            TurnState::Visible | TurnState::Done => assert!(!asked.sent_on.is_empty()),
+            TurnState::Unknown => assert!(!asked.sent_on.is_empty(), "certainly not sent"),
+            TurnState::Failed | TurnState::Dispatched => {}
+        }
+        if !state.is_open() {
+            asked.ended = Some(state);
+        }
     }
 
     fn check_append(&self, turn: TurnNo, batch: &Batch, done: bool) {
@@ -204,6 +260,9 @@ impl World {
             assert!(log.events.is_empty(), "create {n} was visible");
         }
         assert!(!log.done && !asked.dropped);
+        if self.ledger {
+            assert!(std::mem::take(&mut asked.cleared), "create {n} was sent before the ledger");
+        }
         asked.sent_on.push(self.connection);
         let lane = asked.lane;
         let before = self.upstream.insert(lane, Serving { n, id: None });
@@ -240,8 +299,11 @@ impl World {
             redispatchable,
             sent_on: Vec::new(),
             dropped: false,
+            cleared: false,
+            journaled: false,
+            ended: None,
         };
-        let actions = turns.on_client(client, &Message::text(event.to_string()));
+        let actions = turns.on_client(client, &Message::text(event.to_string()), None);
         let opens = |action: &Action| match action {
             Action::Open(turn) => Some(*turn),
             _ => None,
@@ -287,7 +349,7 @@ impl World {
             _ => "r-unknown".to_owned(),
         };
         let event = json!({ "type": "response.interrupt", "response_id": id });
-        let actions = turns.on_client(client, &Message::text(event.to_string()));
+        let actions = turns.on_client(client, &Message::text(event.to_string()), None);
         let passed = usize::from(id != "r-unknown");
         assert_eq!(actions.len(), passed, "{actions:?}");
         self.perform(actions);
@@ -373,6 +435,13 @@ impl World {
                 self.perform(turns.on_disconnected());
             }
             Step::Silence if !self.upstream.is_empty() => self.perform(turns.on_silence()),
+            Step::Journaled(word) => self.journaled(turns, word),
+            Step::Fenced if self.ledger => {
+                // The session ends with it; here it only loses what runs.
+                self.perform(turns.on_fenced());
+                self.cut();
+                self.perform(turns.on_disconnected());
+            }
             Step::Unreachable if !self.connected => {
                 let body = json!({ "code": "gone" });
                 self.perform(turns.on_unreachable(502, &body, Code::UpstreamUnavailable));
@@ -382,10 +451,47 @@ impl World {
         self.check(turns);
     }
 
+    fn journaled(&mut self, turns: &mut Turns, word: Word) {
+        if self.desk.journal.is_empty() {
+            return;
+        }
+        let turn = self.desk.journal.remove(0);
+        let n = self.opened[&turn];
+        // An answer that comes after the connection went is of no use.
+        let waits = self.connected && !self.at_upstream(n) && !self.is_done(n);
+        let journaled = match word {
+            Word::Begun => Journaled::Begun,
+            Word::Unwritten => Journaled::Unwritten,
+            Word::Duplicate => Journaled::Duplicate(TurnRow {
+                session: crate::ids::SessionId([0; 16]),
+                epoch: crate::ids::Epoch(1),
+                no: 1,
+                state: TurnState::Unknown,
+                request: [0; 16],
+                response: None,
+            }),
+        };
+        self.asked.get_mut(&n).unwrap().cleared = word == Word::Begun;
+        let before = self.desk.logs[&turn].events.len();
+        if waits && word == Word::Duplicate {
+            self.refused_by_ledger.insert(turn);
+        }
+        let actions = turns.on_journaled(turn, &journaled);
+        self.perform(actions);
+        if word == Word::Begun {
+            assert_eq!(self.desk.logs[&turn].events.len(), before);
+        }
+    }
+
     /// Nothing is forgotten: each turn is done, was dropped with its client, runs or waits.
     fn check(&self, turns: &Turns) {
         // One that lost both its client and its connection waits, and is no work.
-        let wanted = |n: &u64| self.asked[n].client.is_some() || self.at_upstream(*n);
+        let journaling = |n: &u64| {
+            let turn = self.turn_of(*n);
+            self.connected && turn.is_some_and(|turn| self.desk.journal.contains(&turn))
+        };
+        let wanted =
+            |n: &u64| self.asked[n].client.is_some() || self.at_upstream(*n) || journaling(n);
         let open = |n: &&u64| !self.is_done(**n) && !self.asked[n].dropped && wanted(n);
         let pending = self.opened.values().filter(open).count();
         assert_eq!(turns.running() + turns.queued(), pending);
@@ -403,15 +509,19 @@ proptest! {
     #[test]
     fn any_order_of_events_sends_each_turn_once_and_ends_it_once(
         steps in prop::collection::vec(step(), 1..80),
+        ledger: bool,
     ) {
-        let mut turns = Turns::new(bounds(QUEUE), Vec::new());
-        let mut world = World::default();
+        let mut turns = Turns::new(Bounds { ledger, ..bounds(QUEUE) }, Vec::new());
+        let mut world = World { ledger, ..World::default() };
         for step in steps {
             world.run(&mut turns, step);
         }
         // Given a connection that answers, everything that was accepted ends.
         world.run(&mut turns, Step::Connect);
         for _ in 0..64 {
+            while !world.desk.journal.is_empty() {
+                world.run(&mut turns, Step::Journaled(Word::Begun));
+            }
             for lane in 0..LANES.len() {
                 world.run(&mut turns, Step::Says([Some((lane, Say::Created)), None, None, None]));
                 let last = Some((lane, Say::Terminal("completed")));

@@ -50,11 +50,11 @@ impl Table {
         };
         let again = self.turns.get(&at).is_some_and(|turn| {
             (at == id && turn.state == TurnState::Dispatched)
-                || (new.repeatable
-                    && of_key.is_some()
+                || (of_key.is_some()
                     && turn.request == new.request
-                    && turn.state == TurnState::Unknown
-                    && turn.response.is_none())
+                    && turn.response.is_none()
+                    && (turn.state == TurnState::Failed
+                        || (new.repeatable && turn.state == TurnState::Unknown)))
         });
         if again && let Some(mut turn) = self.turns.remove(&at) {
             turn.state = TurnState::Dispatched;

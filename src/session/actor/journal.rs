@@ -1,0 +1,124 @@
+//! The session's side of the ledger of turns.
+
+use std::{
+    pin::Pin,
+    task::{Context as Cx, Poll},
+    time::Duration,
+};
+
+use super::{Actor, Exit};
+use crate::{
+    error::Error,
+    link::Frame,
+    session::{
+        event::error_event,
+        ledger::Unwritten,
+        turns::{ClientId, Journaled, TurnNo, Turns},
+    },
+    store::{Began, NewTurn, TurnKey, TurnMark, TurnState},
+    telemetry::metrics::LedgerRefusal,
+    wire::Batch,
+};
+
+type Answer = Pin<Box<dyn Future<Output = Result<Began, Unwritten>> + Send + Sync>>;
+
+/// A turn that the ledger is being told of. At most as many as lanes may run.
+pub(super) struct Entry {
+    turn: TurnNo,
+    answer: Answer,
+}
+
+impl Actor {
+    pub(in crate::session) fn journal(
+        &mut self,
+        turn: TurnNo,
+        key: Option<TurnKey>,
+        request: u128,
+        repeatable: bool,
+    ) {
+        let new = NewTurn {
+            session: self.id,
+            epoch: self.epoch,
+            no: turn,
+            key,
+            request: request.to_be_bytes(),
+            repeatable,
+        };
+        // An earlier wish of this turn was for a connection that is gone.
+        self.journal.retain(|entry| entry.turn != turn);
+        self.journal.push(Entry { turn, answer: Box::pin(self.ctx.ledger.begin(new)) });
+    }
+
+    pub(in crate::session) fn mark(
+        &mut self,
+        no: TurnNo,
+        state: TurnState,
+        response: Option<String>,
+    ) {
+        let (session, epoch) = (self.id, self.epoch);
+        let response = response.map(|id| TurnMark::response(&id));
+        self.ctx.ledger.mark(TurnMark { session, epoch, no, state, response });
+    }
+
+    /// The ledger's answers: turns that may be sent now, or must not.
+    pub(super) fn poll_journal(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
+        let mut at = 0;
+        while at < self.journal.len() {
+            let Poll::Ready(answer) = self.journal[at].answer.as_mut().poll(cx) else {
+                at += 1;
+                continue;
+            };
+            *progress = true;
+            let turn = self.journal.swap_remove(at).turn;
+            let journaled = match answer {
+                Ok(Began::Begun) => Journaled::Begun,
+                Ok(Began::Fenced) => {
+                    self.ctx.metrics.ledger_refusal(LedgerRefusal::Fenced);
+                    tracing::warn!(session = %self.id, epoch = %self.epoch, "the ledger says that the session has a new owner");
+                    let actions = self.turns.as_mut().map(Turns::on_fenced);
+                    self.perform(actions.unwrap_or_default());
+                    return Some(Exit::Fenced);
+                }
+                Ok(Began::Duplicate(row)) if row.epoch == self.epoch && row.state.is_open() => {
+                    // Begun by this very session, which does not have it: it was given up
+                    // before the answer came, and not sent.
+                    self.mark(row.no, TurnState::Failed, None);
+                    Journaled::Unwritten
+                }
+                Ok(Began::Duplicate(row)) => {
+                    self.ctx.metrics.ledger_refusal(LedgerRefusal::Duplicate);
+                    Journaled::Duplicate(row)
+                }
+                Err(Unwritten) => {
+                    self.ctx.metrics.ledger_refusal(LedgerRefusal::Unwritten);
+                    Journaled::Unwritten
+                }
+            };
+            let turns = self.turns.as_mut();
+            let actions = turns.map(|turns| turns.on_journaled(turn, &journaled));
+            self.perform(actions.unwrap_or_default());
+        }
+        None
+    }
+
+    /// Waits until the ledger knows what became of this session's turns, or `limit` is over.
+    pub(in crate::session) async fn flush_ledger(&self, limit: Duration) {
+        if self.route.ledger
+            && tokio::time::timeout(limit, self.ctx.ledger.flush(self.id)).await.is_err()
+        {
+            tracing::warn!(session = %self.id, "the ledger was not written in time");
+        }
+    }
+
+    /// Lets a client read a turn that another one asked for, if the log has all of it.
+    pub(in crate::session) fn rejoin(&mut self, client: ClientId, turn: TurnNo, otherwise: &Error) {
+        let whole = self.streams.get(turn).is_some_and(|stream| stream.log.floor() <= 1);
+        let Some(client) = self.clients.iter_mut().find(|c| c.id == client) else { return };
+        if whole {
+            client.subscribe(turn, 1);
+        } else {
+            let batch = Batch::one(&error_event(otherwise, None));
+            client.reply(Frame::Messages { batch, first_seq: 0, ended: 1 });
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! How a session comes to leave this node for another one.
+
+use tokio::time::Instant;
+
+use super::{Actor, Departure};
+use crate::{
+    error::{Code, Error},
+    session::{
+        event::ServerEvent,
+        turns::{Severed, TurnNo, Turns},
+        warm::Cut,
+    },
+    wire::{Batch, BatchBuilder},
+};
+
+/// Longest log of a severed turn that goes to the heir; of a longer one only its end does.
+const MAX_CUT: usize = 256 * 1024;
+
+/// Events that are looked at for a number.
+const MAX_LOOK: usize = 16;
+
+impl Actor {
+    /// Leaves as soon as no turn runs. What waits is left to the next owner.
+    pub(super) fn leave(&mut self, departure: Departure) {
+        if let Some(turns) = &mut self.turns {
+            turns.hold();
+        }
+        self.departure.get_or_insert(departure);
+    }
+
+    /// Leaves now.
+    pub(super) fn sever(&mut self, until: Instant) {
+        self.departure = None;
+        self.leave(Departure::Deadline(until));
+        for (_, reply) in std::mem::take(&mut self.waiting) {
+            let error = Error::new(Code::OwnerMoving, "the session moves to another node; retry");
+            drop(reply.send(Err(error.into())));
+        }
+        let Some(turns) = &mut self.turns else { return };
+        let streams = &self.streams;
+        let (actions, severed) = turns.sever(|turn| {
+            let log = &streams.get(turn)?.log;
+            // Not every event is numbered.
+            let mut newest = (log.floor()..=log.head()).rev().take(MAX_LOOK);
+            newest.find_map(|at| ServerEvent::parse(&log.read(at)?.messages().next()?)?.sequence)
+        });
+        self.severed.extend(severed);
+        // What it was being told of was not sent; the next epoch fences what it writes yet.
+        self.journal.clear();
+        self.perform(actions);
+    }
+
+    /// Nothing would be left behind: no turn that the upstream has, nobody being attached,
+    /// no answer that waits for its copy, nothing that the ledger is being told.
+    pub(super) fn may_leave(&self) -> bool {
+        self.waiting.is_empty()
+            && self.held.is_empty()
+            && self.journal.is_empty()
+            && self.turns.as_ref().is_none_or(Turns::may_leave)
+    }
+
+    /// Nobody would notice a move: nothing happens, and the conversation can be told to
+    /// another upstream connection. An opaque session's connection cannot move at all.
+    pub(super) fn may_be_offered(&self) -> bool {
+        self.departure.is_none()
+            && self.is_idle()
+            && self.turns.as_ref().is_some_and(Turns::can_be_told)
+    }
+
+    /// What the heir is told of severed turns, so that their clients find them there.
+    pub(in crate::session) fn cuts(&self) -> Vec<Cut> {
+        let cut = |severed: &Severed| {
+            let events = self.events_of(severed.turn)?;
+            Some(Cut { response_id: severed.response_id.clone()?, events })
+        };
+        self.severed.iter().filter_map(cut).collect()
+    }
+
+    fn events_of(&self, turn: TurnNo) -> Option<Batch> {
+        let log = &self.streams.get(turn)?.log;
+        if log.bytes() > MAX_CUT {
+            return log.read(log.head());
+        }
+        let mut events = BatchBuilder::default();
+        let mut next = log.floor();
+        while let Some(batch) = log.read(next) {
+            next += u64::from(batch.len());
+            for message in batch.messages() {
+                events.push(message.kind, &message.payload);
+            }
+        }
+        Some(events.finish())
+    }
+
+    /// Takes over what an earlier owner had to sever.
+    pub(in crate::session) fn adopt(&mut self, cuts: Vec<Cut>) {
+        let now = Instant::now();
+        let Some(turns) = &mut self.turns else { return };
+        for cut in cuts {
+            let turn = turns.adopt(cut.response_id);
+            self.streams.open(turn, None);
+            if let Some(stream) = self.streams.get_mut(turn) {
+                stream.log.push(cut.events, now);
+                stream.done = Some(now);
+            }
+        }
+    }
+}

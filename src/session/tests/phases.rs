@@ -1,0 +1,248 @@
+//! A planned transfer that loses one of its sides, or an answer, in each of its phases.
+
+use node::{LEASE, Neighbours};
+
+use super::*;
+use crate::{
+    ids::Incarnation,
+    store::{MemberState, Store as _, memory::Fault},
+};
+
+const CREATE: &str = r#"{"type":"response.create","model":"m","store":false,"input":"first"}"#;
+const LONG: &str = r#"{"type":"response.create","model":"m","store":false,
+    "input":"[deltas=1000][delay=10ms] long"}"#;
+
+/// Three nodes, a session of the first one with a turn behind it, and its client.
+struct Scene {
+    nodes: [Node; 3],
+    neighbours: Arc<Neighbours>,
+    attach: Attach,
+    client: Reader,
+    epoch: crate::ids::Epoch,
+    /// The response of the turn that has ended.
+    previous: String,
+    _gate: Gate,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let store = Arc::new(Memory::default());
+        let neighbours = Arc::new(Neighbours::default());
+        let node = |name| {
+            let heirs = Arc::clone(&neighbours);
+            Node::beside(&store, name, "127.0.0.1:1", limits(), LEASE, heirs)
+        };
+        let nodes = [node("a").await, node("b").await, node("c").await];
+        neighbours.join(&nodes.each_ref());
+        eventually("they know each other", async || {
+            nodes.iter().all(|node| node.ring.borrow().alive().count() == 3)
+        })
+        .await;
+        let gate = Gate::open(SampleAuth::Open).await;
+        let attach = wish(&Arc::new(route(Profile::Responses, &gate)), "thread");
+        let attached = nodes[0].attach(&attach).await.unwrap();
+        let epoch = attached.epoch;
+        let mut client = Reader::new(attached.link);
+        client.send(CREATE);
+        let done = client.until("response.completed").await;
+        let previous = done["response"]["id"].as_str().unwrap().to_owned();
+        nodes[0].registry.begin_drain();
+        nodes[0].store.begin_drain(nodes[0].me).await.unwrap();
+        eventually("the drain is known", async || {
+            let ring = nodes[0].ring.borrow();
+            ring.member(nodes[0].me).is_some_and(|me| me.state == MemberState::Draining)
+        })
+        .await;
+        neighbours.asked.lock().clear();
+        Self { nodes, neighbours, attach, client, epoch, previous, _gate: gate }
+    }
+
+    fn owner(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    /// Heirs of the session, best first.
+    fn heirs(&self) -> Vec<Incarnation> {
+        let owner = self.owner();
+        owner.ring.borrow().placement.heirs(self.attach.session, &[owner.me])
+    }
+
+    fn node(&self, me: Incarnation) -> &Node {
+        self.nodes.iter().find(|node| node.me == me).unwrap()
+    }
+
+    async fn drain(&self) {
+        self.owner().registry.get(self.attach.session).unwrap().drain().await;
+    }
+
+    /// Its client follows to `heir` and goes on by the id of the response before.
+    async fn goes_on_at(&mut self, heir: Incarnation) {
+        let row = self.owner().row(self.attach.session).await;
+        assert!(row.epoch > self.epoch);
+        let min_epoch = row.epoch;
+        let attach = Attach { min_epoch, ..self.attach.clone() };
+        let attached = self.node(heir).attach(&attach).await.unwrap();
+        let mut client = Reader::new(attached.link);
+        client.send(&format!(
+            r#"{{"type":"response.create","model":"m","store":false,"input":"second",
+                "previous_response_id":"{}"}}"#,
+            self.previous
+        ));
+        let done = client.until("response.completed").await;
+        let text = done["response"]["output"][0]["content"][0]["text"].as_str().unwrap();
+        assert!(text.contains("turn 2 of"), "{text}");
+    }
+
+    async fn moved(&mut self) {
+        assert_eq!(self.client.next().await, Err(Some(Frame::Moved)));
+    }
+}
+
+#[tokio::test]
+async fn an_heir_that_dies_before_the_commit_is_passed_over() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.neighbours.silent.lock().insert(heirs[0]);
+    scene.drain().await;
+    scene.moved().await;
+    assert_eq!(*scene.neighbours.asked.lock(), heirs[..2]);
+    scene.goes_on_at(heirs[1]).await;
+}
+
+#[tokio::test]
+async fn an_owner_that_dies_before_the_commit_leaves_a_warm_heir_and_disturbs_no_successor() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    // The first heir holds the transfer up for as long as it is given; meanwhile the owner is
+    // declared dead and its session claimed.
+    scene.neighbours.silent.lock().insert(heirs[0]);
+    scene.drain().await;
+    eventually("the transfer is under way", async || !scene.neighbours.asked.lock().is_empty())
+        .await;
+    scene.owner().store.mark_dead(scene.owner().me, true).await.unwrap();
+    // It has the copy of the last turn's end.
+    scene.goes_on_at(heirs[0]).await;
+    let taken = scene.owner().row(scene.attach.session).await;
+    scene.moved().await;
+    let owner = scene.owner();
+    eventually("the late owner forgets it", async || owner.registry.is_empty()).await;
+    let after = scene.owner().row(scene.attach.session).await;
+    assert_eq!((after.owner, after.epoch), (Some(heirs[0]), taken.epoch));
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_read_again_and_not_made_twice() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.owner().store.fail_transfers([Fault::ReplyLost]);
+    scene.drain().await;
+    scene.moved().await;
+    assert_eq!(*scene.neighbours.asked.lock(), heirs[..1], "no second heir was prepared");
+    scene.goes_on_at(heirs[0]).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_never_arrived_is_made_again() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.owner().store.fail_transfers([Fault::RequestLost, Fault::RequestLost]);
+    scene.drain().await;
+    scene.moved().await;
+    scene.goes_on_at(heirs[0]).await;
+}
+
+#[tokio::test]
+async fn an_heir_that_is_not_nudged_learns_of_the_session_from_its_client() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.neighbours.loses_activations.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.drain().await;
+    scene.moved().await;
+    assert!(!scene.node(heirs[0]).registry.knows(scene.attach.session));
+    scene.goes_on_at(heirs[0]).await;
+}
+
+#[tokio::test]
+async fn an_heir_that_dies_after_the_commit_is_followed_by_an_ordinary_takeover() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.drain().await;
+    scene.moved().await;
+    let row = scene.owner().row(scene.attach.session).await;
+    assert_eq!(row.owner, Some(heirs[0]));
+    scene.owner().store.mark_dead(heirs[0], true).await.unwrap();
+    let attach = Attach { min_epoch: row.epoch, ..scene.attach.clone() };
+    let taken = scene.node(heirs[1]).attach(&attach).await.unwrap();
+    assert!(taken.epoch > row.epoch);
+}
+
+#[tokio::test]
+async fn at_the_deadline_a_turn_ends_as_unknown_and_the_heir_has_the_conversation_and_its_events() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.client.send(LONG);
+    let created = scene.client.until("response.created").await;
+    let id = created["response"]["id"].as_str().unwrap().to_owned();
+    let mut seen = scene.client.until("response.output_text.delta").await;
+    scene.drain().await;
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(4);
+    scene.owner().registry.get(scene.attach.session).unwrap().sever(until).await;
+    let error = loop {
+        let text = scene.client.text().await;
+        let event: serde_json::Value = serde_json::from_str(&text).unwrap();
+        if event["type"] == "error" {
+            break event["error"].clone();
+        }
+        seen = event;
+    };
+    assert_eq!(error["code"], "outcome_unknown");
+    assert_eq!(error["response_id"], id.as_str());
+    assert_eq!(error["last_sequence_number"], seen["sequence_number"]);
+    scene.moved().await;
+    scene.goes_on_at(heirs[0]).await;
+    // Who asks for the severed response finds it where the session is now.
+    let row = scene.owner().row(scene.attach.session).await;
+    let attach = Attach { min_epoch: row.epoch, ..scene.attach.clone() };
+    let mut again = Reader::new(scene.node(heirs[0]).attach(&attach).await.unwrap().link);
+    again.send(&format!(r#"{{"type":"ringspan.resume","response_id":"{id}"}}"#));
+    assert_eq!(again.until("response.created").await["response"]["id"], id.as_str());
+    let end = again.until("error").await;
+    assert_eq!(end["error"], error);
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_running_turn_is_left_to_the_next_owner() {
+    let mut scene = Scene::set().await;
+    scene.client.send(&LONG.replace("1000", "20"));
+    scene.client.until("response.created").await;
+    scene.client.send(CREATE);
+    eventually("it waits", async || {
+        let handle = scene.owner().registry.get(scene.attach.session).unwrap();
+        handle.stats.turns_queued.load(std::sync::atomic::Ordering::Relaxed) == 1
+    })
+    .await;
+    scene.drain().await;
+    scene.client.until("response.completed").await;
+    scene.moved().await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_offered_moves_only_while_nothing_happens_in_it() {
+    let mut scene = Scene::set().await;
+    let heir = scene.heirs()[0];
+    let handle = scene.owner().registry.get(scene.attach.session).unwrap();
+    scene.client.send(&LONG.replace("1000", "20"));
+    scene.client.until("response.created").await;
+    handle.offer(vec![heir]);
+    scene.client.until("response.completed").await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.epoch, scene.epoch);
+    // Nobody takes it: it stays, and works.
+    scene.neighbours.silent.lock().insert(heir);
+    handle.offer(vec![heir]);
+    scene.client.send(CREATE);
+    scene.client.until("response.completed").await;
+    scene.neighbours.silent.lock().clear();
+    handle.offer(vec![heir]);
+    scene.moved().await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heir));
+}

@@ -1,0 +1,103 @@
+//! The step between accepted and dispatched: the ledger first.
+
+use std::collections::HashSet;
+
+use super::{
+    Action, TurnNo, Turns,
+    keys::refusal,
+    lane::{Progress, Turn},
+};
+use crate::{
+    error::{Code, Error},
+    session::{event::error_event, history::History},
+    store::TurnRow,
+    wire::{Batch, Message},
+};
+
+/// What the ledger answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Journaled {
+    /// The turn may be sent.
+    Begun,
+    /// A turn of its key is there.
+    Duplicate(TurnRow),
+    /// It could not be written in time, so the turn was not sent.
+    Unwritten,
+}
+
+impl Turn {
+    pub(super) fn journal(&self) -> Action {
+        Action::Journal {
+            turn: self.no,
+            key: self.key,
+            request: self.create.fingerprint,
+            repeatable: !self.create.store,
+        }
+    }
+
+    /// From here on the upstream may have it.
+    pub(super) fn send(&mut self, known: &HashSet<String>, history: &History) -> Option<Action> {
+        let payload = self.request(known, history)?;
+        self.progress = Progress::Dispatched;
+        self.sent = true;
+        Some(Action::Upstream(Batch::one(&Message::text(payload))))
+    }
+}
+
+impl Turns {
+    /// The ledger's answer to [`Action::Journal`].
+    pub fn on_journaled(&mut self, no: TurnNo, journaled: &Journaled) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let accepted = |turn: &Turn| turn.no == no && turn.progress == Progress::Accepted;
+        let mut lanes = self.lanes.iter_mut();
+        let Some(lane) = lanes.find(|lane| lane.running.as_ref().is_some_and(accepted)) else {
+            // Its connection went away meanwhile: it waits, and is written again.
+            return actions;
+        };
+        let Some(mut turn) = lane.running.take() else { return actions };
+        let error = match journaled {
+            Journaled::Begun if turn.client.is_none() && !turn.sent => {
+                // Nobody waits for it any more, and it was not sent.
+                actions.extend(turn.cut_short());
+                actions.push(Action::Forget(no));
+                None
+            }
+            Journaled::Begun => {
+                actions.extend(turn.send(&self.known, &self.history));
+                lane.running = Some(turn);
+                None
+            }
+            Journaled::Duplicate(row) => Some(refusal(row, turn.create.fingerprint)),
+            Journaled::Unwritten => {
+                actions.extend(turn.cut_short());
+                Some(if turn.sent {
+                    let text = "the upstream connection was lost during this turn; whether it finished is unknown";
+                    Error::new(Code::OutcomeUnknown, text)
+                } else {
+                    let text =
+                        "the ledger of turns cannot be written now; the turn was not sent, retry";
+                    Error::new(Code::SessionUnavailable, text)
+                })
+            }
+        };
+        if let Some(error) = error {
+            self.done += 1;
+            let batch = Batch::one(&error_event(&error, lane.name.as_deref()));
+            actions.push(Action::Append { turn: no, batch, done: true });
+        }
+        self.dispatch(&mut actions);
+        actions
+    }
+
+    /// The session is not ours any more. What the upstream has ends with an honest error;
+    /// what waits was not sent and is left to the next owner.
+    pub fn on_fenced(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for at in 0..self.lanes.len() {
+            self.lanes[at].withdraw();
+            let text = "the session has a new owner; whether this turn finished is unknown";
+            self.end(at, &Error::new(Code::OutcomeUnknown, text), &mut actions);
+        }
+        actions
+    }
+}

@@ -1,0 +1,88 @@
+//! What becomes of turns when their session leaves for another node. Pure.
+
+use super::{Action, TurnNo, Turns, lane::Turn};
+use crate::{
+    error::{Code, Error},
+    session::event::unknown_event,
+    wire::Batch,
+};
+
+/// A turn that was ended because its session had to leave: whether it finished is unknown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Severed {
+    pub turn: TurnNo,
+    /// None while the upstream had not named it.
+    pub response_id: Option<String>,
+}
+
+impl Turns {
+    /// From now on nothing is dispatched that can as well be dispatched by the next owner. A
+    /// turn that was dispatched before and waits to run once more is not of that kind: the
+    /// next owner could not know that it had its second run.
+    pub fn hold(&mut self) {
+        self.holding = true;
+    }
+
+    /// Whether nothing of a turn would be left behind. What waits here was never dispatched,
+    /// and its edge sends it to the next owner.
+    #[must_use]
+    pub fn may_leave(&self) -> bool {
+        self.running() == 0
+            && !self.lanes.iter().flat_map(|lane| lane.running.iter().chain(&lane.queue)).any(
+                |turn| {
+                    // A turn whose client is gone is not dispatched here either.
+                    turn.redispatched && turn.client.is_some()
+                },
+            )
+    }
+
+    /// Whether another connection can go on where this one is: it is told what was said, or
+    /// the upstream keeps it.
+    #[must_use]
+    pub fn can_be_told(&self) -> bool {
+        !self.untold
+    }
+
+    /// The session must leave now: what was dispatched ends as unknown, with the number of
+    /// the last event that its clients are sent (`last`).
+    pub fn sever(&mut self, last: impl Fn(TurnNo) -> Option<u64>) -> (Vec<Action>, Vec<Severed>) {
+        let text = "this node had to stop during this turn; whether it finished is unknown";
+        let error = Error::new(Code::OutcomeUnknown, text);
+        let (mut actions, mut severed) = (Vec::new(), Vec::new());
+        for lane in &mut self.lanes {
+            // What the ledger was being told of was not sent.
+            lane.withdraw();
+            let again = lane.queue.iter().position(|turn| turn.redispatched);
+            let waiting = again.and_then(|at| lane.queue.remove(at));
+            for turn in lane.running.take().into_iter().chain(waiting) {
+                self.done += 1;
+                actions.extend(turn.cut_short());
+                let (no, id) = (turn.no, turn.response_id);
+                let event = unknown_event(&error, lane.name.as_deref(), id.as_deref(), last(no));
+                actions.push(Action::Append { turn: no, batch: Batch::one(&event), done: true });
+                severed.push(Severed { turn: no, response_id: id });
+            }
+        }
+        // The next owner may send these, under numbers of its own.
+        let left = self.lanes.iter().flat_map(|lane| &lane.queue);
+        actions.extend(left.filter_map(Turn::cut_short));
+        if !severed.is_empty() {
+            self.lost_connection();
+            actions.push(Action::HangUp);
+        }
+        for turn in &severed {
+            if let Some(id) = &turn.response_id {
+                self.remember_ended(id.clone(), turn.turn);
+            }
+        }
+        (actions, severed)
+    }
+
+    /// A turn that an earlier owner severed: its events can be asked for here. Its number.
+    pub fn adopt(&mut self, response_id: String) -> TurnNo {
+        let no = self.next;
+        self.next += 1;
+        self.remember_ended(response_id, no);
+        no
+    }
+}
