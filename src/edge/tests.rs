@@ -88,6 +88,12 @@ impl Front {
         Self { node, gate, edge, addr }
     }
 
+    /// A drain as clients meet it that are kept as long as can be.
+    fn last_call(&self) {
+        self.edge.drain.closing.cancel();
+        self.edge.drain.last_call.cancel();
+    }
+
     async fn client(&self, path: &str) -> Client {
         self.client_of(path, "").await
     }

@@ -16,7 +16,7 @@ use crate::{
 pub struct Plan {
     /// Sessions to give away.
     pub give: u32,
-    /// Who takes them, and how many each has room for below its share.
+    /// Who takes them, and how many of ours each has room for below its share.
     takers: Vec<(Incarnation, u32)>,
 }
 
@@ -60,17 +60,18 @@ pub fn plan(members: &[Member], me: Incarnation, tolerance: u32, begun: bool) ->
     if mine.above(if begun { half } else { bound }) < 1.0 {
         return None;
     }
+    // Others that are above give at the same time: each gets its part of each taker's room.
+    let all: f64 = shares.iter().map(|share| share.above(half)).sum();
+    let surplus = mine.above(half);
+    let part = |room: u32| whole(f64::from(room) * surplus / all);
     let mut takers: Vec<_> = shares
         .iter()
-        .map(|share| (share.member.incarnation, share.room()))
+        .map(|share| (share.member.incarnation, part(share.room())))
         .filter(|(_, room)| *room > 0)
         .collect();
     takers.sort_by_key(|(taker, room)| (std::cmp::Reverse(*room), *taker));
-    let room: f64 = takers.iter().map(|(_, room)| f64::from(*room)).sum();
-    // Others that are above give at the same time: each gets its part of the room.
-    let all: f64 = shares.iter().map(|share| share.above(half)).sum();
-    let surplus = mine.above(half);
-    let give = whole(surplus).min(whole(room * surplus / all));
+    let room = takers.iter().map(|(_, room)| *room).fold(0, u32::saturating_add);
+    let give = whole(surplus).min(room);
     (give > 0).then_some(Plan { give, takers })
 }
 

@@ -17,7 +17,7 @@ mod upstream;
 use std::collections::{HashSet, VecDeque};
 
 use keys::Keyed;
-use lane::{Lane, Progress, Turn};
+use lane::{Lane, Turn};
 pub use ledger::Journaled;
 pub use parting::Severed;
 use recall::Recall;
@@ -285,45 +285,6 @@ impl Turns {
         } else {
             let text = "the events of this response are not held any more";
             reply(actions, client, &Error::new(Code::NotFound, text), None, 1);
-        }
-    }
-
-    /// Sends what may be sent.
-    fn dispatch(&mut self, actions: &mut Vec<Action>) {
-        // Reading takes as long as dialling: both at once.
-        self.ask(actions);
-        if !self.connected {
-            return;
-        }
-        let mut active = self.lanes.iter().filter(|lane| lane.running.is_some()).count();
-        for at in 0..self.lanes.len() {
-            while active < MAX_ACTIVE && self.lanes[at].running.is_none() {
-                let first = self.lanes[at].queue.front();
-                if self.holding && first.is_some_and(|turn| !turn.redispatched) {
-                    break;
-                }
-                if self.waits_for_recall(&self.lanes[at]) {
-                    self.ask(actions);
-                    break;
-                }
-                let lane = &mut self.lanes[at];
-                let Some(mut turn) = lane.queue.pop_front() else { break };
-                if turn.client.is_none() {
-                    // It waited to be run again, and nobody came back for it.
-                    actions.extend(turn.cut_short());
-                    actions.push(Action::Forget(turn.no));
-                    continue;
-                }
-                if self.bounds.ledger {
-                    turn.progress = Progress::Accepted;
-                    turn.journaled = true;
-                    actions.push(turn.journal());
-                } else {
-                    actions.extend(turn.send(&self.known, &self.history));
-                }
-                lane.running = Some(turn);
-                active += 1;
-            }
         }
     }
 

@@ -60,7 +60,7 @@ async fn a_drain_closes_idle_sockets_with_1012() {
     let mut used = front.client_of("/v1/responses", "u").await;
     used.create("one turn").await;
     used.until("response.completed").await;
-    front.edge.drain.closing.cancel();
+    front.last_call();
     for client in [&mut room, &mut idle, &mut named, &mut used] {
         assert_eq!(client.closed_with(1012).await, "service restart");
     }
@@ -74,7 +74,7 @@ async fn a_drain_closes_a_busy_socket_right_after_the_terminal_event() {
     // Longer than idle sockets are given.
     busy.create("[deltas=50][delay=50ms] slow").await;
     busy.until("response.created").await;
-    front.edge.drain.closing.cancel();
+    front.last_call();
     idle.closed_with(1012).await;
     busy.until("response.completed").await;
     busy.closed_with(1012).await;
@@ -86,7 +86,7 @@ async fn a_cut_tells_a_running_turn_that_its_outcome_is_unknown() {
     let mut client = front.client_of("/v1/responses", "t").await;
     client.create("[hang]").await;
     client.until("response.created").await;
-    front.edge.drain.closing.cancel();
+    front.last_call();
     front.edge.drain.cut.cancel();
     let error = client.until("error").await;
     assert_eq!(error["error"]["code"], "outcome_unknown");

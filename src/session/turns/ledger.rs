@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Action, TurnNo, Turns,
+    Action, MAX_ACTIVE, TurnNo, Turns,
     keys::refusal,
     lane::{Progress, Turn},
 };
@@ -45,6 +45,45 @@ impl Turn {
 }
 
 impl Turns {
+    /// Sends what may be sent.
+    pub(super) fn dispatch(&mut self, actions: &mut Vec<Action>) {
+        // Reading takes as long as dialling: both at once.
+        self.ask(actions);
+        if !self.connected {
+            return;
+        }
+        let mut active = self.lanes.iter().filter(|lane| lane.running.is_some()).count();
+        for at in 0..self.lanes.len() {
+            while active < MAX_ACTIVE && self.lanes[at].running.is_none() {
+                let first = self.lanes[at].queue.front();
+                if self.holding && first.is_some_and(|turn| !turn.redispatched) {
+                    break;
+                }
+                if self.waits_for_recall(&self.lanes[at]) {
+                    self.ask(actions);
+                    break;
+                }
+                let lane = &mut self.lanes[at];
+                let Some(mut turn) = lane.queue.pop_front() else { break };
+                if turn.client.is_none() {
+                    // It waited to be run again, and nobody came back for it.
+                    actions.extend(turn.cut_short());
+                    actions.push(Action::Forget(turn.no));
+                    continue;
+                }
+                if self.bounds.ledger {
+                    turn.progress = Progress::Accepted;
+                    turn.journaled = true;
+                    actions.push(turn.journal());
+                } else {
+                    actions.extend(turn.send(&self.known, &self.history));
+                }
+                lane.running = Some(turn);
+                active += 1;
+            }
+        }
+    }
+
     /// The ledger's answer to [`Action::Journal`].
     pub fn on_journaled(&mut self, no: TurnNo, journaled: &Journaled) -> Vec<Action> {
         let mut actions = Vec::new();

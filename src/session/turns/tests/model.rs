@@ -106,6 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// A create, as its client knows it.
+#[expect(clippy::struct_excessive_bools, reason = "facts of a test, not states")]
 #[derive(Debug)]
 struct Asked {
     lane: usize,
