@@ -4,6 +4,7 @@
 #
 #   ./test.sh          all of it: format, lints, documents, unit, contract and ring tests
 #   ./test.sh quick    unit tests and the rules of the architecture; needs no Postgres
+#   ./test.sh guards   instructions of the frame path against benches/guards.txt (a release build)
 #
 # What is missing is installed where this script may (root and apt-get), and said:
 #   - a C compiler (bundled SQLite and the TLS library are C)
@@ -18,7 +19,8 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 mode=${1:-full}
 case $mode in
 full | quick) ;;
-*) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 64 ;;
+guards) exec benches/guards.sh ;;
+*) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 64 ;;
 esac
 
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
