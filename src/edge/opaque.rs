@@ -52,18 +52,16 @@ pub(super) async fn handle(
     let (response, socket) =
         pending.accept(Some(&attached), Some(session.to_string()), route.compression, limit);
     span.record("epoch", attached.epoch.0);
-    edge.tracker.clone().spawn(
-        async move {
-            if let Some((socket, seat)) = socket.await {
-                let up = edge.metrics.frames(&route.path, Direction::Up);
-                let down = edge.metrics.frames(&route.path, Direction::Down);
-                let pump =
-                    Pump::new(socket, seat, edge.limits.write_timeout, &edge.drain, up, down);
-                serve(pump, attached.link).await;
-            }
-        }
-        .instrument(span),
-    );
+    // The span ends here: what follows is not the attach, and logs nothing for a frame.
+    drop(span);
+    let link = attached.link;
+    edge.tracker.clone().spawn(async move {
+        let Some((socket, seat)) = socket.await else { return };
+        let up = edge.metrics.frames(&route.path, Direction::Up);
+        let down = edge.metrics.frames(&route.path, Direction::Down);
+        let pump = Pump::new(socket, seat, edge.limits.write_timeout, &edge.drain, up, down);
+        serve(pump, link).await;
+    });
     response
 }
 
@@ -99,7 +97,7 @@ fn wish(
 }
 
 /// Moves frames until one side ends.
-async fn serve(mut pump: Pump, link: Link) {
+async fn serve(mut pump: Box<Pump>, link: Link) {
     let mut link = Some(link);
     loop {
         match pump.next(&mut link).await {

@@ -26,7 +26,7 @@ const PREPARE: Duration = Duration::from_secs(2);
 const MAX_HEIRS: usize = 4;
 
 /// Serves a session and ends it as the reason asks.
-pub(super) async fn run(mut actor: Actor) {
+pub(super) async fn run(mut actor: Box<Actor>) {
     match actor.serve().await {
         Exit::Abandoned | Exit::Unreachable => {
             actor.close_upstream(UPSTREAM_CLOSE).await;
@@ -46,7 +46,7 @@ pub(super) async fn run(mut actor: Actor) {
 ///
 /// *Invariant (I5):* nothing is read from a client after the quiesce, so what a client has
 /// sent and not seen answered was not dispatched, and its edge may send it to the heir.
-async fn hand_off(mut actor: Actor) {
+async fn hand_off(mut actor: Box<Actor>) {
     let started = Instant::now();
     let (store, me) = (actor.ctx.store.clone(), actor.ctx.me);
     let (id, epoch) = (actor.id, actor.epoch);
@@ -127,7 +127,7 @@ async fn moved_to(actor: &Actor, heir: Incarnation) -> bool {
     row.ok().flatten().is_some_and(|row| row.owner == Some(heir))
 }
 
-async fn stop(mut actor: Actor, error: Error) {
+async fn stop(mut actor: Box<Actor>, error: Error) {
     actor.dismiss(&Frame::Failed(error));
     actor.close_upstream(UPSTREAM_CLOSE).await;
     if actor.ctx.lease.is_live(Instant::now().into_std()) {

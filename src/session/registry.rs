@@ -160,7 +160,7 @@ impl Registry {
             if handle.epoch < attach.min_epoch {
                 // The caller has seen a later owner: ours is over, we just do not know yet.
                 let error = Error::new(Code::OwnerMoving, "the session has a new owner");
-                drop(handle.inbox.send(Command::Stop(error)).await);
+                drop(handle.inbox.send(Command::Stop(Box::new(error))).await);
                 self.forget(attach.session, slot);
                 continue;
             }
@@ -265,7 +265,8 @@ impl Registry {
             .take(attach.session)
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
         let past = warm.map(|warm| warm.past).unwrap_or_default();
-        let actor = Actor::new(
+        // Boxed, or the task has room for it in each of its states.
+        let actor = Box::new(Actor::new(
             Arc::clone(&self.ctx),
             attach,
             claimed,
@@ -273,7 +274,7 @@ impl Registry {
             Arc::clone(&stats),
             commands,
             inbox.downgrade(),
-        );
+        ));
         let (registry, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
         let id = attach.session;
         self.ctx.tracker.spawn(async move {
@@ -302,7 +303,7 @@ impl Handle {
 
     /// Ends the session's stay here; clients are told `error`.
     pub async fn stop(&self, error: Error) {
-        drop(self.inbox.send(Command::Stop(error)).await);
+        drop(self.inbox.send(Command::Stop(Box::new(error))).await);
     }
 }
 
