@@ -36,6 +36,7 @@ const SAMPLE_MAY: &[&str] = &["error", "config::Secret"];
 /// External crates that have one home each (by the start of their names).
 const HOMES: &[(&str, &str)] = &[
     ("sqlx", "store"),
+    ("aws_lc_rs", "session"),
     ("tonic", "peer"),
     ("prost", "peer"),
     ("opentelemetry", "telemetry"),
@@ -53,11 +54,14 @@ const PURE: &[&str] = &[
     "wire/codec.rs",
     "wire/frame.rs",
     "ownership/lease.rs",
+    "ownership/outage.rs",
     "ownership/reaper.rs",
     "ring/build.rs",
     "ring/placement.rs",
     "session/event.rs",
+    "session/history.rs",
     "session/log.rs",
+    "session/seal.rs",
     "session/turns.rs",
     "session/turns/",
 ];

@@ -27,18 +27,23 @@ pub struct Health {
     /// Live members that it sees.
     pub members: usize,
     pub database: Database,
+    /// How long the database has not answered; None while it does.
+    pub database_away_seconds: Option<f64>,
+    /// The other members allow it to serve what it owns beyond its lease.
+    pub certified: bool,
     pub draining: bool,
-    /// Until it must stop serving unless a heartbeat succeeds.
+    /// Until it must stop serving unless a heartbeat succeeds, or a certificate holds.
     pub lease_remaining_seconds: f64,
     pub uptime_seconds: f64,
 }
 
 impl Health {
-    /// Whether a balancer should send clients here. A database that is away does not count:
-    /// owned sessions go on, and if every node said no at once nobody would serve them.
+    /// Whether a balancer should send clients here. A database that is away does not count
+    /// while this node may serve what it owns: sessions that are open somewhere in the ring
+    /// are reached from here, and if every node said no at once nobody would serve them.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.joined && !self.draining && self.lease_remaining_seconds > 0.0
+        self.joined && !self.draining && (self.lease_remaining_seconds > 0.0 || self.certified)
     }
 }
 
@@ -49,6 +54,19 @@ pub struct RingInfo {
     /// Incarnation of the node that answers; None before it has joined.
     pub me: Option<i64>,
     pub members: Vec<MemberInfo>,
+    /// What this node knows of an outage of the database; None while there is none.
+    pub outage: Option<OutageInfo>,
+}
+
+/// An outage of the database, as one node lives through it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutageInfo {
+    /// Since the last heartbeat that was answered.
+    pub away_seconds: f64,
+    /// What is left of the certificate by which the node outlives its lease; 0: none.
+    pub certified_seconds: f64,
+    /// What kept it from a certificate when it last asked.
+    pub obstacle: Option<String>,
 }
 
 /// One member of the ring.

@@ -1,20 +1,28 @@
 //! Becoming a member.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::bail;
 
 use crate::{
     config::Config,
     ids::Incarnation,
-    ownership::{lease::LeaseHandle, process},
+    ownership::{lease::LeaseHandle, outage::Bounds, process},
     store::{NewMember, Store, StoreError},
 };
 
+/// Longest pause between two looks at the holder of our node id.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Registers this process, and takes the lease that comes with it.
 ///
-/// A node id that a dead process holds is taken over: at once where the death is proven,
-/// after its lease otherwise. One that a live process holds is refused.
+/// A node id that a dead process holds is taken over: at once where the death is proven;
+/// otherwise when another member has declared it, or when it has been silent for longer
+/// than it could outlive its lease ([`Bounds::stranger`]). One that a live process holds is
+/// refused.
 pub(super) async fn join(
     store: &dyn Store,
     config: &Config,
@@ -31,18 +39,25 @@ pub(super) async fn join(
         process: process::identity(),
         supersede: config.node.supersede,
     };
-    let mut waited = false;
+    let ttl = config.timing.lease_ttl;
+    let mut silence = Silence::new(Bounds::new(ttl));
+    let mut waited = None;
     loop {
         let sent = Instant::now();
-        match store.register(&member, config.timing.lease_ttl).await {
+        match store.register(&member, ttl).await {
             Ok(me) => {
-                lease.renewed(sent, config.timing.lease_ttl, config.timing.lease_margin);
+                lease.renewed(sent, ttl, config.timing.lease_margin);
                 return Ok(me);
             }
             Err(StoreError::NodeIdInUse { holder, remaining, .. }) => {
                 if is_proven_dead(store, holder).await? {
                     store.mark_dead(holder, true).await?;
-                } else if waited {
+                } else if remaining.is_zero() {
+                    if silence.is_over(holder, sent, Instant::now()) {
+                        store.mark_dead(holder, false).await?;
+                    }
+                    tokio::time::sleep(LOOK.min(ttl / 4)).await;
+                } else if waited == Some(holder) {
                     bail!(
                         "node id {:?} belongs to a live process (incarnation {holder}); \
                          give this one another --node-id, or stop the other",
@@ -51,7 +66,7 @@ pub(super) async fn join(
                 } else {
                     tracing::warn!(node = %member.node_id, %holder, ?remaining, "node id is taken; waiting for its lease to end");
                     tokio::time::sleep(remaining + config.timing.lease_margin).await;
-                    waited = true;
+                    waited = Some(holder);
                 }
             }
             Err(error) => return Err(error.into()),
@@ -59,8 +74,63 @@ pub(super) async fn join(
     }
 }
 
+/// For how long the holder of our node id has not renewed its lease.
+struct Silence {
+    bounds: Bounds,
+    /// Who, since when it was seen expired, and when we asked last.
+    seen: Option<(Incarnation, Instant, Instant)>,
+}
+
+impl Silence {
+    const fn new(bounds: Bounds) -> Self {
+        Self { bounds, seen: None }
+    }
+
+    /// `holder` was expired in a look that began at `asked` and ended at `now`: whether no
+    /// certificate of it can hold any more. Two looks must be closer than a lease, or one
+    /// could have come and gone in between.
+    fn is_over(&mut self, holder: Incarnation, asked: Instant, now: Instant) -> bool {
+        let since = match self.seen {
+            Some((seen, since, looked))
+                if seen == holder && now.duration_since(looked) < self.bounds.ttl() =>
+            {
+                since
+            }
+            _ => {
+                let limit = self.bounds.stranger();
+                tracing::warn!(%holder, ?limit, "the holder of this node id is silent; waiting until its death is certain");
+                now
+            }
+        };
+        self.seen = Some((holder, since, asked));
+        now.duration_since(since) >= self.bounds.stranger()
+    }
+}
+
 async fn is_proven_dead(store: &dyn Store, holder: Incarnation) -> anyhow::Result<bool> {
     let ring = store.ring().await?;
     let member = ring.members.iter().find(|member| member.incarnation == holder);
     Ok(member.is_some_and(|member| process::is_proven_dead(&member.process)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(15);
+
+    #[test]
+    fn a_silent_holder_is_given_all_the_time_of_a_certificate() {
+        let (bounds, holder, start) = (Bounds::new(TTL), Incarnation(1), Instant::now());
+        let mut silence = Silence::new(bounds);
+        let mut now = start;
+        while now < start + bounds.stranger() {
+            assert!(!silence.is_over(holder, now, now));
+            now += Duration::from_secs(1);
+        }
+        assert!(silence.is_over(holder, now, now));
+        assert!(!silence.is_over(Incarnation(2), now, now), "another holder counts anew");
+        let later = now + 2 * bounds.stranger();
+        assert!(!silence.is_over(Incarnation(2), later, later), "so does one not looked at");
+    }
 }

@@ -1,4 +1,5 @@
-//! A store whose answers are timed and whose failures are counted.
+//! A store whose answers are timed, whose failures are counted, and which is not asked while
+//! the lease's thread knows it to be away.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,22 +8,28 @@ use tokio::time::Instant;
 
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
+    ownership::witness::Witness,
     store::{
-        Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, Result, RingView,
-        SessionFilter, SessionRow, Store, StoreError, Transferred,
+        Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn,
+        Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError, Transferred, TurnKey,
+        TurnMark, TurnRow,
     },
-    telemetry::metrics::{Metrics, StoreFailure},
+    telemetry::metrics::Metrics,
 };
 
 /// Passes every call on, and tells the metrics.
+///
+/// A store that is away, not refusing but silent, would hold every caller for the whole
+/// `database_timeout`, and the pool with them. Clients are better told at once to retry.
 pub(super) struct Metered {
     inner: Arc<dyn Store>,
+    witness: Witness,
     metrics: Metrics,
 }
 
 impl Metered {
-    pub(super) fn new(inner: Arc<dyn Store>, metrics: Metrics) -> Self {
-        Self { inner, metrics }
+    pub(super) fn new(inner: Arc<dyn Store>, witness: Witness, metrics: Metrics) -> Self {
+        Self { inner, witness, metrics }
     }
 
     async fn timed<T>(
@@ -31,15 +38,13 @@ impl Metered {
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let begun = Instant::now();
-        let result = call.await;
+        let result = match self.witness.cut_off(begun.into_std()) {
+            Some(since) => Err(StoreError::Unavailable(format!("no answer for {since:.0?}"))),
+            None => call.await,
+        };
         self.metrics.store(operation, begun.elapsed());
         if let Err(error) = &result {
-            let reason = match error {
-                StoreError::Unavailable(_) => StoreFailure::Unreachable,
-                StoreError::Timeout(_) => StoreFailure::Timeout,
-                _ => StoreFailure::Other,
-            };
-            self.metrics.store_error(operation, reason);
+            self.metrics.store_error(operation, error.into());
         }
         result
     }
@@ -117,8 +122,9 @@ impl Store for Metered {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
-        self.timed("transfer", self.inner.transfer(id, me, epoch, heir)).await
+        self.timed("transfer", self.inner.transfer(id, me, epoch, heir, forced)).await
     }
 
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
@@ -134,7 +140,35 @@ impl Store for Metered {
         self.timed("alias", self.inner.alias(principal, kind, digest)).await
     }
 
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.timed("close", self.inner.close(id, me, epoch)).await
+    }
+
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()> {
+        self.timed("put_parts", self.inner.put_parts(parts)).await
+    }
+
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
+        self.timed("parts_of", self.inner.parts_of(session, limit)).await
+    }
+
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
         self.timed("sweep", self.inner.sweep(age, limit)).await
+    }
+
+    async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
+        self.timed("begin_turns", self.inner.begin_turns(me, turns)).await
+    }
+
+    async fn mark_turns(&self, marks: &[TurnMark]) -> Result<u64> {
+        self.timed("mark_turns", self.inner.mark_turns(marks)).await
+    }
+
+    async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
+        self.timed("turn_by_key", self.inner.turn_by_key(session, key)).await
+    }
+
+    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
+        self.timed("sweep_turns", self.inner.sweep_turns(age, limit)).await
     }
 }

@@ -3,6 +3,7 @@
 mod drain;
 mod join;
 mod metered;
+mod outage;
 mod upkeep;
 mod view;
 
@@ -30,13 +31,14 @@ use crate::{
     edge::{self, Authenticator, Edge},
     error::{Code, Error},
     ids::Incarnation,
-    ownership::{lease::LeaseHandle, renewer::Renewer},
+    ownership::{lease::LeaseHandle, outage::Bounds, renewer::Renewer, witness::Witness},
     peer::{self, Identity, Incoming, Peers},
     ring::{Membership, Ring},
     route::Router,
     session::{
         self, Registry,
         aliases::AliasWriter,
+        archive::Archive,
         replica::{Heirs, Replicator},
     },
     store::{self, Store, schema},
@@ -66,6 +68,7 @@ struct Node {
     timing: Timing,
     store: Arc<dyn Store>,
     lease: LeaseHandle,
+    witness: Witness,
     ring: watch::Receiver<Arc<Ring>>,
     registry: Arc<Registry>,
     peers: Arc<Peers>,
@@ -121,7 +124,6 @@ impl App {
         }
         let metrics = Metrics::new();
         let store = store::open(&config.store).await.context("opening the database")?;
-        let store: Arc<dyn Store> = Arc::new(metered::Metered::new(store, metrics.clone()));
         let cluster = store.cluster().await.context("reading the cluster's identity")?;
         let client = bind(config.node.listen, "listen").await?;
         let peer = bind(config.node.peer_listen, "peer-listen").await?;
@@ -136,12 +138,16 @@ impl App {
         let stop = Stop::default();
         let lease = LeaseHandle::default();
         let me = join::join(&*store, &config, addresses.peer, &lease).await?;
+        let witness = Witness::new(me, Bounds::new(config.timing.lease_ttl));
+        let store: Arc<dyn Store> =
+            Arc::new(metered::Metered::new(store, witness.clone(), metrics.clone()));
         let load = Arc::new(AtomicU32::new(0));
         let renewer = Renewer::start(
             config.store.clone(),
             me,
             config.timing,
             lease.clone(),
+            witness.clone(),
             Arc::clone(&load),
             metrics.clone(),
         )
@@ -166,6 +172,13 @@ impl App {
             config.limits.dial_timeout,
             config.limits.max_message_bytes,
         )?;
+        let auth = Authenticator::new(
+            config.auth,
+            config.allowed_origins,
+            cluster.secret,
+            dialer.fetcher()?,
+        );
+        auth.follow(&background, &stop.background);
         let http = HttpClient::new(&upstreams, &dialer, config.limits.turn_idle_timeout);
         let node_id: Arc<str> = config.node.id.as_str().into();
         let (sessions, clients) = (TaskTracker::new(), TaskTracker::new());
@@ -186,8 +199,15 @@ impl App {
             background.clone(),
             stop.background.clone(),
         )?);
-        let replicator =
-            Replicator::start(me, Arc::clone(&peers) as Arc<dyn Heirs>, ring.clone(), &background);
+        let replicator = Replicator::start(
+            me,
+            Arc::clone(&peers) as Arc<dyn Heirs>,
+            ring.clone(),
+            metrics.clone(),
+            &background,
+        );
+        let archive =
+            Archive::start(Arc::clone(&store), &config.history_keys, metrics.clone(), &background);
         let registry = Registry::new(session::Context {
             me,
             node_id: Arc::clone(&node_id),
@@ -201,9 +221,11 @@ impl App {
             aliases: AliasWriter::start(Arc::clone(&store), &background),
             heirs: Arc::clone(&peers) as Arc<dyn Heirs>,
             replicator,
+            archive,
             tracker: sessions.clone(),
             events: events.clone(),
         });
+        background.spawn(Arc::clone(&registry).follow_heirs());
         let served: Arc<[_]> = config.routes.into();
         let router = Router::new(
             me,
@@ -218,7 +240,7 @@ impl App {
             node_id: Arc::clone(&node_id),
             router: Arc::new(router),
             routes: Arc::clone(&served),
-            auth: Authenticator::new(config.auth, cluster.secret),
+            auth,
             limits: config.limits,
             metrics: metrics.clone(),
             http,
@@ -230,6 +252,7 @@ impl App {
             registry: Arc::clone(&registry),
             routes: served,
             ring: ring.clone(),
+            witness: witness.clone(),
             metrics: metrics.clone(),
             tracker: background.clone(),
             shutdown: stop.peers.clone(),
@@ -240,6 +263,7 @@ impl App {
             timing: config.timing,
             store,
             lease,
+            witness,
             ring,
             registry,
             peers,
@@ -269,6 +293,7 @@ impl App {
             client: tokio::spawn(edge::serve(client, edge, stop.accept.clone())),
         };
         background.spawn(upkeep::run(Arc::clone(&node)));
+        background.spawn(outage::run(Arc::clone(&node)));
         node.store.activate(me).await.context("entering the ring")?;
         tracing::info!(node = %node.id, incarnation = %me, client = %addresses.client, peer = %addresses.peer, admin = %addresses.admin, "serving");
         Ok(Self { addresses, node, servers })

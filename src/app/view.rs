@@ -9,7 +9,7 @@ use super::Node;
 use crate::{
     admin::view::{
         ClientInfo, Database, DrainAnswer, Health, LocalSession, MemberInfo, NodeEvent, NodeView,
-        RingInfo, SessionInfo, SessionQuery, UpstreamState,
+        OutageInfo, RingInfo, SessionInfo, SessionQuery, UpstreamState,
     },
     error::{Code, Error, Result},
     ids::{Incarnation, SessionId},
@@ -28,18 +28,17 @@ impl NodeView for Node {
         let remaining =
             until.map_or(0.0, |until| until.saturating_duration_since(now).as_secs_f64());
         let active = ring.member(self.me).is_some_and(|me| me.state == MemberState::Active);
-        // A lease older than two heartbeats is one that the store did not renew.
-        let fresh = self.timing.lease_ttl.saturating_sub(self.timing.lease_margin);
-        let database =
-            until.is_some_and(|until| until + self.timing.heartbeat_interval * 2 > now + fresh);
+        let outage = self.witness.unreachable(now);
         let draining = self.draining.load(Relaxed);
         Health {
             node_id: self.id.to_string(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
-            joined: active && remaining > 0.0,
+            joined: active && self.lease.is_live(now),
             ring_version: ring.view.version,
             members: ring.alive().count(),
-            database: if database { Database::Ok } else { Database::Unreachable },
+            database: if outage.is_none() { Database::Ok } else { Database::Unreachable },
+            database_away_seconds: outage.map(|away| away.as_secs_f64()),
+            certified: outage.is_some() && self.lease.is_certified(now),
             draining,
             lease_remaining_seconds: remaining,
             uptime_seconds: self.events.uptime(),
@@ -49,7 +48,16 @@ impl NodeView for Node {
     async fn ring(&self) -> RingInfo {
         let ring = self.ring.borrow().clone();
         let members = ring.view.members.iter().map(|member| member_info(&ring, member)).collect();
-        RingInfo { version: ring.view.version, me: Some(self.me.0), members }
+        let now = std::time::Instant::now();
+        let outage = self.witness.unreachable(now).map(|away| OutageInfo {
+            away_seconds: away.as_secs_f64(),
+            certified_seconds: self
+                .lease
+                .certified_until()
+                .map_or(0.0, |until| until.saturating_duration_since(now).as_secs_f64()),
+            obstacle: self.witness.obstacle(),
+        });
+        RingInfo { version: ring.view.version, me: Some(self.me.0), members, outage }
     }
 
     async fn sessions(&self, query: &SessionQuery) -> Result<Vec<SessionInfo>> {

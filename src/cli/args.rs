@@ -323,9 +323,11 @@ fn placeholder(kind: Kind) -> &'static str {
         Kind::Choice(_) | Kind::AuthMode => "WORD",
         Kind::Path => "FILE",
         Kind::Members => "ID=HOST:PORT,…",
+        Kind::Words(_) => "WORD,…",
+        Kind::Origins => "ORIGIN,…",
         Kind::UpstreamUrl | Kind::HttpUrl | Kind::DatabaseUrl | Kind::PostgresUrl => "URL",
         Kind::Filter => "FILTER",
-        Kind::Secret => "SECRET",
+        Kind::Secret | Kind::HistoryKeys => "SECRET",
     }
 }
 

@@ -78,10 +78,11 @@ fn as_text(look: &Look) -> String {
     let Look { health, ring, page } = look;
     let more = if page.next.is_some() { "+" } else { "" };
     let draining = if health.draining { ", draining" } else { "" };
+    let certified = if health.certified { " (outlived by certificate)" } else { "" };
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{} {}, up {:.0}s{draining}, lease {:.1}s, database {}",
+        "{} {}, up {:.0}s{draining}, lease {:.1}s{certified}, database {}",
         health.node_id,
         health.build,
         health.uptime_seconds,

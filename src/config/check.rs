@@ -99,16 +99,17 @@ pub fn warn(
     for upstream in upstreams {
         let name = &upstream.name;
         let bearer = matches!(upstream.auth, UpstreamAuth::Bearer(_));
-        if bearer && open && !matches!(auth, Auth::ApiKey(_)) {
+        let ours = matches!(auth, Auth::ApiKey(_) | Auth::Jwt(_));
+        if bearer && open && !ours {
             warnings.push(format!(
                 "upstream {name}: whoever reaches the client listener uses the operator's \
-                 credential; set auth.mode to api_key"
+                 credential; set auth.mode to api_key or jwt"
             ));
         }
-        if !bearer && matches!(auth, Auth::ApiKey(_)) {
+        if !bearer && ours {
             warnings.push(format!(
-                "upstream {name}: auth is passthrough, so it is sent the key that clients show \
-                 to ringspan; set its auth to {{ bearer_env = … }}"
+                "upstream {name}: auth is passthrough, but what clients show is meant for \
+                 ringspan and is not passed on; set its auth to {{ bearer_env = … }}"
             ));
         }
         let plain = upstream.url.scheme_str() == Some("ws");

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use toml::Value as Toml;
 
 use super::{
-    Auth, KeySource, Route, UpstreamAuth,
+    Auth, KeySource, Profile, Route, UpstreamAuth,
     fault::Got,
     load::Loaded,
     resolve::Source,
@@ -122,6 +122,9 @@ fn push_route(out: &mut String, route: &Route) {
         push(out, format_args!("session_key = {}\n", Toml::Array(sources)));
     }
     push(out, format_args!("detach_ttl = {}\n", quoted(&duration_text(route.detach_ttl))));
+    if route.profile == Profile::Responses {
+        push(out, format_args!("continuity = {}\n", quoted(route.continuity.as_str())));
+    }
     push(out, format_args!("compression = {}\n", route.compression));
 }
 
@@ -138,7 +141,8 @@ fn auth(out: &mut String, loaded: &Loaded) {
     let (mode, keys) = match &loaded.config.auth {
         Auth::None => ("none", &[][..]),
         Auth::Passthrough => ("passthrough", &[][..]),
-        Auth::ApiKey(keys) => ("api_key", &keys[..]),
+        Auth::ApiKey(keys) => ("api_key", &keys.fixed[..]),
+        Auth::Jwt(_) => ("jwt", &[][..]),
     };
     push(out, format_args!("\n[auth]\nmode = {}\n", quoted(mode)));
     for key in keys {

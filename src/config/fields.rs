@@ -97,6 +97,12 @@ pub const ROUTE: &[Field] = &[
         "How long a session outlives its last client.",
     ),
     optional(
+        "continuity",
+        Shape::Scalar(Kind::Choice(super::Continuity::WORDS)),
+        None,
+        "What a conversation with `store: false` survives, on a responses route: `memory` a planned move; `replica` (the default) also the loss of its node, by a copy on the next owner; `database` the loss of all nodes, encrypted with `history-key`.",
+    ),
+    optional(
         "compression",
         Shape::Scalar(Kind::Switch),
         Some("true"),

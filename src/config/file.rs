@@ -54,6 +54,8 @@ pub struct RouteEntry {
     pub upstream: Option<String>,
     pub session_key: Vec<String>,
     pub detach_ttl: Duration,
+    /// None: not given.
+    pub continuity: Option<String>,
     pub compression: bool,
 }
 
@@ -160,7 +162,9 @@ impl Walk<'_> {
         let text = match (kind, value) {
             (Kind::Count { .. } | Kind::Size { .. }, Toml::Integer(number)) => number.to_string(),
             (Kind::Switch, Toml::Boolean(switch)) => switch.to_string(),
-            (Kind::Members, Toml::Array(items)) if items.iter().all(Toml::is_str) => {
+            (Kind::Members | Kind::Words(_) | Kind::Origins, Toml::Array(items))
+                if items.iter().all(Toml::is_str) =>
+            {
                 items.iter().filter_map(Toml::as_str).collect::<Vec<_>>().join(",")
             }
             (Kind::Count { .. } | Kind::Switch, _) | (_, Toml::Table(_) | Toml::Array(_)) => {
@@ -366,6 +370,7 @@ fn route(entry: &mut Entry<'_>) -> RouteEntry {
         upstream: entry.text("upstream"),
         session_key: entry.session_key(),
         detach_ttl: entry.duration("detach_ttl"),
+        continuity: entry.text("continuity"),
         compression: entry.switch("compression").unwrap_or_default(),
     }
 }

@@ -3,14 +3,14 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    ApiKey, Auth, Config, Limits, LogFormat, Node, Secret, Telemetry, Timing, check,
+    Config, Limits, LogFormat, Node, Telemetry, Timing, auth, check, continuity,
     fault::{Faults, Got},
     file::File,
     peers,
     resolve::{Env, Resolved, ServeArgs},
     routes,
     settings::{Key, Section},
-    value::{duration_text, sha256},
+    value::duration_text,
 };
 use crate::store::StoreOptions;
 
@@ -46,8 +46,9 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
     fill(&mut settings, env, &mut faults);
     let mut warnings = Vec::new();
     let found = routes::build(&settings, &file, env, &mut faults, &mut warnings);
-    let auth = auth(&settings, &file, &mut faults);
+    let auth = auth::build(&settings, &file, &mut faults);
     let peer = peers::security(&settings, &mut faults);
+    let history_keys = continuity::keys(&settings, &mut faults);
     check::relations(&settings, &mut faults);
     check::warn(&settings, &found.upstreams, &auth, &mut warnings);
     let config = Config {
@@ -58,7 +59,9 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
         limits: limits(&settings),
         routes: found.routes,
         auth,
+        allowed_origins: settings.texts(Key::AllowedOrigins),
         peer,
+        history_keys,
         telemetry: telemetry(&settings),
         warnings,
     };
@@ -199,33 +202,4 @@ fn telemetry(settings: &Resolved) -> Telemetry {
         log_filter: settings.text(Key::LogFilter).unwrap_or_default(),
         otlp_endpoint: settings.text(Key::OtlpEndpoint),
     }
-}
-
-fn auth(settings: &Resolved, file: &File, faults: &mut Faults) -> Auth {
-    let mode = settings.text(Key::AuthMode).unwrap_or_default();
-    if mode != "api_key" {
-        if let Some(key) = file.keys.first().filter(|_| settings.sound(&[Key::AuthMode])) {
-            let place = file.place(&key.place, "name");
-            let got = Got::Text(key.name.clone().unwrap_or_default());
-            faults.push(place, got, format!("no keys, since auth-mode is {mode}"));
-        }
-        return if mode == "none" { Auth::None } else { Auth::Passthrough };
-    }
-    if file.keys.is_empty() {
-        let expected = "at least one [[auth.key]] in the file (--config) for this mode";
-        settings.fault(Key::AuthMode, expected, faults);
-    }
-    let mut keys: Vec<ApiKey> = Vec::new();
-    for entry in &file.keys {
-        let digest = entry.sha256.as_deref().and_then(sha256);
-        let (Some(name), Some(sha256)) = (&entry.name, digest) else { continue };
-        // Two names of one digest would make the principal a matter of order; one name of
-        // two digests is how a key is rotated.
-        if keys.iter().any(|key| key.sha256 == sha256) {
-            let got = Got::Secret(Secret::new(""));
-            faults.push(file.place(&entry.place, "sha256"), got, "a key that stands only once");
-        }
-        keys.push(ApiKey { name: name.clone(), sha256 });
-    }
-    Auth::ApiKey(keys)
 }

@@ -1,7 +1,9 @@
 //! One validated configuration. What is in here is correct: every fault was reported,
 //! all at once, before any port was bound.
 
+mod auth;
 mod check;
+mod continuity;
 pub mod dump;
 pub mod fault;
 pub mod fields;
@@ -23,6 +25,8 @@ mod tests;
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
+pub use auth::{ApiKey, ApiKeys, Auth, Jwks, Jwt, read_keys};
+pub use continuity::{Continuity, HISTORY_KEY_BYTES, HistoryKeys};
 pub use fault::Faults;
 use http::Uri;
 pub use resolve::{Env, ServeArgs};
@@ -40,7 +44,11 @@ pub struct Config {
     pub limits: Limits,
     pub routes: Vec<Arc<Route>>,
     pub auth: Auth,
+    /// Web origins that may connect; empty: all.
+    pub allowed_origins: Vec<String>,
     pub peer: PeerSecurity,
+    /// Keys of the conversations in the database; empty where no route keeps any there.
+    pub history_keys: HistoryKeys,
     pub telemetry: Telemetry,
     /// What works but hardly as intended, to be logged at start; no secret in it.
     pub warnings: Vec<String>,
@@ -118,6 +126,8 @@ pub struct Route {
     pub session_key: Vec<KeySource>,
     /// How long a session outlives its last client.
     pub detach_ttl: Duration,
+    /// What a conversation survives. Of no meaning on an opaque route.
+    pub continuity: Continuity,
     /// permessage-deflate with clients that offer it.
     pub compression: bool,
 }
@@ -187,25 +197,6 @@ pub enum UpstreamAuth {
     Passthrough,
     /// The operator's, read from an environment variable at start.
     Bearer(Secret),
-}
-
-/// Who may use the client listener.
-#[derive(Clone, Debug)]
-pub enum Auth {
-    /// Nobody is asked; everybody is one principal.
-    None,
-    /// The credential is the upstream's business; its keyed hash is the principal.
-    Passthrough,
-    /// Known keys, by SHA-256.
-    ApiKey(Vec<ApiKey>),
-}
-
-/// One accepted key.
-#[derive(Clone, Debug)]
-pub struct ApiKey {
-    /// The principal's name.
-    pub name: String,
-    pub sha256: [u8; 32],
 }
 
 /// How nodes prove themselves to each other.

@@ -240,6 +240,15 @@ impl Resolved {
         }
     }
 
+    /// Items of a list; none where there is none.
+    #[must_use]
+    pub fn texts(&self, key: Key) -> Vec<String> {
+        match self.value(key) {
+            Some(Value::Texts(texts)) => texts.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Pairs of a member list.
     #[must_use]
     pub fn members(&self, key: Key) -> Vec<(String, String)> {

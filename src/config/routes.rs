@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    KeySource, Profile, Route, Secret, Upstream, UpstreamAuth,
+    Continuity, KeySource, Profile, Route, Secret, Upstream, UpstreamAuth, continuity,
     fault::{Faults, Got},
     file::{File, RouteEntry, UpstreamEntry},
     path::{self, Pattern},
@@ -52,7 +52,7 @@ pub fn build(
     }
     let mut taken: Vec<(Pattern, Profile)> = Vec::new();
     for entry in &file.routes {
-        let route = route(entry, &found.upstreams, file, &mut taken, faults);
+        let route = route(entry, settings, &found.upstreams, file, &mut taken, faults);
         found.routes.extend(route.map(Arc::new));
     }
     warn_of_unused(file, warnings);
@@ -104,6 +104,7 @@ fn upstream(
 
 fn route(
     entry: &RouteEntry,
+    settings: &Resolved,
     upstreams: &[Arc<Upstream>],
     file: &File,
     taken: &mut Vec<(Pattern, Profile)>,
@@ -123,6 +124,7 @@ fn route(
         judged.map_err(|expected| faults.push(place, Got::Text(path.to_owned()), expected)).ok()
     });
     let session_key = session_key(entry, pattern.as_ref(), file, faults);
+    let continuity = continuity::of_route(entry, profile, settings, file, faults);
     let upstream = entry.upstream.as_ref().and_then(|name| {
         let upstream = upstreams.iter().find(|upstream| upstream.name == *name);
         // An upstream that is there but wrong has its own fault.
@@ -148,6 +150,7 @@ fn route(
         upstream: Arc::clone(upstream?),
         session_key,
         detach_ttl: entry.detach_ttl,
+        continuity,
         compression: entry.compression,
     })
 }
@@ -227,6 +230,7 @@ fn shortcut(
         upstream: Arc::clone(&upstream),
         session_key: Vec::new(),
         detach_ttl: DETACH_TTL,
+        continuity: Continuity::default(),
         compression: true,
     }));
     found.upstreams.push(upstream);

@@ -105,6 +105,14 @@ fn kind(kind: Kind) -> Value {
             { "type": "string" },
             { "type": "array", "items": { "type": "string", "pattern": "^[^=]+=.+:[0-9]+$" } },
         ] }),
+        Kind::Words(words) => json!({ "anyOf": [
+            { "type": "string", "minLength": 1 },
+            { "type": "array", "minItems": 1, "items": { "enum": words } },
+        ] }),
+        Kind::Origins => json!({ "anyOf": [
+            { "type": "string", "minLength": 1 },
+            { "type": "array", "minItems": 1, "items": { "type": "string", "pattern": "^https?://[^/?#@]+$" } },
+        ] }),
         Kind::Name => json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,253}$" }),
         Kind::HostPort | Kind::Address => json!({ "type": "string", "pattern": "^.+:[0-9]+$" }),
         Kind::UpstreamUrl => json!({ "type": "string", "pattern": "^(ws|http)s?://[^@#]+$" }),
@@ -114,6 +122,9 @@ fn kind(kind: Kind) -> Value {
         }
         Kind::PostgresUrl => json!({ "type": "string", "pattern": "^postgres(ql)?://.+$" }),
         Kind::Secret => json!({ "type": "string", "minLength": super::value::SECRET_MIN }),
+        Kind::HistoryKeys => {
+            json!({ "type": "string", "pattern": "^[A-Za-z0-9+/]{43}=(,[A-Za-z0-9+/]{43}=){0,7}$" })
+        }
         Kind::Sha256 => json!({ "type": "string", "pattern": "^[0-9A-Fa-f]{64}$" }),
         Kind::Text | Kind::Path | Kind::Filter | Kind::Choice(_) | Kind::AuthMode => {
             json!({ "type": "string", "minLength": 1 })

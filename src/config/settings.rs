@@ -11,6 +11,7 @@ pub enum Section {
     Timing,
     Upstream,
     Limits,
+    Conversations,
     Peers,
     Auth,
     Telemetry,
@@ -18,12 +19,13 @@ pub enum Section {
 
 impl Section {
     /// All groups, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Node,
         Self::Database,
         Self::Timing,
         Self::Upstream,
         Self::Limits,
+        Self::Conversations,
         Self::Peers,
         Self::Auth,
         Self::Telemetry,
@@ -38,6 +40,7 @@ impl Section {
             Self::Timing => "Lease, ring and drain",
             Self::Upstream => "Upstream",
             Self::Limits => "Limits",
+            Self::Conversations => "Conversations in the database",
             Self::Peers => "Peer security",
             Self::Auth => "Clients",
             Self::Telemetry => "Logs and traces",
@@ -151,12 +154,15 @@ const fn duration(min_ms: u64, max_ms: u64) -> Kind {
 const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
+/// Asymmetric ones only: with a shared secret every verifier could also issue.
+const JWT_ALGORITHMS: &[&str] =
+    &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
 
 use Kind::{
-    Address, AuthMode, Choice, Count, DatabaseUrl, Filter, HostPort, HttpUrl, Members, Name, Path,
-    PostgresUrl, Secret, Size, Switch, UpstreamUrl,
+    Address, AuthMode, Choice, Count, DatabaseUrl, Filter, HistoryKeys, HostPort, HttpUrl, Members,
+    Name, Origins, Path, PostgresUrl, Secret, Size, Switch, Text, UpstreamUrl, Words,
 };
 use Otherwise::{Computed, Text as Is, Unset};
 
@@ -249,6 +255,12 @@ settings! {
         WriteTimeout "write-timeout" duration(10, HOUR), Is("30s"),
             "A client that takes nothing for so long is dropped.";
     }
+    Conversations {
+        HistoryKey "history-key" HistoryKeys, Unset,
+            "Keys that encrypt what routes with `continuity = \"database\"` keep: 32 bytes in base64, several separated by commas; the first encrypts, all decrypt. Prefer the variable or `--history-key-file`, since flags can be read by other users of the machine.";
+        HistoryKeyFile "history-key-file" Path, Unset,
+            "File that holds these keys, separated by commas or lines.";
+    }
     Peers {
         PeerToken "peer-token" Secret, Unset,
             "Secret shared by all nodes; prefer the variable or `--peer-token-file`, since flags can be read by other users of the machine.";
@@ -261,7 +273,24 @@ settings! {
     }
     Auth {
         AuthMode "auth-mode" AuthMode, Is("passthrough"),
-            "Who may use the client listener: anybody (none), known keys (`api_key`), or whomever the upstream accepts (passthrough).";
+            "Who may use the client listener: anybody (none), known keys (`api_key`), holders of a signed token (jwt), or whomever the upstream accepts (passthrough).";
+        AuthKeysFile "auth-keys-file" Path, Unset,
+            "Accepted keys of mode `api_key`, one `NAME SHA256` a line; read again when it changes, and who used a key that is gone is disconnected.";
+        JwtJwksUrl "jwt-jwks-url" HttpUrl, Unset,
+            "Where the issuer publishes its keys (JWKS), for mode jwt; read at start, every five minutes, and when a token names a new one.";
+        JwtJwksFile "jwt-jwks-file" Path, Unset,
+            "File of the issuer's keys (JWKS) in the place of a URL; read again when it changes.";
+        JwtAlgorithms "jwt-algorithms" Words(JWT_ALGORITHMS), Is("RS256,ES256,EdDSA"),
+            "Signature algorithms that are accepted; whatever a token says, no other is used.";
+        JwtIssuer "jwt-issuer" Text, Unset, "Issuer (`iss`) that a token must name.";
+        JwtAudience "jwt-audience" Text, Unset,
+            "Audience (`aud`) that a token must name; needed for mode jwt, so that a token for another service is of no use here.";
+        JwtPrincipalClaim "jwt-principal-claim" Name, Is("sub"),
+            "Claim that names the principal, beside the issuer.";
+        JwtLeeway "jwt-leeway" duration(0, 5 * MINUTE), Is("30s"),
+            "Tolerance of clocks when a token's times are judged.";
+        AllowedOrigins "allowed-origins" Origins, Unset,
+            "Web pages that may connect, by their `Origin`; unset, every page may. Requests without an `Origin` come from no page.";
     }
     Telemetry {
         LogFormat "log-format" Choice(&["text", "json"]), Is("text"), "Form of a log line.";

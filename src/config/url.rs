@@ -74,6 +74,14 @@ pub fn is_database(text: &str, sqlite_too: bool) -> bool {
     postgres || (sqlite_too && sqlite)
 }
 
+/// Whether `text` is a web origin (RFC 6454): a scheme, a host, perhaps a port, no more.
+#[must_use]
+pub fn is_origin(text: &str) -> bool {
+    let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    authority.is_some_and(|authority| !authority.contains(['/', '?', '#', '@']))
+        && http(text).is_ok()
+}
+
 /// Whether a host is this machine itself.
 #[must_use]
 pub fn is_loopback(host: &str) -> bool {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use http::Uri;
 
-use super::{Secret, fault::Got, url};
+use super::{HistoryKeys, Secret, fault::Got, url};
 
 /// What a setting holds. The same kinds serve flags, variables, the file and its schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +27,12 @@ pub enum Kind {
     Switch,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// `auth.mode`, a choice that knows what later releases may offer.
+    /// `auth.mode`.
     AuthMode,
+    /// Some of these words, separated by commas.
+    Words(&'static [&'static str]),
+    /// Web origins, separated by commas.
+    Origins,
     /// A file.
     Path,
     /// `id=host:port` pairs, separated by commas.
@@ -45,6 +49,8 @@ pub enum Kind {
     Filter,
     /// A shared secret of at least [`SECRET_MIN`] characters.
     Secret,
+    /// Keys of 32 bytes in base64, separated by commas; see [`HistoryKeys`].
+    HistoryKeys,
     /// 64 hexadecimal digits; never shown, since the key itself may stand there by mistake.
     Sha256,
 }
@@ -52,7 +58,7 @@ pub enum Kind {
 /// Shortest shared secret that is accepted, in characters.
 pub const SECRET_MIN: usize = 16;
 
-const AUTH_MODES: &[&str] = &["none", "api_key", "passthrough"];
+const AUTH_MODES: &[&str] = &["none", "api_key", "jwt", "passthrough"];
 
 /// A value that its kind accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +69,7 @@ pub enum Value {
     Number(u64),
     Switch(bool),
     Members(Vec<(String, String)>),
+    Texts(Vec<String>),
     Uri(Uri),
     Secret(Secret),
 }
@@ -93,6 +100,8 @@ impl Kind {
             Self::Choice(words) => words.contains(&text).then(|| Value::Text(text.to_owned())),
             Self::AuthMode => AUTH_MODES.contains(&text).then(|| Value::Text(text.to_owned())),
             Self::Members => members(text).map(Value::Members),
+            Self::Words(words) => items(text, |item| words.contains(&item)).map(Value::Texts),
+            Self::Origins => items(text, url::is_origin).map(Value::Texts),
             Self::UpstreamUrl => return url::upstream(text).map(Value::Uri),
             Self::HttpUrl => return url::http(text).map(Value::Uri),
             Self::DatabaseUrl | Self::PostgresUrl => {
@@ -106,9 +115,10 @@ impl Kind {
             Self::Secret => {
                 (text.chars().count() >= SECRET_MIN).then(|| Value::Secret(Secret::new(text)))
             }
+            Self::HistoryKeys => HistoryKeys::parse(text).map(|_| Value::Secret(Secret::new(text))),
             Self::Sha256 => sha256(text).map(|_| Value::Text(text.to_owned())),
         };
-        value.ok_or_else(|| self.expected_instead_of(text))
+        value.ok_or_else(|| self.expected())
     }
 
     /// What would be right, with bounds and an example.
@@ -135,6 +145,10 @@ impl Kind {
             Self::Switch => "true or false".into(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::AuthMode => format!("one of {}", AUTH_MODES.join(", ")),
+            Self::Words(words) => format!("some of {}, separated by commas", words.join(", ")),
+            Self::Origins => {
+                "scheme and host of web pages, separated by commas, such as \"https://app.example\"".into()
+            }
             Self::Path => "the path of a file".into(),
             Self::Members => {
                 "distinct id=host:port pairs separated by commas, such as \"a=10.0.0.1:50051,b=10.0.0.2:50051\"".into()
@@ -147,24 +161,20 @@ impl Kind {
                 "a filter such as \"info\" or \"ringspan=debug,warn\"".into()
             }
             Self::Secret => format!("at least {SECRET_MIN} characters"),
+            Self::HistoryKeys => {
+                "1 to 8 distinct keys of 32 bytes in base64 separated by commas, each as `openssl rand -base64 32` prints it".into()
+            }
             Self::Sha256 => {
                 "64 hexadecimal digits, as `printf %s KEY | sha256sum` prints them".into()
             }
         }
     }
 
-    fn expected_instead_of(self, text: &str) -> String {
-        if self == Self::AuthMode && text == "jwt" {
-            return format!("{}; verifying JWTs is not in this release", self.expected());
-        }
-        self.expected()
-    }
-
     /// How `text` may be shown in faults, dumps and `Debug`.
     #[must_use]
     pub fn shown(self, text: &str) -> Got {
         match self {
-            Self::Secret | Self::Sha256 => Got::Secret(Secret::new(text)),
+            Self::Secret | Self::HistoryKeys | Self::Sha256 => Got::Secret(Secret::new(text)),
             Self::UpstreamUrl | Self::HttpUrl | Self::DatabaseUrl | Self::PostgresUrl => {
                 Got::Text(url::redact(text))
             }
@@ -181,6 +191,12 @@ impl Kind {
             _ => None,
         }
     }
+}
+
+/// Items between commas, if there is one and all are good.
+fn items(text: &str, good: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+    let items = text.split(',').map(str::trim);
+    items.map(|item| good(item).then(|| item.to_owned())).collect()
 }
 
 /// Reads `"55m"`, `"500ms"` or `"1h30m"`; every number carries its unit.

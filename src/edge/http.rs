@@ -59,7 +59,8 @@ async fn turn(
     if edge.drain.closing.is_cancelled() {
         return Err(Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere").into());
     }
-    let principal = edge.auth.principal(request.headers())?;
+    let identified = edge.auth.identify(request.headers());
+    let principal = identified.await?.principal;
     let named = key::responses(request.headers())?;
     let (parts, body) = request.into_parts();
     let bytes = read_body(&parts.headers, body, edge.limits.max_message_bytes).await?;
@@ -160,7 +161,7 @@ async fn resumed(
     headers: &HeaderMap,
 ) -> Result<Option<Response>, RouteError> {
     let Some(again) = key::again(uri)? else { return Ok(None) };
-    let principal = edge.auth.principal(headers)?;
+    let principal = edge.auth.identify(headers).await?.principal;
     let id = uri.path().rsplit_once('/').map_or("", |(_, id)| id);
     let session = edge.router.alias(principal, AliasKind::Response, id).await?;
     let Some(session) = session else { return Ok(None) };
@@ -291,7 +292,8 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
     let Some(route) = upstream_of(&edge, request.uri().path()) else {
         return edge.refuse(&Error::new(Code::NotFound, "no route has this path"));
     };
-    if let Err(error) = edge.auth.principal(request.headers()) {
+    let identified = edge.auth.identify(request.headers());
+    if let Err(error) = identified.await {
         return edge.refuse(&error);
     }
     let mut request = request.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));

@@ -90,5 +90,11 @@ pub struct Drain {
 /// Reason of the close code 1012, in the words that clients know.
 const RESTART: &str = "service restart";
 
+/// RFC 6455: the endpoint's policy does not allow to go on.
+const CLOSE_POLICY: u16 = 1008;
+
+/// Its reason, for a credential that is good no more.
+const UNAUTHORIZED: &str = "credential expired or revoked";
+
 /// RFC 6455 registry: service restart.
 const CLOSE_RESTART: u16 = 1012;

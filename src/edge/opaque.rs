@@ -9,14 +9,14 @@ use axum::{
 use tracing::{Instrument, field::Empty};
 
 use super::{
-    Edge, key,
+    CLOSE_POLICY, Edge, UNAUTHORIZED, key,
     pump::{Event, Pump},
     upgrade::Pending,
 };
 use crate::{
     config::Route,
     error::Result,
-    ids::{Epoch, SessionId},
+    ids::{Epoch, Principal, SessionId},
     link::{Frame, Link},
     route::UPGRADE_PATIENCE,
     session::{Attach, ClientKind},
@@ -36,7 +36,12 @@ pub(super) async fn handle(
         Ok(pending) => pending,
         Err(response) => return *response,
     };
-    let mut attach = match wish(&edge, &route, &params, &request, &pending) {
+    let identity = match edge.auth.identify(request.headers()).await {
+        Ok(identity) => identity,
+        Err(error) => return edge.refuse(&error),
+    };
+    let principal = identity.principal;
+    let mut attach = match wish(&edge, &route, principal, &params, &request, &pending) {
         Ok(attach) => attach,
         Err(error) => return edge.refuse(&error),
     };
@@ -59,7 +64,8 @@ pub(super) async fn handle(
         let Some((socket, seat)) = socket.await else { return };
         let up = edge.metrics.frames(&route.path, Direction::Up);
         let down = edge.metrics.frames(&route.path, Direction::Down);
-        let pump = Pump::new(socket, seat, edge.limits.write_timeout, &edge.drain, up, down);
+        let (limit, drain) = (edge.limits.write_timeout, &edge.drain);
+        let pump = Pump::new(socket, seat, &identity, limit, drain, up, down);
         serve(pump, link).await;
     });
     response
@@ -68,12 +74,12 @@ pub(super) async fn handle(
 fn wish(
     edge: &Edge,
     route: &Arc<Route>,
+    principal: Principal,
     params: &RawPathParams,
     request: &Request,
     pending: &Pending,
 ) -> Result<Attach> {
     let (headers, uri) = (request.headers(), request.uri());
-    let principal = edge.auth.principal(headers)?;
     let key = key::opaque(&route.session_key, params, uri, headers)?;
     let (session, key_label) = match key {
         Some(key) => (SessionId::derive(&principal, &route.path, &key.text), key.label),
@@ -137,6 +143,10 @@ async fn serve(mut pump: Box<Pump>, link: Link) {
             Event::ClientGone => return,
             // What was under way to the owner may or may not have arrived; only the client
             // can tell whether it matters.
+            Event::Unauthorized => {
+                drop(link);
+                return pump.close(CLOSE_POLICY, UNAUTHORIZED).await;
+            }
             Event::SessionGone | Event::Closing | Event::Cut => {
                 drop(link);
                 return pump.close_restart().await;

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{CLOSE_RESTART, Drain, RESTART, upgrade::Seat};
+use super::{CLOSE_RESTART, Drain, RESTART, auth::Identity, upgrade::Seat};
 use crate::{
     link::{Frame, Link},
     telemetry::metrics::FrameCounters,
@@ -36,6 +36,9 @@ const WINDOW: usize = 64 * 1024;
 
 /// How long a client may take to receive a close.
 const CLOSING: Duration = Duration::from_secs(1);
+
+/// How long a turn that runs may outlive its client's credential.
+const GRACE: Duration = Duration::from_mins(1);
 
 /// Idle sockets are closed spread over this time, so that not all come back at once.
 const SPREAD: Duration = Duration::from_secs(2);
@@ -54,6 +57,8 @@ pub(super) enum Event {
     FromSession(Frame),
     /// The link ended without a last frame: the owner, or the way to it, is gone.
     SessionGone,
+    /// The client's credential is good no more. Said once; a cut follows after a while.
+    Unauthorized,
     /// Close at the next boundary.
     Closing,
     /// Close now.
@@ -106,6 +111,10 @@ pub(super) struct Pump {
     stalled: Option<Pin<Box<Sleep>>>,
     closing: Option<Awaited>,
     cut: CancellationToken,
+    /// Resolves when the client's credential is good no more.
+    ended: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Armed then: how long a running turn may still take.
+    grace: Option<Pin<Box<Sleep>>>,
     /// Waited for once the drain has begun.
     hard: Option<Awaited>,
     /// When an idle socket is closed during a drain.
@@ -118,6 +127,7 @@ impl Pump {
     pub(super) fn new(
         socket: Socket<TcpStream>,
         seat: Seat,
+        identity: &Identity,
         write_timeout: Duration,
         drain: &Drain,
         up: FrameCounters,
@@ -131,6 +141,8 @@ impl Pump {
             stalled: None,
             closing: Some(Awaited::new(&drain.closing)),
             cut: drain.cut.clone(),
+            ended: identity.ended(),
+            grace: None,
             hard: None,
             close_at: None,
             up,
@@ -146,7 +158,7 @@ impl Pump {
 
     fn poll_next(&mut self, link: &mut Option<Link>, cx: &mut Context<'_>) -> Poll<Event> {
         loop {
-            if let Some(event) = self.poll_drain(cx) {
+            if let Some(event) = self.poll_standing(cx).or_else(|| self.poll_drain(cx)) {
                 return Poll::Ready(event);
             }
             let room = self.socket.pending() < WINDOW;
@@ -189,6 +201,19 @@ impl Pump {
                 return Poll::Pending;
             }
         }
+    }
+
+    fn poll_standing(&mut self, cx: &mut Context<'_>) -> Option<Event> {
+        if self.ended.as_mut().is_some_and(|ended| ended.as_mut().poll(cx).is_ready()) {
+            self.ended = None;
+            self.grace = Some(Box::pin(sleep_until(Instant::now() + GRACE)));
+            return Some(Event::Unauthorized);
+        }
+        let over = self.grace.as_mut().is_some_and(|grace| grace.as_mut().poll(cx).is_ready());
+        over.then(|| {
+            self.grace = None;
+            Event::Cut
+        })
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Option<Event> {

@@ -41,7 +41,11 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
         Ok(pending) => pending,
         Err(response) => return *response,
     };
-    let mut client = match Client::new(&edge, &route, &request, &pending) {
+    let identity = match edge.auth.identify(request.headers()).await {
+        Ok(identity) => identity,
+        Err(error) => return edge.refuse(&error),
+    };
+    let mut client = match Client::new(&edge, &route, identity.principal, &request, &pending) {
         Ok(client) => client,
         Err(error) => return edge.refuse(&error),
     };
@@ -65,8 +69,15 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
             if let Some((socket, seat)) = socket.await {
                 let up = edge.metrics.frames(&route.path, Direction::Up);
                 let down = edge.metrics.frames(&route.path, Direction::Down);
-                let pump =
-                    Pump::new(socket, seat, edge.limits.write_timeout, &edge.drain, up, down);
+                let pump = Pump::new(
+                    socket,
+                    seat,
+                    &identity,
+                    edge.limits.write_timeout,
+                    &edge.drain,
+                    up,
+                    down,
+                );
                 client.serve(pump).await;
             }
         }
@@ -89,7 +100,8 @@ struct Client {
     /// sent again.
     creates: VecDeque<Outstanding>,
     known: VecDeque<String>,
-    closing: bool,
+    /// The socket ends at the next boundary, with this close code and reason.
+    closing: Option<(u16, &'static str)>,
 }
 
 struct Outstanding {
@@ -110,11 +122,11 @@ impl Client {
     fn new(
         edge: &Arc<Edge>,
         route: &Arc<Route>,
+        principal: Principal,
         request: &Request,
         pending: &Pending,
     ) -> Result<Self> {
         let headers = request.headers();
-        let principal = edge.auth.principal(headers)?;
         let key = key::responses(headers)?;
         let session = key.as_ref().map(|key| SessionId::derive(&principal, &route.path, &key.text));
         Ok(Self {
@@ -132,7 +144,7 @@ impl Client {
             link: None,
             creates: VecDeque::new(),
             known: VecDeque::new(),
-            closing: false,
+            closing: None,
         })
     }
 
@@ -190,12 +202,18 @@ impl Client {
                 Event::ClientBroke { close, what } => Next::Close { code: close, reason: what },
                 Event::ClientGone => return,
                 Event::Closing => {
-                    self.closing = true;
+                    self.closing.get_or_insert((super::CLOSE_RESTART, super::RESTART));
+                    self.boundary()
+                }
+                Event::Unauthorized => {
+                    self.closing = Some((super::CLOSE_POLICY, super::UNAUTHORIZED));
                     self.boundary()
                 }
                 Event::Cut => {
                     self.fail_all(&lost(), &mut pump);
-                    Next::Close { code: super::CLOSE_RESTART, reason: super::RESTART }
+                    let (code, reason) =
+                        self.closing.unwrap_or((super::CLOSE_RESTART, super::RESTART));
+                    Next::Close { code, reason }
                 }
             };
             if let Next::Close { code, reason } = next {
@@ -205,12 +223,11 @@ impl Client {
         }
     }
 
-    /// During a drain, between turns is where a socket can be closed without harm.
+    /// Between turns is where a socket can be closed without harm.
     fn boundary(&self) -> Next {
-        if self.closing && self.creates.is_empty() {
-            Next::Close { code: super::CLOSE_RESTART, reason: super::RESTART }
-        } else {
-            Next::Go
+        match self.closing {
+            Some((code, reason)) if self.creates.is_empty() => Next::Close { code, reason },
+            _ => Next::Go,
         }
     }
 

@@ -70,7 +70,12 @@ impl Front {
             node_id: Arc::clone(&node.name),
             router: Arc::new(finder),
             routes,
-            auth: Authenticator::new(Auth::None, cluster.secret),
+            auth: Authenticator::new(
+                Auth::None,
+                Vec::new(),
+                cluster.secret,
+                node.dialer.fetcher().unwrap(),
+            ),
             limits,
             metrics: node.metrics.clone(),
             http: HttpClient::new(&upstreams, &node.dialer, PATIENCE),

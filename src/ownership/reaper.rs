@@ -4,14 +4,20 @@
 //! outage everybody's lease has lapsed and nobody has died. So a node must first have
 //! renewed its own lease without a break for a full TTL, in which every living member had
 //! its chance to do the same; and when many have expired together it waits longer. The
-//! store checks the lease once more when it marks a member (I4), so a mistake in here can
-//! cost time but never kills a member whose lease holds.
+//! store checks the lease once more when it marks a member (I4), so a mistake about leases
+//! can cost time but never kills a member whose lease holds.
+//!
+//! The store knows nothing of certificates ([`super::outage`]). That no member is declared
+//! dead while it holds one rests on three rules in here: a promise is kept; no promise is
+//! given to a member that we may have declared dead already; and a member that may not know
+//! of us, and so cannot have asked us, is given all the time that a certificate can last.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
+use super::outage::Bounds;
 use crate::{
     ids::Incarnation,
     store::{Member, RingView},
@@ -20,15 +26,35 @@ use crate::{
 /// TTLs that a mass death is watched for, beyond the first.
 const MASS_PATIENCE: u32 = 3;
 
-/// Watches leases on behalf of one node.
+/// Promises that may bind at once: more than members that a ring can have.
+const MAX_PROMISES: usize = 4096;
+
+/// Watches leases on behalf of one node. What it remembers is bounded by the view, but for
+/// promises.
 #[derive(Debug)]
 pub struct Reaper {
     me: Incarnation,
-    ttl: Duration,
+    bounds: Bounds,
     streak: Option<Streak>,
-    /// When each expired member was first seen so, during the present streak. Bounded by
-    /// the view.
+    /// When each expired member was first seen so, during the present streak.
     expired: BTreeMap<Incarnation, Instant>,
+    /// When the view before this one was asked for.
+    looked: Option<Instant>,
+    /// Members that have us in their view, and when they said so.
+    acquainted: BTreeMap<Incarnation, Instant>,
+    /// Until when we have promised a member not to declare it dead.
+    promised: BTreeMap<Incarnation, Instant>,
+    /// Members that we began to declare dead and that still live, as far as we know.
+    accused: BTreeMap<Incarnation, Accusation>,
+}
+
+/// How the store answered when we declared a member dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accusation {
+    /// Not yet.
+    Open,
+    /// Not at all, once at least: it may do it at any later time.
+    InDoubt,
 }
 
 /// Heartbeats of our own without a break.
@@ -39,10 +65,19 @@ struct Streak {
 }
 
 impl Reaper {
-    /// A reaper for the member `me` of a ring whose leases last `ttl`.
+    /// A reaper for the member `me` of a ring whose leases have these bounds.
     #[must_use]
-    pub const fn new(me: Incarnation, ttl: Duration) -> Self {
-        Self { me, ttl, streak: None, expired: BTreeMap::new() }
+    pub const fn new(me: Incarnation, bounds: Bounds) -> Self {
+        Self {
+            me,
+            bounds,
+            streak: None,
+            expired: BTreeMap::new(),
+            looked: None,
+            acquainted: BTreeMap::new(),
+            promised: BTreeMap::new(),
+            accused: BTreeMap::new(),
+        }
     }
 
     /// Our own heartbeat was answered at `now`. After a gap of a TTL (a stall, a stopped
@@ -61,42 +96,100 @@ impl Reaper {
         self.expired.clear();
     }
 
-    /// Who may be declared dead, given a view that was read at `now`. Never this node.
+    /// Who may be declared dead, given a view that was asked for at `asked` and has come by
+    /// `now`. Never this node. Say [`Reaper::settled`] of each whose fate the store has told.
     ///
     /// If more than a third of the live members (and more than one) have expired, each is
-    /// only named after [`MASS_PATIENCE`] further TTLs of being seen so.
+    /// only named after [`MASS_PATIENCE`] further TTLs of being seen so; a member that may
+    /// not know us only after [`Bounds::stranger`].
     #[must_use]
-    pub fn verdict(&mut self, view: &RingView, now: Instant) -> Vec<Incarnation> {
+    pub fn verdict(&mut self, view: &RingView, asked: Instant, now: Instant) -> Vec<Incarnation> {
+        let ttl = self.bounds.ttl();
+        // Between two looks that are further apart a lease can have been renewed and lapsed.
+        let looked = self.looked.replace(asked);
+        if looked.is_none_or(|looked| now.saturating_duration_since(looked) >= ttl) {
+            self.expired.clear();
+        }
+        let alive: BTreeSet<_> = view.alive().map(|member| member.incarnation).collect();
+        self.acquainted.retain(|incarnation, _| alive.contains(incarnation));
+        self.accused.retain(|incarnation, _| alive.contains(incarnation));
+
         let Some(since) = self.unbroken_since(now) else { return Vec::new() };
-        let live = view.members.iter().filter(|member| member.state.is_alive()).count();
-        let expired = |member: &&Member| {
-            member.state.is_alive()
-                && member.lease_remaining.is_zero()
-                && member.incarnation != self.me
-        };
+        let expired =
+            |member: &&Member| member.lease_remaining.is_zero() && member.incarnation != self.me;
         let seen = |member: &Member| {
             let first = self.expired.get(&member.incarnation).copied().unwrap_or(now);
             (member.incarnation, first)
         };
         // Those who renewed or left are forgotten.
-        self.expired = view.members.iter().filter(expired).map(seen).collect();
+        self.expired = view.alive().filter(expired).map(seen).collect();
 
-        let trusted = since + self.ttl;
-        let patience = if self.expired.len() > (live / 3).max(1) {
-            MASS_PATIENCE * self.ttl
+        let trusted = since + ttl;
+        let patience = if self.expired.len() > (alive.len() / 3).max(1) {
+            MASS_PATIENCE * ttl
         } else {
             Duration::ZERO
         };
-        self.expired
-            .iter()
-            .filter(|(_, first)| now >= trusted.max(**first) + patience)
-            .map(|(incarnation, _)| *incarnation)
-            .collect()
+        let due = |(&incarnation, &first): (&Incarnation, &Instant)| {
+            let patience = if self.is_acquainted(incarnation, now) {
+                patience
+            } else {
+                self.bounds.stranger()
+            };
+            let promised = self.promised.get(&incarnation).is_some_and(|until| now < *until);
+            (!promised && now >= trusted.max(first) + patience).then_some(incarnation)
+        };
+        let due: Vec<_> = self.expired.iter().filter_map(due).collect();
+        for accused in &due {
+            self.accused
+                .entry(*accused)
+                .and_modify(|before| *before = Accusation::InDoubt)
+                .or_insert(Accusation::Open);
+        }
+        due
+    }
+
+    /// The store has said what became of declaring a member dead. An earlier attempt that
+    /// it has not answered stays in doubt for as long as the member lives.
+    pub fn settled(&mut self, member: Incarnation) {
+        if self.accused.get(&member) == Some(&Accusation::Open) {
+            self.accused.remove(&member);
+        }
+    }
+
+    /// Promises `member` not to declare it dead for [`Bounds::promise`]. False if that may
+    /// be under way already.
+    #[must_use]
+    pub fn promise(&mut self, member: Incarnation, now: Instant) -> bool {
+        self.promised.retain(|_, until| now < *until);
+        if self.accused.contains_key(&member) || self.promised.len() >= MAX_PROMISES {
+            return false;
+        }
+        self.promised.insert(member, now + self.bounds.promise());
+        true
+    }
+
+    /// `member` has said by `now` that this node is in its view, or is of a release that
+    /// holds no certificates.
+    pub fn acquaint(&mut self, member: Incarnation, now: Instant) {
+        self.acquainted.entry(member).or_insert(now);
+    }
+
+    /// Whether `member` has said that this node is in its view.
+    #[must_use]
+    pub fn knows_us(&self, member: Incarnation) -> bool {
+        self.acquainted.contains_key(&member)
+    }
+
+    /// A certificate that it got just before it knew us must be over as well.
+    fn is_acquainted(&self, member: Incarnation, now: Instant) -> bool {
+        let since = self.acquainted.get(&member);
+        since.is_some_and(|since| now >= *since + self.bounds.promise())
     }
 
     fn unbroken_since(&self, now: Instant) -> Option<Instant> {
         self.streak
-            .filter(|streak| now.saturating_duration_since(streak.last) < self.ttl)
+            .filter(|streak| now.saturating_duration_since(streak.last) < self.bounds.ttl())
             .map(|streak| streak.since)
     }
 }
@@ -128,6 +221,19 @@ mod tests {
         RingView { version: 1, members: (1..=members).map(member).collect() }
     }
 
+    /// A reaper whom all of nine members know.
+    fn reaper() -> Reaper {
+        let mut reaper = Reaper::new(ME, Bounds::new(TTL));
+        for n in 2..=9 {
+            reaper.acquaint(Incarnation(n), long_ago());
+        }
+        reaper
+    }
+
+    fn long_ago() -> Instant {
+        Instant::now().checked_sub(TTL).unwrap()
+    }
+
     /// A reaper that beats until `beats` have passed since `start`, looking at `view` each
     /// time; what it said last, and the time.
     fn watch(
@@ -139,53 +245,54 @@ mod tests {
         let mut said = Vec::new();
         for beat in 0..=beats {
             reaper.heartbeat(start + beat * BEAT);
-            said = reaper.verdict(view, start + beat * BEAT);
+            let now = start + beat * BEAT;
+            said = reaper.verdict(view, now, now);
         }
         (said.iter().map(|incarnation| incarnation.0).collect(), start + beats * BEAT)
     }
 
     #[test]
     fn a_node_without_heartbeats_of_its_own_accuses_nobody() {
-        assert!(Reaper::new(ME, TTL).verdict(&view(3, 1), Instant::now()).is_empty());
+        assert!(reaper().verdict(&view(3, 1), Instant::now(), Instant::now()).is_empty());
     }
 
     #[test]
     fn one_expired_member_is_dead_after_a_full_ttl_of_own_heartbeats() {
         let start = Instant::now();
-        assert!(watch(&mut Reaper::new(ME, TTL), &view(3, 1), start, 4).0.is_empty());
-        assert_eq!(watch(&mut Reaper::new(ME, TTL), &view(3, 1), start, 5).0, [3]);
-        assert_eq!(watch(&mut Reaper::new(ME, TTL), &view(2, 1), start, 5).0, [2]);
+        assert!(watch(&mut reaper(), &view(3, 1), start, 4).0.is_empty());
+        assert_eq!(watch(&mut reaper(), &view(3, 1), start, 5).0, [3]);
+        assert_eq!(watch(&mut reaper(), &view(2, 1), start, 5).0, [2]);
     }
 
     #[test]
     fn a_seasoned_node_declares_a_death_at_its_first_sight() {
-        let mut reaper = Reaper::new(ME, TTL);
+        let mut reaper = reaper();
         let (_, now) = watch(&mut reaper, &view(9, 0), Instant::now(), 20);
-        assert_eq!(reaper.verdict(&view(9, 3), now).len(), 3, "a third is not a mass");
+        assert_eq!(reaper.verdict(&view(9, 3), now, now).len(), 3, "a third is not a mass");
     }
 
     #[test]
     fn a_missed_heartbeat_starts_the_wait_anew() {
-        let mut reaper = Reaper::new(ME, TTL);
+        let mut reaper = reaper();
         let (_, now) = watch(&mut reaper, &view(3, 0), Instant::now(), 20);
         reaper.missed();
-        assert!(reaper.verdict(&view(3, 1), now).is_empty());
+        assert!(reaper.verdict(&view(3, 1), now, now).is_empty());
         assert!(watch(&mut reaper, &view(3, 1), now, 4).0.is_empty());
         assert_eq!(watch(&mut reaper, &view(3, 1), now + 5 * BEAT, 0).0, [3]);
     }
 
     #[test]
     fn a_process_that_was_stopped_trusts_its_view_no_more() {
-        let mut reaper = Reaper::new(ME, TTL);
+        let mut reaper = reaper();
         let (_, now) = watch(&mut reaper, &view(3, 0), Instant::now(), 20);
         let woken = now + 2 * TTL;
-        assert!(reaper.verdict(&view(3, 1), woken).is_empty());
+        assert!(reaper.verdict(&view(3, 1), woken, woken).is_empty());
         assert!(watch(&mut reaper, &view(3, 1), woken, 4).0.is_empty());
     }
 
     #[test]
     fn a_mass_death_is_believed_only_after_three_more_ttls() {
-        let mut reaper = Reaper::new(ME, TTL);
+        let mut reaper = reaper();
         let (_, now) = watch(&mut reaper, &view(9, 0), Instant::now(), 20);
         let (said, later) = watch(&mut reaper, &view(9, 4), now, 14);
         assert_eq!(said, [0; 0]);
@@ -195,14 +302,14 @@ mod tests {
     #[test]
     fn after_an_outage_a_mass_gets_four_ttls_from_the_first_heartbeat() {
         let start = Instant::now();
-        let mut reaper = Reaper::new(ME, TTL);
+        let mut reaper = reaper();
         assert!(watch(&mut reaper, &view(3, 2), start, 19).0.is_empty());
         assert_eq!(watch(&mut reaper, &view(3, 2), start + 20 * BEAT, 0).0, [2, 3]);
     }
 
     #[test]
     fn members_that_return_from_an_outage_are_forgiven() {
-        let mut reaper = Reaper::new(ME, TTL);
+        let mut reaper = reaper();
         let (_, now) = watch(&mut reaper, &view(9, 0), Instant::now(), 20);
         let (_, now) = watch(&mut reaper, &view(9, 8), now, 10);
         let (said, now) = watch(&mut reaper, &view(9, 0), now + BEAT, 0);
@@ -215,7 +322,72 @@ mod tests {
         let mut members = view(4, 4);
         members.members[2].state = MemberState::Dead;
         members.members[3].state = MemberState::Gone;
-        let (said, _) = watch(&mut Reaper::new(ME, TTL), &members, Instant::now(), 60);
+        let (said, _) = watch(&mut reaper(), &members, Instant::now(), 60);
         assert_eq!(said, [2]);
+    }
+
+    #[test]
+    fn a_promise_is_kept_for_its_time() {
+        let mut reaper = reaper();
+        let (_, now) = watch(&mut reaper, &view(9, 0), Instant::now(), 20);
+        assert!(reaper.promise(Incarnation(9), now));
+        assert!(reaper.verdict(&view(9, 1), now, now).is_empty());
+        let later = now + TTL / 2;
+        reaper.heartbeat(later);
+        assert_eq!(reaper.verdict(&view(9, 1), later, later), [Incarnation(9)]);
+    }
+
+    #[test]
+    fn nobody_is_promised_what_may_be_under_way_already() {
+        let mut reaper = reaper();
+        let (said, now) = watch(&mut reaper, &view(9, 1), Instant::now(), 5);
+        assert_eq!(said, [9]);
+        assert!(!reaper.promise(Incarnation(9), now));
+        reaper.settled(Incarnation(9));
+        assert!(reaper.promise(Incarnation(9), now), "the store refused: its lease holds");
+    }
+
+    #[test]
+    fn an_attempt_without_an_answer_is_not_settled_by_a_later_one() {
+        let mut reaper = reaper();
+        let (_, now) = watch(&mut reaper, &view(9, 1), Instant::now(), 6);
+        reaper.settled(Incarnation(9));
+        assert!(!reaper.promise(Incarnation(9), now));
+        assert!(reaper.verdict(&view(8, 0), now, now).is_empty());
+        assert!(reaper.promise(Incarnation(9), now), "it is dead, nothing can happen to it");
+    }
+
+    #[test]
+    fn a_member_that_may_not_know_us_gets_all_the_time_of_a_certificate() {
+        let bounds = Bounds::new(TTL);
+        let mut newcomer = Reaper::new(ME, bounds);
+        let start = Instant::now();
+        let (said, now) = watch(&mut newcomer, &view(2, 1), start, 59);
+        assert!(said.is_empty() && now > start + bounds.stranger(), "its own first TTL counts");
+        assert_eq!(watch(&mut newcomer, &view(2, 1), now + BEAT, 0).0, [2]);
+    }
+
+    #[test]
+    fn an_acquaintance_counts_after_the_certificates_from_before_it() {
+        let mut newcomer = Reaper::new(ME, Bounds::new(TTL));
+        let (_, now) = watch(&mut newcomer, &view(3, 0), Instant::now(), 20);
+        newcomer.acquaint(Incarnation(3), now);
+        assert!(newcomer.verdict(&view(3, 1), now, now).is_empty());
+        let later = now + TTL / 2;
+        newcomer.heartbeat(later);
+        assert_eq!(newcomer.verdict(&view(3, 1), later, later), [Incarnation(3)]);
+    }
+
+    #[test]
+    fn a_lease_that_may_have_been_renewed_between_two_looks_counts_anew() {
+        let mut reaper = reaper();
+        let (_, now) = watch(&mut reaper, &view(9, 4), Instant::now(), 19);
+        // Heartbeats went on, but the view could not be read for a lease's time.
+        for beat in 1..6 {
+            reaper.heartbeat(now + beat * BEAT);
+        }
+        let now = now + 6 * BEAT;
+        assert!(watch(&mut reaper, &view(9, 4), now, 14).0.is_empty());
+        assert_eq!(watch(&mut reaper, &view(9, 4), now + 15 * BEAT, 0).0, [6, 7, 8, 9]);
     }
 }

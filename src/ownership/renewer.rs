@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{lease::LeaseHandle, process, reaper::Reaper};
+use super::{lease::LeaseHandle, process, witness::Witness};
 use crate::{
     config::Timing,
     ids::Incarnation,
@@ -41,6 +41,7 @@ impl Renewer {
         me: Incarnation,
         timing: Timing,
         lease: LeaseHandle,
+        witness: Witness,
         load: Arc<AtomicU32>,
         metrics: Metrics,
     ) -> std::io::Result<Self> {
@@ -51,10 +52,10 @@ impl Renewer {
             me,
             timing,
             lease,
+            witness,
             load,
             metrics,
             stop: Arc::clone(&stop),
-            reaper: Reaper::new(me, timing.lease_ttl),
             view: RingView::default(),
         };
         let thread = std::thread::Builder::new()
@@ -79,10 +80,10 @@ struct Task {
     me: Incarnation,
     timing: Timing,
     lease: LeaseHandle,
+    witness: Witness,
     load: Arc<AtomicU32>,
     metrics: Metrics,
     stop: Arc<AtomicBool>,
-    reaper: Reaper,
     /// The members as of the last heartbeat.
     view: RingView,
 }
@@ -111,10 +112,16 @@ impl Task {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "lease not renewed");
-                    self.reaper.missed();
+                    self.metrics.store_error("heartbeat", (&error).into());
+                    // Said once: how an outage goes on, certificates say.
+                    if self.witness.missed() {
+                        tracing::warn!(%error, "the database does not answer; owned sessions go on, none is claimed");
+                    } else {
+                        tracing::debug!(%error, "lease not renewed");
+                    }
                 }
             }
+            self.metrics.store_away(self.witness.unreachable(Instant::now()));
             self.metrics.lease_until(self.lease.until().map(Into::into));
             self.sleep_until(begun + jittered(self.timing.heartbeat_interval), store.as_deref())
                 .await;
@@ -128,13 +135,25 @@ impl Task {
         store.heartbeat(self.me, ttl, self.load.load(Relaxed)).await?;
         self.metrics.store("heartbeat", sent.elapsed());
         self.lease.renewed(sent, ttl, self.timing.lease_margin);
-        let now = Instant::now();
-        self.reaper.heartbeat(now);
+        if let Some(away) = self.witness.renewed(sent) {
+            tracing::info!(?away, "the database answers again");
+        }
+        if let Err(error) = self.look(store).await {
+            tracing::debug!(%error, "looking at the others' leases failed");
+            self.witness.blind();
+        }
+        Ok(())
+    }
+
+    /// Declares dead whom the rules allow.
+    async fn look(&mut self, store: &dyn Store) -> store::Result<()> {
+        let asked = Instant::now();
         self.view = store.ring().await?;
-        for dead in self.reaper.verdict(&self.view, now) {
+        for dead in self.witness.verdict(&self.view, asked) {
             if store.mark_dead(dead, false).await? {
                 tracing::warn!(incarnation = %dead, "lease expired, declared dead");
             }
+            self.witness.settled(dead);
         }
         Ok(())
     }

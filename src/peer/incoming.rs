@@ -26,6 +26,7 @@ use crate::{
     config::{PeerSecurity, Route},
     error::{Code, Error},
     ids::SessionId,
+    ownership::witness::Witness,
     ring::Ring,
     session::{AttachError, Registry},
     telemetry::metrics::{GaugeGuard, Metrics, Side},
@@ -53,6 +54,7 @@ pub struct Incoming {
     pub registry: Arc<Registry>,
     pub routes: Arc<[Arc<Route>]>,
     pub ring: watch::Receiver<Arc<Ring>>,
+    pub witness: Witness,
     pub metrics: Metrics,
     pub tracker: TaskTracker,
     pub shutdown: CancellationToken,
@@ -95,6 +97,13 @@ impl Peer for Incoming {
         request: Request<proto::DescribeRequest>,
     ) -> Result<Response<proto::DescribeResponse>, Status> {
         self.describe_all(request.get_ref()).map(Response::new)
+    }
+
+    async fn testify(
+        &self,
+        request: Request<proto::TestifyRequest>,
+    ) -> Result<Response<proto::TestifyResponse>, Status> {
+        self.testify_to(request.get_ref()).map(Response::new)
     }
 
     async fn link(
@@ -164,7 +173,7 @@ impl Incoming {
     }
 
     /// Addresses are reused, incarnations are not.
-    fn check_target(&self, target: i64) -> Result<(), Status> {
+    pub(super) fn check_target(&self, target: i64) -> Result<(), Status> {
         if target == self.identity.incarnation.0 {
             return Ok(());
         }

@@ -10,12 +10,14 @@ mod heirs;
 mod incoming;
 mod mux;
 mod outgoing;
+mod testify;
 #[cfg(test)]
 mod tests;
 
 pub use describe::SessionReport;
 pub use incoming::{Incoming, serve};
 pub use outgoing::{Identity, PeerError, Peers};
+pub use testify::NoTestimony;
 
 /// Generated from `proto/ringspan/peer/v1/peer.proto`.
 #[expect(clippy::pedantic, missing_docs, reason = "generated; documented in the proto file")]

@@ -180,6 +180,10 @@ impl Peers {
         })
     }
 
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// The connection to a peer, for calls beside the stream.
     pub(super) async fn client(&self, target: Incarnation, addr: &str) -> Result<Client, String> {
         let peer = self.peer(target);
@@ -229,8 +233,13 @@ impl Peers {
                 Ok(open)
             }
             Err(error) => {
-                tracing::warn!(%target, addr, %error, "peer cannot be reached");
-                *peer.failed.lock() = Some((Instant::now(), error.clone()));
+                let before = peer.failed.lock().replace((Instant::now(), error.clone()));
+                // Said once: witnesses are asked several times a second.
+                if before.is_none() {
+                    tracing::warn!(%target, addr, %error, "peer cannot be reached");
+                } else {
+                    tracing::debug!(%target, addr, %error, "peer cannot be reached");
+                }
                 Err(error)
             }
         }

@@ -10,6 +10,7 @@ use crate::{
     error::Code,
     ids::{Incarnation, Principal},
     link::Frame,
+    ownership::{outage::Bounds, witness::Witness},
     sample::SampleAuth,
     session::{
         Attach, AttachError, Attached, Resume,
@@ -24,6 +25,8 @@ struct Pair {
     edge: Node,
     addr: String,
     peers: Peers,
+    /// The owner's.
+    witness: Witness,
     gate: Gate,
     route: Arc<Route>,
 }
@@ -65,11 +68,13 @@ impl Pair {
         let addr = listener.local_addr().unwrap().to_string();
         let owner = Node::at(&store, "owner", &addr, limits, LEASE).await;
         let edge = Node::start(&store, "edge", limits).await;
+        let witness = Witness::new(owner.me, Bounds::new(LEASE));
         let incoming = Incoming {
             identity: identity(&owner, "ring"),
             registry: Arc::clone(&owner.registry),
             routes: [Arc::clone(&route)].into(),
             ring: owner.ring.clone(),
+            witness: witness.clone(),
             metrics: owner.metrics.clone(),
             tracker: owner.tracker.clone(),
             shutdown: owner.stop.clone(),
@@ -79,7 +84,7 @@ impl Pair {
         tokio::spawn(async move {
             serve(incoming, &security, listener, stop.cancelled_owned()).await.unwrap();
         });
-        Self { owner, edge, addr, peers, gate, route }
+        Self { owner, edge, addr, peers, witness, gate, route }
     }
 
     async fn attach(&self, attach: &Attach) -> Result<Attached, PeerError> {
@@ -253,4 +258,33 @@ async fn an_attach_that_its_client_gave_up_leaves_no_client_behind() {
     let handle = pair.owner.registry.list().pop().unwrap();
     eventually("only the one that stayed is left", async || handle.stats.clients.lock().len() == 1)
         .await;
+}
+
+#[tokio::test]
+async fn a_member_promises_only_while_it_is_cut_off_itself() {
+    let pair = Pair::start().await;
+    let bounds = Bounds::new(LEASE);
+    let ask = async |outage| pair.peers.ask(pair.owner.me, &pair.addr, bounds, outage).await;
+    eventually("the edge is known", async || {
+        ask(false).await.is_ok_and(|testimony| testimony.knows_you)
+    })
+    .await;
+    assert!(!ask(true).await.unwrap().promised, "it has just begun");
+    let now = std::time::Instant::now();
+    pair.witness.renewed(now.checked_sub(bounds.cut_off()).unwrap());
+    assert!(ask(true).await.unwrap().promised);
+    assert!(!ask(false).await.unwrap().promised, "only who asks is promised anything");
+    pair.witness.renewed(now);
+    assert!(!ask(true).await.unwrap().promised, "it reaches the store");
+}
+
+#[tokio::test]
+async fn neither_another_cluster_nor_another_lease_finds_a_witness() {
+    let pair = Pair::start().await;
+    let other = Bounds::new(LEASE * 2);
+    let asked = pair.peers.ask(pair.owner.me, &pair.addr, other, true).await;
+    assert_eq!(asked, Err(NoTestimony::Silent("the nodes' lease_ttl differ".into())));
+    let stranger = callers(&pair.edge, "another ring", &PeerSecurity::Plaintext);
+    let asked = stranger.ask(pair.owner.me, &pair.addr, Bounds::new(LEASE), true).await;
+    assert!(matches!(asked, Err(NoTestimony::Silent(_))), "{asked:?}");
 }

@@ -42,7 +42,7 @@ impl Ring {
 
     /// Members that may own sessions.
     pub fn alive(&self) -> impl Iterator<Item = &Member> {
-        self.view.members.iter().filter(|member| member.state.is_alive())
+        self.view.alive()
     }
 
     /// Whether another member could take sessions over.
@@ -95,7 +95,7 @@ impl Membership {
             match self.store.ring().await {
                 Ok(view) => self.apply(with_static(view, &self.static_members)),
                 Err(error) => {
-                    tracing::warn!(%error, "reading the ring failed; the last one stays in force");
+                    tracing::debug!(%error, "reading the ring failed; the last one stays in force");
                     sleep(jittered(self.poll)).await;
                 }
             }

@@ -25,6 +25,7 @@ use tokio::{
 use super::{
     Attach, AttachError, Attached, Context,
     clients::{Client, Delivery, Streams},
+    continuity::Archived,
     history::Past,
     registry::Ownership,
     responses::Held,
@@ -32,7 +33,7 @@ use super::{
     turns::{Bounds, ClientId, Turns},
 };
 use crate::{
-    config::{Limits, Profile, Route},
+    config::{Continuity, Limits, Profile, Route},
     error::{Code, Error},
     ids::{Epoch, Principal, SessionId},
     link::Frame,
@@ -121,6 +122,7 @@ pub(super) struct Actor {
     /// The copy of the turn that is just ending.
     pub(super) copying: Option<oneshot::Receiver<()>>,
     pub(super) held: VecDeque<Held>,
+    pub(super) archived: Archived,
     upstream: Upstream,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
@@ -162,7 +164,11 @@ impl Actor {
         let route = Arc::clone(&attach.route);
         let mut streams = Streams::default();
         let turns = match route.profile {
-            Profile::Responses => Some(Turns::new(turn_bounds(&ctx.limits), past)),
+            Profile::Responses => {
+                let turns = Turns::new(turn_bounds(&ctx.limits), past);
+                let unread = route.continuity == Continuity::Database && !claimed.first;
+                Some(if unread { turns.with_unread() } else { turns })
+            }
             Profile::Opaque => {
                 streams.open(OPAQUE, None);
                 None
@@ -181,6 +187,7 @@ impl Actor {
             replicated: false,
             copying: None,
             held: VecDeque::new(),
+            archived: Archived::new(claimed.first),
             upstream: Upstream::None,
             upgrade: attach.upgrade.clone(),
             headers: HeaderMap::new(),
@@ -249,6 +256,7 @@ impl Actor {
             if let Some(exit) = self.poll_upstream(cx, &mut progress) {
                 return Some(exit);
             }
+            self.poll_archive(cx, &mut progress);
             self.poll_held(cx, &mut progress);
             self.deliver(cx, &mut progress);
             if let Some(exit) = self.poll_flush(cx, &mut progress) {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::store::{Alias, Store};
+use crate::store::{Alias, Store, StoreError};
 
 /// Aliases that may wait. A node that makes more within one write loses the newest, which
 /// costs a client one `previous_response_not_found` after a reconnect elsewhere.
@@ -14,8 +14,11 @@ const QUEUE: usize = 4096;
 /// Aliases in one statement.
 const BATCH: usize = 256;
 
-/// Attempts at one batch while the database is away.
+/// Attempts at one batch that the database refuses. One that is away is waited for.
 const ATTEMPTS: u32 = 5;
+
+/// Longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Where sessions leave their new names.
 #[derive(Clone, Debug)]
@@ -45,14 +48,20 @@ impl AliasWriter {
 
 async fn write(store: &dyn Store, batch: &[Alias]) {
     let mut pause = Duration::from_millis(50);
-    for attempt in 1..=ATTEMPTS {
+    let mut attempt = 1;
+    while attempt <= ATTEMPTS {
         match store.put_aliases(batch).await {
             Ok(()) => return,
+            // Turns that end during an outage are found by their ids after it.
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Timeout(_))) => {
+                tracing::debug!(%error, count = batch.len(), "aliases wait for the database");
+            }
             Err(error) => {
                 tracing::warn!(%error, attempt, count = batch.len(), "writing aliases failed");
+                attempt += 1;
             }
         }
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
-        pause *= 2;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

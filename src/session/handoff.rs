@@ -28,10 +28,12 @@ const MAX_HEIRS: usize = 4;
 /// Serves a session and ends it as the reason asks.
 pub(super) async fn run(mut actor: Box<Actor>) {
     match actor.serve().await {
-        Exit::Abandoned | Exit::Unreachable => {
+        Exit::Abandoned => {
             actor.close_upstream(UPSTREAM_CLOSE).await;
-            release(&actor).await;
+            close(&actor).await;
         }
+        // What was said under earlier owners may still be asked for.
+        Exit::Unreachable => release(&actor).await,
         Exit::UpstreamClosed(frame) => {
             actor.settle(SETTLE).await;
             actor.dismiss(&Frame::Close(frame));
@@ -60,7 +62,7 @@ async fn hand_off(mut actor: Box<Actor>) {
             if !prepare(&actor, heir).await {
                 continue;
             }
-            match store.transfer(id, me, epoch, heir).await {
+            match store.transfer(id, me, epoch, heir, false).await {
                 Ok(Transferred::Moved(epoch)) => {
                     tracing::info!(session = %id, %heir, %epoch, "session handed over");
                     let text = format!("handed over to incarnation {heir}, epoch {epoch}");
@@ -70,7 +72,9 @@ async fn hand_off(mut actor: Box<Actor>) {
                     break;
                 }
                 Ok(Transferred::HeirUnfit) => {}
-                Ok(Transferred::NotOwner | Transferred::NotQuiescing) => break,
+                Ok(
+                    Transferred::NotOwner | Transferred::NotQuiescing | Transferred::TurnsRunning,
+                ) => break,
                 // The reply may be what was lost, not the commit.
                 Err(error) => {
                     if moved_to(&actor, heir).await {
@@ -141,5 +145,12 @@ async fn release(actor: &Actor) {
         // The row keeps naming this incarnation; whoever asks for the session here claims it
         // anew, and once this node is gone anybody may.
         tracing::warn!(session = %actor.id, %error, "releasing the session failed");
+    }
+}
+
+/// As [`release`]; what the session has said is deleted with it.
+async fn close(actor: &Actor) {
+    if let Err(error) = actor.ctx.store.close(actor.id, actor.ctx.me, actor.epoch).await {
+        tracing::warn!(session = %actor.id, %error, "closing the session failed");
     }
 }

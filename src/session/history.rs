@@ -74,6 +74,21 @@ impl History {
         self.compact();
     }
 
+    /// Adds what was said before all that is known; what is known already stays as it is.
+    pub fn precede(&mut self, earlier: Vec<Past>) {
+        let mut seen: HashSet<String> = self.past.iter().map(|past| past.id.clone()).collect();
+        let mut all: Vec<Past> = earlier
+            .into_iter()
+            .rev()
+            // Of one response the latest telling counts.
+            .filter(|past| seen.insert(past.id.clone()))
+            .collect();
+        all.reverse();
+        all.append(&mut self.past);
+        self.past = all;
+        self.compact();
+    }
+
     fn compact(&mut self) {
         let mut lanes = HashSet::new();
         let mut keep = HashSet::new();

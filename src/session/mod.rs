@@ -5,16 +5,20 @@
 
 mod actor;
 pub mod aliases;
+pub mod archive;
 mod clients;
+mod continuity;
 pub mod event;
 pub mod fields;
 mod handoff;
 pub mod history;
 mod log;
 
+mod recopy;
 mod registry;
 pub mod replica;
 mod responses;
+pub mod seal;
 pub mod stats;
 #[cfg(test)]
 pub(crate) mod tests;

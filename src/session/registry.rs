@@ -16,6 +16,7 @@ use super::{
     Attach, AttachError, Attached, ClientKind, ClientLabel, Owner,
     actor::{Actor, Command},
     aliases::AliasWriter,
+    archive::Archive,
     handoff,
     replica::{Heirs, Replicator},
     stats::Stats,
@@ -49,6 +50,7 @@ pub struct Context {
     pub aliases: AliasWriter,
     pub heirs: Arc<dyn Heirs>,
     pub replicator: Replicator,
+    pub archive: Archive,
     pub tracker: TaskTracker,
     pub events: Events,
 }
@@ -61,7 +63,7 @@ const ATTEMPTS: u32 = 4;
 
 /// The sessions that this node owns.
 pub struct Registry {
-    ctx: Arc<Context>,
+    pub(super) ctx: Arc<Context>,
     sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
     draining: AtomicBool,
     warm: WarmStore,
@@ -87,7 +89,7 @@ impl Drop for Opening<'_> {
 /// An open session, as the rest of the node sees it.
 #[derive(Clone)]
 pub struct Handle {
-    inbox: mpsc::Sender<Command>,
+    pub(super) inbox: mpsc::Sender<Command>,
     pub id: SessionId,
     pub principal: Principal,
     pub epoch: Epoch,
@@ -180,7 +182,9 @@ impl Registry {
     /// Keeps a conversation that another node's session leaves here. False if it is a part
     /// of something that is not here.
     pub fn keep(&self, prepared: Prepared) -> bool {
-        self.warm.keep(prepared, &self.ctx.limits)
+        let kept = self.warm.keep(prepared, &self.ctx.limits);
+        self.ctx.metrics.heir_conversations(self.warm.len());
+        kept
     }
 
     /// Opens a session that was handed to this node, and brings its upstream up, before a
@@ -251,7 +255,8 @@ impl Registry {
         attach: &Attach,
         slot: &Arc<Slot>,
     ) -> Result<Handle, AttachError> {
-        if !self.ctx.lease.is_live(std::time::Instant::now()) {
+        // Not by a certificate: it allows to keep, never to take.
+        if !self.ctx.lease.is_leased(std::time::Instant::now()) {
             return Err(
                 Error::new(Code::SessionUnavailable, "this node's lease is in doubt").into()
             );
@@ -264,7 +269,12 @@ impl Registry {
             .warm
             .take(attach.session)
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
+        self.ctx.metrics.heir_conversations(self.warm.len());
         let past = warm.map(|warm| warm.past).unwrap_or_default();
+        if !past.is_empty() {
+            // What came from the heir has none any more.
+            drop(inbox.try_send(Command::Replicate));
+        }
         // Boxed, or the task has room for it in each of its states.
         let actor = Box::new(Actor::new(
             Arc::clone(&self.ctx),
@@ -384,6 +394,10 @@ pub fn owner(row: &SessionRow) -> Option<Owner> {
 /// What a client is told of the store's failure.
 #[must_use]
 pub fn store_error(error: &StoreError) -> Error {
-    tracing::warn!(%error, "store call failed");
+    match error {
+        // An outage is told of once, by the lease's thread.
+        StoreError::Unavailable(_) => tracing::debug!(%error, "store call failed"),
+        error => tracing::warn!(%error, "store call failed"),
+    }
     Error::new(Code::SessionUnavailable, "the session store is not reachable; retry")
 }

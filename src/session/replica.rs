@@ -11,6 +11,7 @@ use super::{actor::Command, warm::Prepared};
 use crate::{
     ids::{Incarnation, SessionId},
     ring::Ring,
+    telemetry::metrics::{Metrics, Outcome},
 };
 
 /// Copies that may wait. What does not fit is copied whole with the session's next turn.
@@ -64,13 +65,14 @@ impl Replicator {
         me: Incarnation,
         heirs: Arc<dyn Heirs>,
         ring: watch::Receiver<Arc<Ring>>,
+        metrics: Metrics,
         tracker: &TaskTracker,
     ) -> Self {
         let (tx, mut rx) = mpsc::channel(QUEUE);
         tracker.spawn(async move {
             let mut batch = Vec::new();
             while rx.recv_many(&mut batch, BATCH).await > 0 {
-                copy(me, &*heirs, &ring, std::mem::take(&mut batch)).await;
+                copy(me, &*heirs, &ring, &metrics, std::mem::take(&mut batch)).await;
             }
         });
         Self(tx)
@@ -92,6 +94,7 @@ async fn copy(
     me: Incarnation,
     heirs: &dyn Heirs,
     ring: &watch::Receiver<Arc<Ring>>,
+    metrics: &Metrics,
     batch: Vec<Copy>,
 ) {
     /// A heir that is away must not hold up the copies to the others for long.
@@ -111,12 +114,18 @@ async fn copy(
             Ok(kept) => kept,
             Err(error) => {
                 tracing::debug!(%heir, error, "copying conversations failed");
+                for _ in &copies {
+                    metrics.conversation_copy(Outcome::Failed);
+                }
                 tokio::time::sleep(PAUSE).await;
                 Vec::new()
             }
         };
         for (n, copy) in copies.into_iter().enumerate() {
             let refused = !kept.get(n).copied().unwrap_or(false);
+            if n < kept.len() {
+                metrics.conversation_copy(if refused { Outcome::Refused } else { Outcome::Ok });
+            }
             if refused
                 && copy.prepared.append
                 && let Some(actor) = copy.actor.upgrade()

@@ -1,6 +1,6 @@
 //! Performs what the rules of turns decide.
 
-use std::{future::Future, pin::Pin, sync::Arc, task::Context, time::Duration};
+use std::{future::Future, pin::Pin, task::Context, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -13,10 +13,7 @@ use super::{
     actor::Actor,
     clients::TurnWatch,
     event::{ServerEvent, Stage, error_event},
-    history::Past,
-    replica::Copy,
     turns::{Action, TurnNo},
-    warm::{Prepared, Warm},
 };
 use crate::{
     error::{Code, Error},
@@ -52,7 +49,7 @@ impl Actor {
                 }
                 Action::Append { turn, batch, done } => {
                     // Nobody hears of the end of a turn that a crash could still undo (I6):
-                    // the heir has the conversation first. What comes after it waits too.
+                    // the conversation is kept first. What comes after it waits too.
                     let copied = if done { self.copying.take() } else { None };
                     if copied.is_some() || !self.held.is_empty() {
                         self.held.push_back(Held::new(turn, batch, done, copied));
@@ -68,6 +65,7 @@ impl Actor {
                 Action::Forget(turn) => self.streams.forget(turn),
                 Action::HangUp => self.hang_up(),
                 Action::Remembered(past) => self.remembered(past),
+                Action::Recall => self.read_archive(),
                 Action::Alias(response_id) => self.ctx.aliases.put(Alias {
                     principal: self.principal,
                     kind: AliasKind::Response,
@@ -79,7 +77,8 @@ impl Actor {
     }
 }
 
-/// Events that wait until the heir has what the conversation grew by.
+/// Events that wait until what the conversation grew by is kept: by the heir, or in the
+/// database.
 pub(super) struct Held {
     turn: TurnNo,
     batch: Batch,
@@ -87,7 +86,7 @@ pub(super) struct Held {
     copied: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
 }
 
-/// How long an heir may hold up the end of a turn. Past it the end is told all the same: a
+/// How long the heir or the database may hold up the end of a turn. Past it the end is told all the same: a
 /// crash in that moment would show as a `previous_response_not_found`.
 const HOLD: Duration = Duration::from_millis(250);
 
@@ -104,47 +103,7 @@ impl Held {
 }
 
 impl Actor {
-    /// The conversation with what it takes to go on with it.
-    pub(super) fn warm(&self, past: Vec<Past>) -> Warm {
-        Warm {
-            principal: self.principal,
-            route: Arc::clone(&self.route),
-            key_label: self.key_label.clone(),
-            upgrade: self.upgrade.clone(),
-            past,
-        }
-    }
-
-    /// All of the conversation, for an heir.
-    pub(super) fn prepared(&self) -> Option<Prepared> {
-        let past = self.turns.as_ref()?.history().all().to_vec();
-        Some(Prepared { session: self.id, append: false, warm: self.warm(past) })
-    }
-
-    /// A turn's end is where the heir is told of it.
-    fn remembered(&mut self, past: Past) {
-        let append = past.previous.is_some() && self.replicated;
-        let prepared = if append {
-            Some(Prepared { session: self.id, append, warm: self.warm(vec![past]) })
-        } else {
-            self.prepared()
-        };
-        self.copying = self.replicate(prepared);
-    }
-
-    pub(super) fn replicate_all(&mut self) {
-        let prepared = self.prepared();
-        drop(self.replicate(prepared));
-    }
-
-    fn replicate(&mut self, prepared: Option<Prepared>) -> Option<oneshot::Receiver<()>> {
-        let (acknowledge, acknowledged) = oneshot::channel();
-        let copy = Copy { prepared: prepared?, acknowledge, actor: self.itself.clone() };
-        self.replicated = self.ctx.replicator.put(copy);
-        self.replicated.then_some(acknowledged)
-    }
-
-    /// Ends turns whose conversation the heir has by now.
+    /// Ends turns whose conversation is kept by now.
     pub(super) fn poll_held(&mut self, cx: &mut Context<'_>, progress: &mut bool) {
         while let Some(held) = self.held.front_mut() {
             if held.copied.as_mut().poll(cx).is_pending() {

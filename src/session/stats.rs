@@ -44,6 +44,8 @@ pub struct Stats {
     pub turns_running: AtomicU64,
     pub turns_queued: AtomicU64,
     pub turns_done: AtomicU64,
+    /// Conversation remembered, in bytes.
+    pub(super) history_bytes: AtomicU64,
     /// Messages that the furthest-behind client has not got.
     pub lag: AtomicU64,
     upstream: AtomicU8,
@@ -62,6 +64,12 @@ impl Stats {
             1 => UpstreamState::Dialing,
             _ => UpstreamState::Connected,
         }
+    }
+
+    /// Conversation remembered, in bytes.
+    #[must_use]
+    pub fn history_bytes(&self) -> u64 {
+        self.history_bytes.load(Relaxed)
     }
 
     /// No turn runs or waits.

@@ -8,11 +8,13 @@
 //! that is not running is dropped, because a stale terminal event corrupts clients.
 
 mod lane;
+mod recall;
 mod upstream;
 
 use std::collections::{HashSet, VecDeque};
 
 use lane::{Lane, Progress, Turn};
+use recall::Recall;
 
 use super::{
     event::{ClientEvent, Create, error_event, error_event_with},
@@ -54,6 +56,8 @@ pub enum Action {
     Alias(String),
     /// The conversation has grown by this response.
     Remembered(Past),
+    /// Read what the database knows of the conversation.
+    Recall,
 }
 
 /// Bounds of a session's turns.
@@ -77,6 +81,7 @@ pub struct Turns {
     /// Responses that the present connection made: it knows them, and no other does.
     known: HashSet<String>,
     history: History,
+    recall: Recall,
     /// Responses that ended, newest last, for clients that ask for one again.
     ended: VecDeque<(String, TurnNo)>,
     /// Turns finished, for operators.
@@ -93,6 +98,7 @@ impl Turns {
             connected: false,
             known: HashSet::new(),
             history: History::new(bounds.history_bytes, past),
+            recall: Recall::default(),
             ended: VecDeque::new(),
             done: 0,
         }
@@ -247,12 +253,19 @@ impl Turns {
 
     /// Sends what may be sent.
     fn dispatch(&mut self, actions: &mut Vec<Action>) {
+        // Reading takes as long as dialling: both at once.
+        self.ask(actions);
         if !self.connected {
             return;
         }
         let mut active = self.running();
-        for lane in &mut self.lanes {
-            while active < MAX_ACTIVE && lane.running.is_none() {
+        for at in 0..self.lanes.len() {
+            while active < MAX_ACTIVE && self.lanes[at].running.is_none() {
+                if self.waits_for_recall(&self.lanes[at]) {
+                    self.ask(actions);
+                    break;
+                }
+                let lane = &mut self.lanes[at];
                 let Some(mut turn) = lane.queue.pop_front() else { break };
                 if turn.client.is_none() {
                     // It waited to be run again, and nobody came back for it.
@@ -331,8 +344,7 @@ impl Turns {
         let lane = &mut self.lanes[at];
         if let Some(turn) = lane.running.take() {
             self.done += 1;
-            let batch = Batch::one(&error_event(error, lane.name.as_deref()));
-            actions.push(Action::Append { turn: turn.no, batch, done: true });
+            actions.push(refuse(turn.no, error, lane.name.as_deref()));
         }
     }
 
@@ -383,6 +395,11 @@ impl Turns {
         self.lanes.push(Lane::new(name.map(str::to_owned)));
         Some(self.lanes.len() - 1)
     }
+}
+
+/// Ends a turn with an error of ours.
+fn refuse(turn: TurnNo, error: &Error, lane: Option<&str>) -> Action {
+    Action::Append { turn, batch: Batch::one(&error_event(error, lane)), done: true }
 }
 
 fn reply(

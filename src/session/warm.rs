@@ -85,6 +85,11 @@ impl WarmStore {
         room
     }
 
+    /// Conversations kept.
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().sessions.len()
+    }
+
     /// The conversation of a session that this node owns from now on.
     pub(super) fn take(&self, session: SessionId) -> Option<Warm> {
         let Entry { mut warm, history, .. } = self.0.lock().remove(session)?;

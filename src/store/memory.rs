@@ -1,6 +1,7 @@
 //! The store of tests: one process, nothing survives it, and time is whatever the clock
 //! that was handed in says.
 
+mod conversations;
 mod table;
 
 use std::{sync::Arc, time::Duration};
@@ -11,8 +12,9 @@ use tokio::{sync::watch, time::Instant};
 
 use self::table::Table;
 use super::{
-    Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, Result, RingView,
-    SessionFilter, SessionRow, SessionState, Store, Transferred,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
+    Result, RingView, SessionFilter, SessionRow, SessionState, Store, Transferred, TurnKey,
+    TurnMark, TurnRow,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -130,8 +132,9 @@ impl Store for Memory {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
-        Ok(self.call(|table, now| table.transfer(id, me, epoch, heir, now)))
+        Ok(self.call(|table, now| table.transfer(id, me, epoch, heir, forced, now)))
     }
 
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
@@ -148,7 +151,36 @@ impl Store for Memory {
         Ok(self.call(|table, _| table.alias(principal, kind, digest)))
     }
 
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        Ok(self.call(|table, now| table.close(id, me, epoch, now)))
+    }
+
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()> {
+        self.call(|table, now| table.put_parts(parts, now));
+        Ok(())
+    }
+
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
+        Ok(self.call(|table, _| table.parts_of(session, limit)))
+    }
+
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
         Ok(self.call(|table, now| table.sweep(now, age, limit)))
+    }
+
+    async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
+        Ok(self.call(|table, now| table.begin_turns(me, turns, now)))
+    }
+
+    async fn mark_turns(&self, marks: &[TurnMark]) -> Result<u64> {
+        Ok(self.call(|table, _| table.mark_turns(marks)))
+    }
+
+    async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
+        Ok(self.call(|table, _| table.turn_by_key(session, key)))
+    }
+
+    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
+        Ok(self.call(|table, now| table.sweep_turns(now, age, limit)))
     }
 }

@@ -10,15 +10,19 @@ pub mod postgres;
 pub mod schema;
 mod sql;
 pub mod sqlite;
+mod turns;
 mod types;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use self::types::{
-    Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, Member, MemberState, NewMember, RingView,
-    SessionFilter, SessionRow, SessionState, Transferred,
+pub use self::{
+    turns::{Began, NewTurn, TurnKey, TurnMark, TurnRow, TurnState},
+    types::{
+        Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, Member, MemberState, NewMember,
+        NewPart, Part, RingView, SessionFilter, SessionRow, SessionState, Transferred,
+    },
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -84,11 +88,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Registers a new incarnation as `Joining` with a lease of `ttl`, and bumps the ring
     /// version by one. An earlier row of the same node id is marked dead, in the same
-    /// transaction, if its lease expired or `supersede` is set. Of concurrent first starts
-    /// of one node id exactly one wins.
+    /// transaction, if `supersede` is set. Of concurrent first starts of one node id exactly
+    /// one wins.
     ///
     /// # Errors
-    /// [`StoreError::NodeIdInUse`] while another process may still hold the node id.
+    /// [`StoreError::NodeIdInUse`] while another process may still hold the node id, which
+    /// an expired lease does not exclude (`remaining` is zero then).
     async fn register(&self, member: &NewMember, ttl: Duration) -> Result<Incarnation>;
 
     /// Renews the lease, also an expired one, as long as the row is not `Dead` or `Gone`.
@@ -139,7 +144,8 @@ pub trait Store: Send + Sync + 'static {
     /// its epoch is still `seen`. Fenced by `me` being `Joining` or `Active` with a lease that
     /// has not expired. A session without a row is won whatever `seen` says (the row was
     /// swept; epochs grow across that). One's own session is won again, under a higher
-    /// epoch, `from` being None: the task that served it has died.
+    /// epoch, `from` being None: the task that served it has died. The turns of an earlier
+    /// epoch that have not ended become `Unknown` in the same transaction.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if the row belongs to another principal.
@@ -165,14 +171,32 @@ pub trait Store: Send + Sync + 'static {
 
     /// The commit point of a handoff: owner and epoch change in one statement, if the row
     /// is ours, quiescing and the heir active with a lease that has not expired. The heir
-    /// may be `me` (the upstream connection reached its age).
+    /// may be `me` (the upstream connection reached its age). It is refused while a turn is
+    /// dispatched and has not ended; if `forced`, such turns become `Unknown` with it.
     async fn transfer(
         &self,
         id: SessionId,
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred>;
+
+    /// Writes that turns are about to be sent to their upstream, before they are: one round
+    /// trip for all of them, answers in the order of `turns`. Fenced, in the same statement,
+    /// by the session being `Live` and ours in the turn's epoch; the session cannot change
+    /// hands while it runs. A turn that is here already and has named no response is
+    /// dispatched once more, by its number, or, if both runs are `repeatable` (the earlier
+    /// one being `Unknown`), by its key.
+    async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>>;
+
+    /// Writes what became of turns; of marks of one turn the first final one counts.
+    /// Idempotent. A turn of another epoch, and one that has ended, stays as it is (I3).
+    /// Answers how many changed.
+    async fn mark_turns(&self, marks: &[TurnMark]) -> Result<u64>;
+
+    /// The turn of a session that has this idempotency key.
+    async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>>;
 
     /// Records aliases, all or none. An existing alias of the same principal moves to the
     /// new session; of equal ones in a batch the last counts.
@@ -186,10 +210,26 @@ pub trait Store: Send + Sync + 'static {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>>;
 
+    /// Ends a session: as [`Store::release`], and what it has said is deleted with it.
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;
+
+    /// Keeps parts of conversations, all or none; those of a session without an owner are
+    /// left out. A part that is there already stays as it is. Not fenced: a part is never
+    /// wrong, and a whole one replaces only what is ordered before it.
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()>;
+
+    /// The first `limit` parts of a session's conversation, in their order.
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>>;
+
     /// Deletes what ended at least `age` ago, at most `limit` rows of each kind: closed
-    /// sessions, aliases whose session has no owner, and dead or gone members that no
-    /// session names. Answers how many rows went. Several nodes may sweep at once.
+    /// sessions with their turns, aliases whose session has no owner, dead or gone members
+    /// that no session names, and parts of conversations whose session has no living owner.
+    /// Answers how many rows went. Several nodes may sweep at once.
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64>;
+
+    /// Deletes at most `limit` turns that were begun at least `age` ago, whatever became of
+    /// them. Answers how many went.
+    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64>;
 }
 
 /// How to reach a store.

@@ -5,9 +5,11 @@
 //! its owner and epoch; only what bumps `ring_meta.version` notifies. A transaction that
 //! changes the ring locks the member first and `ring_meta` second.
 
+mod conversations;
 mod hint;
 mod members;
 mod sessions;
+mod turns;
 
 use std::{
     ops::{Deref, DerefMut},
@@ -26,8 +28,9 @@ use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use self::hint::Hint;
 use super::{
-    Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, Result, RingView,
-    SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions, Transferred, schema,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
+    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
+    Transferred, TurnKey, TurnMark, TurnRow, schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -241,8 +244,9 @@ impl Store for Postgres {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
-        self.transfer(id, me, epoch, heir).await
+        self.transfer(id, me, epoch, heir, forced).await
     }
 
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
@@ -258,8 +262,36 @@ impl Store for Postgres {
         self.alias(principal, kind, digest).await
     }
 
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.close(id, me, epoch).await
+    }
+
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()> {
+        self.put_parts(parts).await
+    }
+
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
+        self.parts_of(session, limit).await
+    }
+
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
         self.sweep(age, limit).await
+    }
+
+    async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
+        self.begin_turns(me, turns).await
+    }
+
+    async fn mark_turns(&self, marks: &[TurnMark]) -> Result<u64> {
+        self.mark_turns(marks).await
+    }
+
+    async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
+        self.turn_by_key(session, key).await
+    }
+
+    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
+        self.sweep_turns(age, limit).await
     }
 }
 

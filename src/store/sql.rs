@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
-use super::{Member, MemberState, SessionRow, SessionState, StoreError};
+use super::{Member, MemberState, Part, SessionRow, SessionState, StoreError, TurnRow, TurnState};
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
 /// Longest text taken over from a driver's error, in characters.
@@ -109,6 +109,46 @@ where
         state: SessionState::parse(&row.try_get::<String, _>("state")?)
             .ok_or_else(|| StoreError::Corrupt("a session is in an unknown state".into()))?,
         age: from_micros(row.try_get("age_us")?),
+    })
+}
+
+/// Reads a part of a conversation.
+pub(super) fn part<'r, R>(row: &'r R) -> Result<Part, StoreError>
+where
+    R: Row,
+    &'static str: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    Ok(Part {
+        epoch: Epoch(row.try_get("epoch")?),
+        no: small(row.try_get("part_no")?, "part_no")?,
+        sealed: row.try_get("sealed")?,
+    })
+}
+
+/// A turn's number as the databases hold it.
+pub(super) fn turn_no(no: u64) -> i64 {
+    i64::try_from(no).unwrap_or(i64::MAX)
+}
+
+/// Reads a turn from its columns.
+pub(super) fn turn<'r, R>(row: &'r R) -> Result<TurnRow, StoreError>
+where
+    R: Row,
+    &'static str: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    String: Decode<'r, R::Database> + Type<R::Database>,
+    Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    Ok(TurnRow {
+        session: SessionId(bytes16(&row.try_get::<Vec<u8>, _>("session")?, "turn.session")?),
+        epoch: Epoch(row.try_get("epoch")?),
+        no: u64::try_from(row.try_get::<i64, _>("turn_no")?).unwrap_or(0),
+        state: TurnState::parse(&row.try_get::<String, _>("state")?)
+            .ok_or_else(|| StoreError::Corrupt("a turn is in an unknown state".into()))?,
+        request: bytes16(&row.try_get::<Vec<u8>, _>("request")?, "turn.request")?,
+        response: row.try_get("response")?,
     })
 }
 

@@ -5,8 +5,10 @@
 //! as a parameter; times of an earlier boot mean nothing, and no member survives one.
 
 mod clock;
+mod conversations;
 mod members;
 mod sessions;
+mod turns;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,8 +21,9 @@ use tokio::sync::Mutex;
 
 use self::clock::{boot_id, now_ms};
 use super::{
-    Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, NewMember, Result, RingView,
-    SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions, Transferred, schema,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
+    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
+    Transferred, TurnKey, TurnMark, TurnRow, schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -93,6 +96,8 @@ impl Sqlite {
             "UPDATE member SET lease_expires_at = ?1, ended_at = ?1",
             "UPDATE session SET created_at = ?1, updated_at = ?1",
             "UPDATE alias SET updated_at = ?1",
+            "UPDATE conversation SET updated_at = ?1",
+            "UPDATE turn SET begun_at = ?1, updated_at = ?1",
         ] {
             sqlx::query(rebase).bind(now_ms()).execute(&mut *tx).await?;
         }
@@ -240,8 +245,9 @@ impl Store for Sqlite {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
-        self.bounded(self.transfer(id, me, epoch, heir)).await
+        self.bounded(self.transfer(id, me, epoch, heir, forced)).await
     }
 
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
@@ -257,7 +263,35 @@ impl Store for Sqlite {
         self.bounded(self.alias(principal, kind, digest)).await
     }
 
+    async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.bounded(self.close(id, me, epoch)).await
+    }
+
+    async fn put_parts(&self, parts: &[NewPart]) -> Result<()> {
+        self.bounded(self.put_parts(parts)).await
+    }
+
+    async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
+        self.bounded(self.parts_of(session, limit)).await
+    }
+
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
         self.bounded(self.sweep(age, limit)).await
+    }
+
+    async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
+        self.bounded(self.begin_turns(me, turns)).await
+    }
+
+    async fn mark_turns(&self, marks: &[TurnMark]) -> Result<u64> {
+        self.bounded(self.mark_turns(marks)).await
+    }
+
+    async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
+        self.bounded(self.turn_by_key(session, key)).await
+    }
+
+    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
+        self.bounded(self.sweep_turns(age, limit)).await
     }
 }

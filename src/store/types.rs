@@ -1,6 +1,6 @@
 //! What the calls of a store take and give: rows, wishes and answers.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use sha2::{Digest, Sha256};
 
@@ -95,6 +95,13 @@ pub struct RingView {
     /// Grows with every membership change; heartbeats do not move it.
     pub version: i64,
     pub members: Vec<Member>,
+}
+
+impl RingView {
+    /// Members that may own sessions.
+    pub fn alive(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.state.is_alive())
+    }
 }
 
 /// What all nodes of one ring share.
@@ -206,6 +213,9 @@ pub enum Transferred {
     HeirUnfit,
     /// The row is ours but was not quiesced first. Nothing changed.
     NotQuiescing,
+    /// A turn is dispatched and has not ended, and the transfer was not forced. Nothing
+    /// changed.
+    TurnsRunning,
     /// The row is not ours in that epoch. Nothing changed.
     NotOwner,
 }
@@ -259,4 +269,29 @@ pub struct SessionFilter {
     pub after: Option<SessionId>,
     /// Bounded by the caller; a store refuses nothing.
     pub limit: u32,
+}
+
+/// A part of a conversation, sealed by the node that wrote it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Epoch of the owner that wrote it. Parts are ordered by epoch and number.
+    pub epoch: Epoch,
+    /// Counts the parts of one owner.
+    pub no: u32,
+    pub sealed: Vec<u8>,
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Part({}/{}, {} bytes)", self.epoch, self.no, self.sealed.len())
+    }
+}
+
+/// A part to be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPart {
+    pub session: SessionId,
+    pub part: Part,
+    /// It takes the place of all that is ordered before it.
+    pub whole: bool,
 }

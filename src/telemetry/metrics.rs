@@ -13,13 +13,14 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use catalogue::{MetricInfo, render_table};
 use families::Families;
-use labels::{
-    ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByOperation, ByOutcome, ByPlace, ByProfile,
-    ByResume, ByRoute, BySide, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
-};
 pub use labels::{
-    ClaimOutcome, Direction, HandoffReason, Outcome, Place, ResumeOutcome, Side, StoreFailure,
-    TakeoverReason, TurnOutcome,
+    ArchiveFailure, ClaimOutcome, Direction, HandoffReason, Outcome, Place, ResumeOutcome, Side,
+    StoreFailure, TakeoverReason, TurnOutcome,
+};
+use labels::{
+    ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByOperation, ByOutcome,
+    ByPlace, ByProfile, ByResume, ByRoute, BySide, ByState, ByStoreFailure, ByTakeover, ByTurn,
+    ByUpstream,
 };
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use tokio::time::Instant;
@@ -141,6 +142,27 @@ impl Metrics {
         GaugeGuard::new(self.0.turn_queue.get_or_create_owned(&labels))
     }
 
+    /// Parts of conversations were written to the database.
+    pub fn archived(&self, parts: usize, bytes: usize) {
+        self.0.conversation_parts.inc_by(parts as u64);
+        self.0.conversation_bytes.inc_by(bytes as u64);
+    }
+
+    /// A conversation in the database was not written or read.
+    pub fn archive_failure(&self, reason: ArchiveFailure) {
+        self.0.conversation_failures.get_or_create(&ByArchiveFailure { reason }).inc();
+    }
+
+    /// A copy for the next owner was kept by it, refused, or did not get there.
+    pub fn conversation_copy(&self, outcome: Outcome) {
+        self.0.conversation_copies.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// Conversations that this node keeps as the next owner.
+    pub fn heir_conversations(&self, count: usize) {
+        self.0.heir_conversations.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// The ring that this node acts on from now on.
     pub fn ring(&self, version: i64, states: impl IntoIterator<Item = MemberState>) {
         use MemberState::{Active, Dead, Draining, Gone, Joining};
@@ -159,6 +181,16 @@ impl Metrics {
     /// The instant at which this node's lease is over by its own account; None: no lease.
     pub fn lease_until(&self, deadline: Option<Instant>) {
         *self.0.lease.0.lock() = deadline;
+    }
+
+    /// The instant until which a certificate lets this node outlive its lease.
+    pub fn certified_until(&self, deadline: Instant) {
+        *self.0.certificate.0.lock() = Some(deadline);
+    }
+
+    /// How long ago the store answered last, if heartbeats fail; None: they do not.
+    pub fn store_away(&self, away: Option<Duration>) {
+        *self.0.store_outage.0.lock() = away.and_then(|away| Instant::now().checked_sub(away));
     }
 
     /// An attempt to own a session ended.

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Refusal, Stream, Upgrade};
+use super::{Fetcher, Refusal, Stream, Upgrade};
 use crate::{
     config::{Upstream, UpstreamAuth},
     wire::{
@@ -76,6 +76,16 @@ impl Dialer {
     /// TLS settings for an upstream's trust file, for its HTTP paths.
     pub(super) fn tls(&self, upstream: &Upstream) -> Option<Arc<ClientConfig>> {
         self.tls.get(&upstream.ca_file).cloned()
+    }
+
+    /// Reads documents, trusting what the machine trusts.
+    ///
+    /// # Errors
+    /// No TLS settings can be made.
+    pub fn fetcher(&self) -> anyhow::Result<Fetcher> {
+        let shared = self.tls.get(&None).cloned();
+        let tls = shared.map_or_else(|| client_config(None).map(Arc::new), Ok)?;
+        Ok(Fetcher::new(&tls))
     }
 
     /// Connects and upgrades. Cancel-safe: a dropped call leaves no connection behind.

@@ -1,12 +1,14 @@
 //! Connections to what sessions talk to. Knows no session and no ring.
 
 mod dial;
+mod fetch;
 mod http;
 mod stream;
 
 use ::http::HeaderMap;
 use bytes::Bytes;
 pub use dial::{Connection, DialError, Dialer};
+pub use fetch::{Fetcher, read_text};
 pub use http::{HttpClient, HttpError};
 pub use stream::Stream;
 

@@ -184,7 +184,7 @@ async fn a_database_that_goes_away_costs_running_sessions_nothing() {
 }
 
 #[tokio::test]
-async fn a_database_that_stays_away_longer_than_the_lease_stops_all_service() {
+async fn a_database_that_stays_away_longer_than_any_certificate_stops_all_service() {
     let ring = Ring::start(RingOptions::nodes(1).store(Store::GatedPostgres)).await;
     let mut client = Ws::open(&ring.node(0).url("/rooms/lost"), &[ALICE]).await;
     client.text("before").await;

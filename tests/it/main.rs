@@ -13,16 +13,23 @@
     reason = "a test fails by panicking and reports by printing"
 )]
 
+mod access;
 mod bad_days;
+mod checker;
+mod client_rolls;
 mod clients;
 mod continuity;
+mod continuity_database;
 mod crash;
 mod drain;
+mod failover;
 mod opaque_messages;
 mod opaque_session;
+mod outage;
 mod responses;
 mod responses_http;
 mod resume;
+mod roll;
 mod slow_client;
 #[path = "../support/mod.rs"]
 mod support;

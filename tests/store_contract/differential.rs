@@ -10,8 +10,9 @@ use proptest::{
 use ringspan::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
-        Alias, AliasKind, Claim, Claimed, NewMember, Result, SessionFilter, SessionRow, Store,
-        StoreError, StoreOptions, Transferred, memory::Memory, schema,
+        Alias, AliasKind, Began, Claim, Claimed, NewMember, NewTurn, Result, SessionFilter,
+        SessionRow, Store, StoreError, StoreOptions, Transferred, TurnKey, TurnMark, TurnRow,
+        TurnState, memory::Memory, schema,
     },
 };
 use sqlx::{Connection, Executor, PgConnection};
@@ -32,6 +33,19 @@ enum Seen {
     Earlier,
 }
 
+/// A turn to begin. The last number has no key; `other` is another request.
+#[derive(Clone, Debug)]
+struct Wish {
+    session: u8,
+    seen: Seen,
+    who: usize,
+    turn: u8,
+    repeatable: bool,
+    other: bool,
+}
+
+const TURNS: u8 = 4;
+
 /// One call. Members and epochs are named by their place in the order of their making,
 /// since the numbers themselves differ between stores.
 #[derive(Clone, Debug)]
@@ -46,7 +60,10 @@ enum Call {
     Release { session: u8, who: usize, seen: Seen },
     Quiesce { session: u8, who: usize, seen: Seen },
     Resume { session: u8, who: usize, seen: Seen },
-    Transfer { session: u8, who: usize, seen: Seen, heir: usize },
+    Transfer { session: u8, who: usize, seen: Seen, heir: usize, forced: bool },
+    BeginTurns(Vec<Wish>),
+    MarkTurns(Vec<(u8, Seen, u8, TurnState, Option<u8>)>),
+    SweepTurns { all: bool, limit: u32 },
     List { owner: Option<usize>, label: Option<u8>, after: Option<u8>, limit: u32 },
     PutAliases(Vec<(u8, bool, u8, u8)>),
     Alias(u8, bool, u8),
@@ -61,6 +78,22 @@ fn call() -> impl Strategy<Value = Call> {
     let mostly = || prop::bool::weighted(0.85);
     let rarely = || prop::bool::weighted(0.1);
     let held = || (session(), who(), seen());
+    let wish = (held(), 0..TURNS, any::<bool>(), rarely()).prop_map(
+        |((session, who, seen), turn, repeatable, other)| Wish {
+            session,
+            seen,
+            who,
+            turn,
+            repeatable,
+            other,
+        },
+    );
+    let state = prop_oneof![
+        2 => Just(TurnState::Visible),
+        1 => Just(TurnState::Done),
+        1 => Just(TurnState::Failed),
+        2 => Just(TurnState::Unknown),
+    ];
     prop_oneof![
         3 => (0..4_u8, mostly(), rarely())
             .prop_map(|(node, long, supersede)| Call::Register { node, long, supersede }),
@@ -73,7 +106,10 @@ fn call() -> impl Strategy<Value = Call> {
         2 => held().prop_map(|(session, who, seen)| Call::Release { session, who, seen }),
         4 => held().prop_map(|(session, who, seen)| Call::Quiesce { session, who, seen }),
         1 => held().prop_map(|(session, who, seen)| Call::Resume { session, who, seen }),
-        4 => (held(), who()).prop_map(|((session, who, seen), heir)| Call::Transfer { session, who, seen, heir }),
+        4 => (held(), who(), any::<bool>()).prop_map(|((session, who, seen), heir, forced)| Call::Transfer { session, who, seen, heir, forced }),
+        10 => vec(wish, 0..4).prop_map(Call::BeginTurns),
+        6 => vec((session(), seen(), 0..TURNS, state, prop::option::of(0..3_u8)), 0..4).prop_map(Call::MarkTurns),
+        1 => (any::<bool>(), 0..3_u32).prop_map(|(all, limit)| Call::SweepTurns { all, limit }),
         1 => (prop::option::of(who()), prop::option::of(session()), prop::option::of(session()), 0..6_u32)
             .prop_map(|(owner, label, after, limit)| Call::List { owner, label, after, limit }),
         1 => vec((0..2_u8, any::<bool>(), 0..3_u8, session()), 0..4).prop_map(Call::PutAliases),
@@ -91,6 +127,10 @@ struct Subject {
 
 fn session_id(session: u8) -> SessionId {
     SessionId([session; 16])
+}
+
+fn turn_key(turn: u8) -> Option<TurnKey> {
+    (turn + 1 < TURNS).then_some(TurnKey([turn; 16]))
 }
 
 fn alias_of(principal: u8, response: bool, digest: u8, session: u8) -> Alias {
@@ -153,6 +193,11 @@ impl Subject {
             row.owner_addr,
             row.state
         )
+    }
+
+    fn turn(&mut self, row: &TurnRow) -> String {
+        let epoch = self.epoch(row.epoch);
+        format!("{} {epoch} {} {:?} {:?}", row.session, row.no, row.state, row.response)
     }
 
     fn error(&self, error: StoreError) -> String {
@@ -224,12 +269,15 @@ impl Subject {
                 let (id, me, epoch) = self.fence(session, who, seen).await;
                 format!("{:?}", store.resume(id, me, epoch).await?)
             }
-            Call::Transfer { session, who, seen, heir } => {
+            Call::Transfer { session, who, seen, heir, forced } => {
                 let (id, me, epoch) = self.fence(session, who, seen).await;
-                match store.transfer(id, me, epoch, self.who(heir)).await? {
+                match store.transfer(id, me, epoch, self.who(heir), forced).await? {
                     Transferred::Moved(epoch) => format!("moved {}", self.epoch(epoch)),
                     refused => format!("{refused:?}"),
                 }
+            }
+            Call::BeginTurns(..) | Call::MarkTurns(..) | Call::SweepTurns { .. } => {
+                self.turns_answer(call).await?
             }
             Call::List { owner, label, after, limit } => {
                 let filter = SessionFilter {
@@ -257,6 +305,49 @@ impl Subject {
         })
     }
 
+    /// The part of [`Subject::try_answer`] that is about turns.
+    async fn turns_answer(&mut self, call: &Call) -> Result<String> {
+        let store = Arc::clone(&self.store);
+        Ok(match *call {
+            Call::BeginTurns(ref wishes) => {
+                let me = self.who(wishes.first().map_or(0, |wish| wish.who));
+                let mut turns = Vec::new();
+                for wish in wishes {
+                    let (session, _, epoch) = self.fence(wish.session, wish.who, wish.seen).await;
+                    turns.push(NewTurn {
+                        session,
+                        epoch,
+                        no: u64::from(wish.turn),
+                        key: turn_key(wish.turn),
+                        request: [u8::from(wish.other); 16],
+                        repeatable: wish.repeatable,
+                    });
+                }
+                let began = store.begin_turns(me, &turns).await?;
+                let began = began.into_iter().map(|began| match began {
+                    Began::Duplicate(row) => format!("duplicate {} ", self.turn(&row)),
+                    other => format!("{other:?} "),
+                });
+                began.collect()
+            }
+            Call::MarkTurns(ref wishes) => {
+                let mut marks = Vec::new();
+                for (session, seen, turn, state, response) in wishes {
+                    let (session, _, epoch) = self.fence(*session, 0, *seen).await;
+                    let response = response.map(|it| format!("resp_{it}"));
+                    let (no, state) = (u64::from(*turn), *state);
+                    marks.push(TurnMark { session, epoch, no, state, response });
+                }
+                format!("{:?}", store.mark_turns(&marks).await?)
+            }
+            Call::SweepTurns { all, limit } => {
+                let (age, limit) = if all { (Duration::ZERO, 1000) } else { (LONG, limit) };
+                format!("{:?}", store.sweep_turns(age, limit).await?)
+            }
+            _ => String::new(),
+        })
+    }
+
     /// All that can be seen from outside.
     async fn everything(&mut self) -> String {
         let view = self.store.ring().await.unwrap();
@@ -272,6 +363,14 @@ impl Subject {
                 m.lease_remaining.is_zero()
             );
         }
+        for session in 0..4 {
+            for turn in 0..TURNS {
+                let Some(key) = turn_key(turn) else { continue };
+                if let Some(row) = self.store.turn_by_key(session_id(session), key).await.unwrap() {
+                    text += &(self.turn(&row) + "\n");
+                }
+            }
+        }
         let all = Call::List { owner: None, label: None, after: None, limit: 100 };
         text + &self.answer(&all).await
     }
@@ -281,7 +380,7 @@ impl Subject {
 async fn subjects(postgres: &StoreOptions) -> (Vec<Subject>, tempfile::TempDir) {
     let mut connection = PgConnection::connect(&postgres.url).await.unwrap();
     connection
-        .execute("TRUNCATE session, alias, member; UPDATE ring_meta SET version = 0")
+        .execute("TRUNCATE session, alias, member, turn; UPDATE ring_meta SET version = 0")
         .await
         .unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -17,12 +17,12 @@ pub async fn a_stale_epoch_changes_nothing(ring: Ring) {
         assert!(!ring.store.release(id("k"), owner, epoch).await.unwrap());
         assert!(!ring.store.quiesce(id("k"), owner, epoch).await.unwrap());
         assert!(!ring.store.resume(id("k"), owner, epoch).await.unwrap());
-        let moved = ring.store.transfer(id("k"), owner, epoch, heir).await;
+        let moved = ring.store.transfer(id("k"), owner, epoch, heir, false).await;
         assert_eq!(moved, Ok(Transferred::NotOwner));
     }
     let after = ring.row("k").await;
     assert_eq!((after.owner, after.epoch, after.state), (before.owner, epoch, before.state));
-    let moved = ring.store.transfer(id("nothing"), me, epoch, heir).await;
+    let moved = ring.store.transfer(id("nothing"), me, epoch, heir, false).await;
     assert_eq!(moved, Ok(Transferred::NotOwner), "no such session");
 }
 
@@ -31,13 +31,14 @@ pub async fn a_transfer_moves_owner_and_epoch_together(ring: Ring) {
     let epoch = ring.win(me, "k", None).await;
     ring.store.begin_drain(me).await.unwrap();
     assert!(ring.store.quiesce(id("k"), me, epoch).await.unwrap());
-    let Ok(Transferred::Moved(next)) = ring.store.transfer(id("k"), me, epoch, heir).await else {
+    let Ok(Transferred::Moved(next)) = ring.store.transfer(id("k"), me, epoch, heir, false).await
+    else {
         panic!("not moved");
     };
     assert!(next > epoch);
     let row = ring.row("k").await;
     assert_eq!((row.owner, row.epoch, row.state), (Some(heir), next, SessionState::Live));
-    let again = ring.store.transfer(id("k"), me, epoch, heir).await;
+    let again = ring.store.transfer(id("k"), me, epoch, heir, false).await;
     assert_eq!(again, Ok(Transferred::NotOwner), "a repeated commit finds it done");
     assert!(!ring.store.release(id("k"), me, epoch).await.unwrap(), "a late release is fenced");
     assert_eq!(ring.store.leave(me).await, Ok(0));
@@ -54,7 +55,7 @@ pub async fn a_transfer_needs_an_active_heir(ring: Ring) {
     let epoch = ring.win(me, "k", None).await;
     assert!(ring.store.quiesce(id("k"), me, epoch).await.unwrap());
     for heir in [joining, draining, dead, paused, ringspan::ids::Incarnation(4711)] {
-        let refused = ring.store.transfer(id("k"), me, epoch, heir).await;
+        let refused = ring.store.transfer(id("k"), me, epoch, heir, false).await;
         assert_eq!(refused, Ok(Transferred::HeirUnfit), "{heir}");
     }
     let row = ring.row("k").await;
@@ -64,7 +65,7 @@ pub async fn a_transfer_needs_an_active_heir(ring: Ring) {
 pub async fn a_transfer_needs_a_quiescent_session(ring: Ring) {
     let (me, heir) = (ring.node("n1").await, ring.node("heir").await);
     let epoch = ring.win(me, "k", None).await;
-    let refused = ring.store.transfer(id("k"), me, epoch, heir).await;
+    let refused = ring.store.transfer(id("k"), me, epoch, heir, false).await;
     assert_eq!(refused, Ok(Transferred::NotQuiescing));
     let row = ring.row("k").await;
     assert_eq!((row.owner, row.epoch, row.state), (Some(me), epoch, SessionState::Live));
@@ -74,7 +75,7 @@ pub async fn a_session_can_be_transferred_to_oneself(ring: Ring) {
     let me = ring.node("n1").await;
     let epoch = ring.win(me, "k", None).await;
     assert!(ring.store.quiesce(id("k"), me, epoch).await.unwrap());
-    let moved = ring.store.transfer(id("k"), me, epoch, me).await.unwrap();
+    let moved = ring.store.transfer(id("k"), me, epoch, me, false).await.unwrap();
     assert!(matches!(moved, Transferred::Moved(next) if next > epoch));
 }
 

@@ -11,6 +11,7 @@
 
 mod aliases;
 mod claims;
+mod conversations;
 mod differential;
 mod handoff;
 mod measure;
@@ -19,6 +20,7 @@ mod members;
 mod postgres_server;
 mod ring;
 mod schema;
+mod turns;
 
 /// Makes a test of each case for each backend.
 macro_rules! contract {
@@ -48,7 +50,7 @@ contract! {
     members:
         a_node_registers_joins_drains_and_leaves
         a_node_id_has_one_living_holder
-        an_expired_holder_of_a_node_id_is_replaced
+        an_expired_holder_keeps_its_node_id_until_it_is_declared_dead
         a_superseded_holder_of_a_node_id_is_dead_at_once
         of_concurrent_first_starts_one_wins
         death_is_one_way_and_fences_the_heartbeat
@@ -79,10 +81,29 @@ contract! {
         a_transfer_needs_a_quiescent_session
         a_session_can_be_transferred_to_oneself
         a_quiesced_session_resumes;
+    conversations:
+        parts_are_given_back_in_order_to_every_node
+        a_whole_part_takes_the_place_of_all_before_it_and_of_no_later_owners
+        a_part_that_comes_twice_stays_as_it_was
+        a_session_without_an_owner_keeps_no_new_part
+        a_closed_session_takes_its_conversation_with_it
+        a_close_that_is_fenced_deletes_nothing
+        a_sweep_takes_the_conversations_that_nobody_serves;
     aliases:
         an_alias_is_seen_by_its_principal_alone
         an_alias_moves_to_the_newer_session
         the_last_of_equal_aliases_in_a_batch_counts
         a_sweep_takes_what_ended_and_spares_what_is_named
         an_epoch_outlives_the_row_that_held_it;
+    turns:
+        a_turn_is_begun_by_the_owner_in_its_epoch_alone
+        a_batch_is_answered_in_its_order
+        a_key_names_one_turn_of_its_session
+        a_turn_that_ended_stays_as_it_ended
+        a_takeover_makes_open_turns_unknown
+        only_what_stores_nothing_and_named_no_response_runs_again_by_its_key
+        a_transfer_waits_for_open_turns_unless_it_is_forced
+        a_transfer_moves_a_session_whose_turns_ended
+        turns_go_with_their_session_and_with_time
+        a_turn_begun_while_the_session_changes_hands_is_fenced_or_unknown;
 }

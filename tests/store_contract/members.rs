@@ -54,9 +54,16 @@ pub async fn a_node_id_has_one_living_holder(ring: Ring) {
     assert!(ring.store.heartbeat(first, LONG, 0).await.is_ok());
 }
 
-pub async fn an_expired_holder_of_a_node_id_is_replaced(ring: Ring) {
+pub async fn an_expired_holder_keeps_its_node_id_until_it_is_declared_dead(ring: Ring) {
     let first = ring.node("n1").await;
     ring.store.heartbeat(first, OVER, 0).await.unwrap();
+    match ring.other.register(&member("n1"), LONG).await {
+        Err(StoreError::NodeIdInUse { holder, remaining, .. }) => {
+            assert_eq!((holder, remaining), (first, Duration::ZERO));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(ring.other.mark_dead(first, false).await.unwrap());
     let second = ring.other.register(&member("n1"), LONG).await.unwrap();
     assert!(second > first);
     assert_eq!(ring.store.heartbeat(first, LONG, 0).await, Err(StoreError::Fenced(first)));

@@ -17,18 +17,18 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::http;
+use super::{Node, http};
 
 /// How often nodes are probed.
 const PROBE: Duration = Duration::from_millis(100);
 
 /// One node behind the balancer.
 #[derive(Clone, Debug)]
-pub struct Target {
+struct Target {
     /// `host:port` of the client listener.
-    pub client: String,
+    client: String,
     /// URL of the admin listener.
-    pub admin: String,
+    admin: String,
 }
 
 /// A running balancer; it ends, with its connections, when it is dropped.
@@ -38,7 +38,16 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    pub async fn start(targets: Vec<Target>) -> Self {
+    /// One over these places, whether their nodes run yet or not.
+    pub async fn over(nodes: impl Iterator<Item = &Node>) -> Self {
+        let target = |node: &Node| {
+            let client = node.client_url.trim_start_matches("http://").to_owned();
+            Target { client, admin: node.admin_url.clone() }
+        };
+        Self::start(nodes.map(target).collect()).await
+    }
+
+    async fn start(targets: Vec<Target>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let ready = Arc::new(RwLock::new(Vec::new()));

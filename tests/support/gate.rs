@@ -14,7 +14,8 @@ use super::{eventually, process::free_port};
 /// Relays one loopback port to an address.
 pub struct Gate {
     pub port: u16,
-    target: String,
+    /// `host:port` behind it.
+    pub target: String,
     open: Mutex<Option<JoinHandle<()>>>,
 }
 

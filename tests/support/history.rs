@@ -30,6 +30,11 @@ impl History {
         websockets.filter(|it| it["session_id"] == id).collect()
     }
 
+    /// Everything, as the sample tells it.
+    pub fn all(&self) -> &[Value] {
+        &self.0
+    }
+
     /// Sockets of any session.
     pub fn websockets(&self) -> Vec<&Value> {
         self.0.iter().filter(|it| it["transport"] == "websocket").collect()

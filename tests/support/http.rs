@@ -97,15 +97,7 @@ pub async fn request(
     body: impl Into<Bytes>,
 ) -> Result<Answer, String> {
     let mut answer = open(method, url, headers, body).await?;
-    let whole = async {
-        let mut body = Vec::new();
-        while let Some(frame) = answer.body.frame().await {
-            let frame = frame.map_err(|error| format!("body: {error}"))?;
-            body.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-        }
-        Ok(body.into())
-    };
-    let body = timeout(PATIENCE, whole).await.unwrap_or_else(|_| Err(format!("endless: {url}")))?;
+    let body = answer.body().await.map_err(|error| format!("{error}: {url}"))?;
     Ok(Answer { status: answer.status, headers: answer.headers.clone(), body })
 }
 
@@ -124,6 +116,19 @@ pub async fn post(url: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
 }
 
 impl Streaming {
+    /// The whole body.
+    pub async fn body(&mut self) -> Result<Bytes, String> {
+        let whole = async {
+            let mut body = Vec::new();
+            while let Some(frame) = self.body.frame().await {
+                let frame = frame.map_err(|error| format!("body: {error}"))?;
+                body.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+            }
+            Ok(body.into())
+        };
+        timeout(PATIENCE, whole).await.unwrap_or_else(|_| Err("endless body".to_owned()))
+    }
+
     /// The JSON of the next server-sent event; None at the end of the stream.
     pub async fn event(&mut self) -> Result<Option<Value>, String> {
         timeout(PATIENCE, self.next_event()).await.map_err(|_| "no event in time".to_owned())?

@@ -1,16 +1,22 @@
 //! What the integration tests share: a ring of processes, and clients of it.
 
+pub mod audit;
 pub mod balancer;
+pub mod checker;
 pub mod codexish;
+pub mod crowd;
 pub mod eventually;
 pub mod gate;
 pub mod history;
 pub mod http;
+pub mod pg_control;
 pub mod postgres;
 pub mod process;
+pub mod real;
 pub mod responses;
 pub mod ring;
 pub mod scripted;
+pub mod trial;
 pub mod ws;
 
 pub use eventually::eventually;

@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection, Executor, PgConnection};
 
 /// Password of the superuser `ringspan`; asked for over TCP.
@@ -32,7 +33,9 @@ const MISSING: &str = "these tests need Postgres and found no initdb in PG_BIN, 
 
 /// A running server.
 pub struct Server {
-    port: u16,
+    pub port: u16,
+    /// Of its log, password and data.
+    pub dir: PathBuf,
     /// Its standard input is the pipe whose end stops the server.
     _watcher: Child,
 }
@@ -58,11 +61,26 @@ impl Server {
         self.url(&name)
     }
 
+    /// Lets processes that were stopped go on.
+    pub fn thaw(&self) {
+        let postmaster = self.postmaster();
+        for pid in children(postmaster).into_iter().chain([postmaster]) {
+            kill_process(pid, Signal::CONT).ok();
+        }
+    }
+
+    /// The server's first process.
+    pub fn postmaster(&self) -> Pid {
+        let file = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
+        Pid::from_raw(file.lines().next().unwrap().parse().unwrap()).unwrap()
+    }
+
     fn url(&self, database: &str) -> String {
         format!("postgres://ringspan:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
     }
 
-    fn start() -> Self {
+    /// A server of its own, that ends with its handle.
+    pub fn start() -> Self {
         let bin = binaries();
         let dir = tempfile::Builder::new().prefix("ringspan-pg-").tempdir().unwrap().keep();
         let (data, secret) = (dir.join("data"), dir.join("password"));
@@ -90,11 +108,7 @@ impl Server {
             .args(server.get_args())
             .arg("-D")
             .arg(&data)
-            .arg("-k")
-            .arg(&dir)
-            .args(["-h", "127.0.0.1", "-p", &port.to_string()])
-            .args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=300"])
-            .args(["-c", "shared_buffers=32MB"])
+            .args(options(&dir, port))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -113,8 +127,42 @@ impl Server {
             assert!(!ended && Instant::now() < deadline, "Postgres did not start:\n{log}");
             thread::sleep(Duration::from_millis(20));
         }
-        Self { port, _watcher: watcher }
+        Self { port, dir, _watcher: watcher }
     }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Frozen processes would not hear of their end.
+        if self.dir.join("data/postmaster.pid").exists() {
+            self.thaw();
+        }
+    }
+}
+
+/// Settings of every server, as arguments.
+pub fn options(dir: &Path, port: u16) -> Vec<String> {
+    let (dir, port) = (dir.display(), port.to_string());
+    let settings = ["fsync=off", "full_page_writes=off", "max_connections=300"];
+    let mut options: Vec<String> =
+        ["-k", &dir.to_string(), "-h", "127.0.0.1", "-p", &port].map(str::to_owned).into();
+    for setting in settings.into_iter().chain(["shared_buffers=32MB"]) {
+        options.extend(["-c".to_owned(), setting.to_owned()]);
+    }
+    options
+}
+
+/// Processes whose parent is `parent`.
+pub fn children(parent: Pid) -> Vec<Pid> {
+    let parent = parent.as_raw_nonzero().to_string();
+    let ours = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+        fields.split(' ').nth(1) == Some(parent.as_str())
+    };
+    let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+    let pids = names.filter_map(|name| name.to_str()?.parse().ok());
+    pids.filter(ours).filter_map(Pid::from_raw).collect()
 }
 
 /// Runs the server until standard input ends; signals of the terminal are not for it.
@@ -124,13 +172,16 @@ dir=$1; shift
 "$@" >"$dir/log" 2>&1 </dev/null &
 server=$!
 cat >/dev/null
-kill -QUIT "$server"
+kill -QUIT "$(head -n 1 "$dir/data/postmaster.pid")" 2>/dev/null
 wait "$server"
+while [ -e "$dir/data/postmaster.pid" ] && kill -0 "$(head -n 1 "$dir/data/postmaster.pid")" 2>/dev/null
+do sleep 0.1
+done
 rm -rf -- "$dir"
 "#;
 
 /// The directory of Debian's or anyone's Postgres programs.
-fn binaries() -> PathBuf {
+pub fn binaries() -> PathBuf {
     let named = std::env::var_os("PG_BIN").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut debian: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
@@ -153,7 +204,7 @@ fn is_root() -> bool {
 }
 
 /// Postgres refuses root: then it runs as the user that its package made.
-fn unprivileged(program: &Path) -> Command {
+pub fn unprivileged(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }

@@ -41,12 +41,15 @@ pub struct Program {
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     pub log: PathBuf,
+    /// Whether it sees `/proc`, without which it can neither tell others who it is nor see
+    /// whether others live.
+    pub sees_processes: bool,
 }
 
 impl Program {
     pub fn new(log: PathBuf, args: &[&str]) -> Self {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Self { args, env: Vec::new(), log }
+        Self { args, env: Vec::new(), log, sees_processes: true }
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -57,7 +60,7 @@ impl Program {
     /// Starts it; its output is appended to the log.
     pub fn start(&self) -> Process {
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let child = command()
+        let child = command(self.sees_processes)
             .args(&self.args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -81,14 +84,24 @@ impl Program {
 }
 
 /// On Linux the kernel kills it when the thread that started it is gone.
-fn command() -> Command {
+fn command(sees_processes: bool) -> Command {
     let program = env!("CARGO_BIN_EXE_ringspan");
     let setpriv = Path::new("/usr/bin/setpriv");
     if !setpriv.exists() {
+        assert!(sees_processes, "to hide /proc needs the programs of util-linux");
         return Command::new(program);
     }
     let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL", "--", program]);
+    command.args(["--pdeathsig", "KILL", "--"]);
+    if !sees_processes {
+        // Every step is an exec: the process that was started stays the one that is signalled.
+        command.args(["unshare", "--mount"]);
+        if !rustix::process::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        command.args(["sh", "-c", "mount -t tmpfs none /proc && exec \"$0\" \"$@\""]);
+    }
+    command.arg(program);
     command
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    balancer::{Balancer, Target},
+    balancer::Balancer,
     eventually,
     gate::Gate,
     http, postgres,
@@ -34,6 +34,8 @@ pub enum Store {
     Postgres,
     /// Postgres behind a gate that the test can shut.
     GatedPostgres,
+    /// A server of this ring alone, which the test may stop.
+    OwnPostgres,
     Sqlite,
 }
 
@@ -71,8 +73,12 @@ pub struct RingOptions {
     pub nodes: usize,
     pub store: Store,
     pub timing: Timing,
+    /// Whether nodes can prove a neighbour's death, or have to wait for its lease.
+    pub process_proof: bool,
     /// Scalar settings, at the top of the configuration file.
     pub settings: String,
+    /// Further fields of the route `/v1/responses`.
+    pub responses: String,
     /// Further tables of the configuration file.
     pub tables: String,
 }
@@ -83,7 +89,9 @@ impl Default for RingOptions {
             nodes: 2,
             store: Store::Postgres,
             timing: Timing::Fast,
+            process_proof: true,
             settings: String::new(),
+            responses: String::new(),
             tables: String::new(),
         }
     }
@@ -102,8 +110,18 @@ impl RingOptions {
         Self { timing, ..self }
     }
 
+    pub fn without_process_proof(self) -> Self {
+        Self { process_proof: false, ..self }
+    }
+
     pub fn setting(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         writeln!(self.settings, "{name} = {value}").unwrap();
+        self
+    }
+
+    /// One more field of the route `/v1/responses`.
+    pub fn responses(mut self, name: &str, value: &str) -> Self {
+        writeln!(self.responses, "{name} = \"{value}\"").unwrap();
         self
     }
 
@@ -130,6 +148,8 @@ pub struct Ring {
     pub database_url: String,
     /// The gate of [`Store::GatedPostgres`].
     pub gate: Option<Arc<Gate>>,
+    /// The server of [`Store::OwnPostgres`].
+    pub server: Option<postgres::Server>,
     sample: Process,
     dir: Option<TempDir>,
 }
@@ -139,6 +159,8 @@ pub struct Node {
     pub id: String,
     pub client_url: String,
     pub admin_url: String,
+    /// `host:port` of its peer listener.
+    pub peer: String,
     program: Program,
     process: Mutex<Option<Arc<Process>>>,
 }
@@ -155,7 +177,7 @@ impl Ring {
     /// A ring of which only the sample upstream runs, over an empty database.
     pub async fn prepare(options: RingOptions) -> Self {
         let dir = tempfile::Builder::new().prefix("ringspan-it-").tempdir().unwrap();
-        let (database_url, gate) = database(&options, &dir).await;
+        let (database_url, gate, server) = database(&options, &dir).await;
         let sample_addr = format!("127.0.0.1:{}", free_port());
         let sample_log = dir.path().join("sample.log");
         let sample = Program::new(sample_log, &["sample-upstream", "--listen", &sample_addr]);
@@ -170,9 +192,9 @@ impl Ring {
         })
         .await;
         let nodes = (0..options.nodes)
-            .map(|n| Node::new(&format!("node-{n}"), dir.path(), &database_url))
+            .map(|n| Node::new(&format!("node-{n}"), dir.path(), &database_url, &options))
             .collect();
-        Self { options, nodes, sample_url, database_url, gate, sample, dir: Some(dir) }
+        Self { options, nodes, sample_url, database_url, gate, server, sample, dir: Some(dir) }
     }
 
     /// `ringspan migrate run`, which must succeed.
@@ -214,7 +236,7 @@ impl Ring {
 
     /// A place for one more node, as `id`, that is not started and not counted.
     pub fn extra_node(&self, id: &str) -> Node {
-        Node::new(id, &self.dir(), &self.database_url)
+        Node::new(id, &self.dir(), &self.database_url, &self.options)
     }
 
     /// Directory of configuration and logs.
@@ -222,13 +244,19 @@ impl Ring {
         self.dir.as_ref().unwrap().path().to_owned()
     }
 
+    /// The database itself, past a gate.
+    pub fn direct_database_url(&self) -> String {
+        match &self.gate {
+            Some(gate) => {
+                self.database_url.replace(&format!("127.0.0.1:{}", gate.port), &gate.target)
+            }
+            None => self.database_url.clone(),
+        }
+    }
+
     /// A balancer over all nodes.
     pub async fn balancer(&self) -> Balancer {
-        let target = |node: &Node| {
-            let client = node.client_url.trim_start_matches("http://").to_owned();
-            Target { client, admin: node.admin_url.clone() }
-        };
-        Balancer::start(self.nodes.iter().map(target).collect()).await
+        Balancer::over(self.nodes.iter()).await
     }
 
     /// Sessions of the whole ring, as any live node lists them.
@@ -287,22 +315,34 @@ impl Drop for Ring {
     }
 }
 
-async fn database(options: &RingOptions, dir: &TempDir) -> (String, Option<Arc<Gate>>) {
+type Database = (String, Option<Arc<Gate>>, Option<postgres::Server>);
+
+async fn database(options: &RingOptions, dir: &TempDir) -> Database {
     match options.store {
-        Store::Sqlite => (format!("sqlite://{}/ring.db", dir.path().display()), None),
-        Store::Postgres => (postgres::Server::shared().database().await, None),
+        Store::Sqlite => (format!("sqlite://{}/ring.db", dir.path().display()), None, None),
+        Store::Postgres => (postgres::Server::shared().database().await, None, None),
+        Store::OwnPostgres => {
+            let server = postgres::Server::start();
+            (server.database().await, None, Some(server))
+        }
         Store::GatedPostgres => {
             let url = postgres::Server::shared().database().await;
-            let (credentials, rest) = url.split_once('@').unwrap();
-            let (target, database) = rest.split_once('/').unwrap();
-            let gate = Gate::open(target).await;
-            (format!("{credentials}@127.0.0.1:{}/{database}", gate.port), Some(gate))
+            let (url, gate) = behind_gate(&url).await;
+            (url, Some(gate), None)
         }
     }
 }
 
+/// The same database as reached through a gate.
+pub async fn behind_gate(url: &str) -> (String, Arc<Gate>) {
+    let (credentials, rest) = url.split_once('@').unwrap();
+    let (target, database) = rest.split_once('/').unwrap();
+    let gate = Gate::open(target).await;
+    (format!("{credentials}@127.0.0.1:{}/{database}", gate.port), gate)
+}
+
 fn configuration(options: &RingOptions, sample: &str) -> String {
-    let RingOptions { timing, settings, tables, .. } = options;
+    let RingOptions { timing, settings, responses, tables, .. } = options;
     let timing = timing.settings();
     let tables = tables.replace("{sample}", sample);
     format!(
@@ -323,7 +363,7 @@ url = "ws://{sample}/stream"
 path = "/v1/responses"
 profile = "responses"
 upstream = "sample"
-
+{responses}
 [[route]]
 path = "/echo"
 profile = "opaque"
@@ -347,7 +387,7 @@ session_key = ["query:session"]
 }
 
 impl Node {
-    fn new(id: &str, dir: &Path, database_url: &str) -> Self {
+    fn new(id: &str, dir: &Path, database_url: &str, options: &RingOptions) -> Self {
         let addr = || format!("127.0.0.1:{}", free_port());
         let (client, peer, admin) = (addr(), addr(), addr());
         let config = dir.join("ringspan.toml");
@@ -366,13 +406,15 @@ impl Node {
             "--log-format",
             "json",
         ];
-        let program = Program::new(dir.join(format!("{id}.log")), &args)
+        let mut program = Program::new(dir.join(format!("{id}.log")), &args)
             .env("RINGSPAN_DATABASE_URL", database_url)
             .env("RINGSPAN_PEER_TOKEN", PEER_TOKEN);
+        program.sees_processes = options.process_proof;
         Self {
             id: id.to_owned(),
             client_url: format!("http://{client}"),
             admin_url: format!("http://{admin}"),
+            peer,
             program,
             process: Mutex::default(),
         }
@@ -415,6 +457,13 @@ impl Node {
         let url = format!("{}/health/ready", self.admin_url);
         let answer = http::request(::http::Method::GET, &url, &[], "").await.ok()?;
         serde_json::from_slice(&answer.body).ok()
+    }
+
+    /// A metric without labels.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = http::get(&format!("{}/metrics", self.admin_url), &[]).await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
     pub fn process(&self) -> Arc<Process> {

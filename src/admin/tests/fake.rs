@@ -44,8 +44,10 @@ impl NodeView for Fake {
             ring_version: 12,
             members: 3,
             database: if down { Database::Unreachable } else { Database::Ok },
+            database_away_seconds: down.then_some(20.0),
+            certified: down,
             draining: self.draining.load(Ordering::Relaxed),
-            lease_remaining_seconds: 13.5,
+            lease_remaining_seconds: if down { 0.0 } else { 13.5 },
             uptime_seconds: 3_700.0 + self.born.elapsed().as_secs_f64(),
         }
     }
@@ -102,6 +104,7 @@ pub(in crate::admin) fn ring() -> RingInfo {
             member(1, "DRAINING", 0.0, Some("eu-1b")),
             member(2, "ACTIVE", 0.4375, None),
         ],
+        outage: None,
     }
 }
 

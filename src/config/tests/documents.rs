@@ -56,6 +56,9 @@ fn a_dump_loads_again_to_the_same_configuration() {
     }
 }
 
+/// Thirty-two times an `h`.
+const HIDDEN_KEY: &str = "aGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGg=";
+
 #[test]
 fn no_secret_is_ever_shown() {
     let file = ROUTED
@@ -66,13 +69,17 @@ fn no_secret_is_ever_shown() {
         .file(&file)
         .env("K", "sk-hidden")
         .env("RINGSPAN_PEER_TOKEN", "hidden-hidden-hidden")
+        .env("RINGSPAN_HISTORY_KEY", HIDDEN_KEY)
         .env("RINGSPAN_DATABASE_URL", "postgres://u:hidden@h/d?password=hidden");
     let loaded = given.loaded().unwrap_or_else(|faults| panic!("{faults}"));
     let shown = dump(&loaded);
     assert!(!shown.contains("hidden"), "{shown}");
+    assert!(!shown.contains(HIDDEN_KEY), "{shown}");
+    assert!(shown.contains("# history_key = \"<redacted>\" # RINGSPAN_HISTORY_KEY"), "{shown}");
     assert!(shown.contains("# peer_token = \"<redacted>\" # RINGSPAN_PEER_TOKEN"), "{shown}");
     let debug = format!("{:?}", loaded.config);
     assert!(!debug.contains("hidden"), "{debug}");
+    assert!(!debug.contains("104, 104") && debug.contains("<1 redacted>"), "{debug}");
     let args = ServeArgs::default().with(Key::PeerToken, "hidden");
     assert!(!format!("{args:?}").contains("hidden"));
 }
@@ -105,7 +112,7 @@ fn the_schema_accepts_the_example_and_every_dump_and_refuses_slips() {
         "weight = 0",
         "migrate_on_start = \"true\"",
         "[[route]]\npath = \"/\"",
-        "[auth]\nmode = \"jwt\"",
+        "[auth]\nmode = \"token\"",
         "[[upstream]]\nname = \"a\"\nurl = \"ws://h\"\nauth = { bearer = \"x\" }",
     ] {
         assert!(accepts(slip).is_err(), "{slip}");

@@ -1,5 +1,6 @@
 use super::{Given, ROUTED};
 use crate::config::{
+    Continuity,
     settings::{Key, SETTINGS},
     value::Kind,
 };
@@ -37,7 +38,7 @@ fn all_faults_are_reported_at_once_one_line_each() {
         .env("RINGSPAN_WEIGHT", "heavy")
         .file(
             "weight = 0\nlisen = \"x\"\n[[upstream]]\nurl = \"ftp://h\"\ncolour = 1\n\
-             [[route]]\npath = \"x\"\nprofile = \"http\"\nupstream = \"none\"\n[auth]\nmode = \"jwt\"\n",
+             [[route]]\npath = \"x\"\nprofile = \"http\"\nupstream = \"none\"\n[auth]\nmode = \"token\"\n",
         )
         .faults();
     for mention in [
@@ -52,7 +53,7 @@ fn all_faults_are_reported_at_once_one_line_each() {
         "route[0].path in ",
         "route[0].profile in ",
         "route[0].upstream in ",
-        "verifying JWTs is not in this release",
+        "auth.mode in ",
     ] {
         let lines = faults.lines().filter(|line| line.contains(mention)).count();
         assert_eq!(lines, 1, "{mention:?} in: {faults}");
@@ -261,7 +262,36 @@ fn keys_and_mode_belong_together() {
     let raw = with("api_key", &key("sk-hunter2"));
     raw.refused_with(&["auth.key[0].sha256", "64 hexadecimal digits"]);
     assert!(!raw.faults().contains("hunter2"));
-    with("jwt", "").refused_with(&["auth.mode", "\"jwt\"", "not in this release"]);
+}
+
+#[test]
+fn a_token_needs_an_audience_and_one_source_of_keys() {
+    let jwt = || Given::upstream().flag(Key::AuthMode, "jwt");
+    let url = "https://id/keys";
+    jwt().flag(Key::JwtAudience, "a").refused_with(&["jwt-jwks-url", "issuer's keys"]);
+    jwt().flag(Key::JwtJwksUrl, url).refused_with(&["jwt-audience", "audience"]);
+    let sound = || jwt().flag(Key::JwtAudience, "ring").flag(Key::JwtJwksUrl, url);
+    sound().config();
+    sound().flag(Key::JwtJwksFile, "keys.json").refused_with(&["--jwt-jwks-file", "only one"]);
+    sound().flag(Key::JwtAlgorithms, "RS256,HS256").refused_with(&["--jwt-algorithms", "ES256"]);
+    Given::upstream()
+        .flag(Key::JwtIssuer, "https://id")
+        .refused_with(&["--jwt-issuer", "auth-mode is passthrough"]);
+}
+
+#[test]
+fn an_origin_is_a_scheme_and_a_host() {
+    for good in ["https://a.example", "http://localhost:3000", "https://a,https://b"] {
+        assert_eq!(
+            Given::upstream().flag(Key::AllowedOrigins, good).config().allowed_origins.join(","),
+            good
+        );
+    }
+    for bad in ["a.example", "https://a/", "https://a/path", "https://u@a", "*", "https://a,,"] {
+        Given::upstream()
+            .flag(Key::AllowedOrigins, bad)
+            .refused_with(&["--allowed-origins", "https://app.example"]);
+    }
 }
 
 #[test]
@@ -271,4 +301,65 @@ fn files_that_are_named_have_to_be_there() {
     Given::upstream()
         .flag(Key::PeerTokenFile, "/nonexistent")
         .refused_with(&["--peer-token-file", "readable file"]);
+}
+
+/// Two keys: thirty-two times an `h`, and an `i`.
+const KEYS: [&str; 2] = [
+    "aGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGg=",
+    "aWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWk=",
+];
+
+#[test]
+fn a_conversation_goes_to_the_database_only_with_a_key() {
+    let database = format!("{ROUTED}continuity = \"database\"\n");
+    Given::default().file(&database).refused_with(&[
+        "route[0].continuity in ",
+        "got \"database\"",
+        "history-key",
+    ]);
+    let config = Given::default().file(&database).env("RINGSPAN_HISTORY_KEY", KEYS[0]).config();
+    assert_eq!(config.routes[0].continuity, Continuity::Database);
+    assert_eq!(config.routes[1].continuity, Continuity::Database, "the alias is the same route");
+    assert_eq!(config.history_keys.expose(), [[b'h'; 32]]);
+    // A wrong key is one fault, not two.
+    Given::default()
+        .file(&database)
+        .env("RINGSPAN_HISTORY_KEY", "aGhoaA==")
+        .refused_with(&["RINGSPAN_HISTORY_KEY", "32 bytes in base64"]);
+}
+
+#[test]
+fn keys_of_conversations_are_never_shown_and_may_stand_in_a_file() {
+    let both = KEYS.join(",");
+    let faults = Given::upstream().flag(Key::HistoryKey, &format!("{both},oops")).faults();
+    assert!(!faults.contains("aGho") && !faults.contains("oops"), "{faults}");
+    let twice = format!("{},{}", KEYS[0], KEYS[0]);
+    Given::upstream().flag(Key::HistoryKey, &twice).refused_with(&["--history-key", "distinct"]);
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), KEYS.join("\n") + "\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let config = Given::upstream().flag(Key::HistoryKeyFile, path).config();
+    assert_eq!(config.history_keys.expose(), [[b'h'; 32], [b'i'; 32]], "the first encrypts");
+    Given::upstream()
+        .flag(Key::HistoryKeyFile, path)
+        .flag(Key::HistoryKey, KEYS[0])
+        .refused_with(&["--history-key-file", "only one"]);
+    std::fs::write(file.path(), "no key").unwrap();
+    Given::upstream().flag(Key::HistoryKeyFile, path).refused_with(&[
+        "--history-key-file",
+        "a file with",
+        "32 bytes",
+    ]);
+}
+
+#[test]
+fn continuity_is_a_matter_of_responses_routes() {
+    let opaque = format!("{ROUTED}{}", route("/rooms/{room}", "opaque", "continuity = \"memory\""));
+    Given::default().file(&opaque).refused_with(&["route[1].continuity", "opaque"]);
+    let odd = format!("{ROUTED}continuity = \"forever\"\n");
+    Given::default().file(&odd).refused_with(&["memory, replica, database"]);
+    assert_eq!(Given::upstream().config().routes[0].continuity, Continuity::Replica);
+    let memory = Given::default().file(&format!("{ROUTED}continuity = \"memory\"\n")).config();
+    assert_eq!(memory.routes[0].continuity, Continuity::Memory);
 }

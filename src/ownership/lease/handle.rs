@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Lease, LeaseState};
+use super::{Lease, LeaseState, ticks};
 
 /// A shared [`Lease`]: the heartbeat writes it, everything that serves reads it. Clones are
 /// the same lease. May be used from threads outside the runtime.
@@ -22,6 +22,9 @@ struct Shared {
     /// [`Lease`]'s number. Relaxed throughout: it guards no other memory, and a reader that
     /// is a moment late is what the margin is for.
     lease: AtomicU64,
+    /// Until when the lease is outlived ([`crate::ownership::outage`]), in the same ticks;
+    /// 0 without any certificate. It counts for nothing once the lease is lost.
+    certified: AtomicU64,
     changed: Notify,
 }
 
@@ -29,7 +32,7 @@ impl Default for LeaseHandle {
     /// A suspended lease.
     fn default() -> Self {
         let lease = AtomicU64::new(Lease::SUSPENDED.0);
-        Self(Arc::new(Shared { lease, changed: Notify::new() }))
+        Self(Arc::new(Shared { lease, certified: AtomicU64::new(0), changed: Notify::new() }))
     }
 }
 
@@ -44,16 +47,52 @@ impl LeaseHandle {
         self.update(Lease::fenced);
     }
 
-    /// Whether sessions may be served at `now`. One relaxed load.
+    /// The lease is outlived until `until`, unless it is lost. Wakes those who wait. True
+    /// if no earlier certificate holds at this moment.
+    pub fn certified(&self, until: Instant) -> bool {
+        let before = self.0.certified.fetch_max(ticks(until), Ordering::Relaxed);
+        self.0.changed.notify_waiters();
+        before <= ticks(Instant::now())
+    }
+
+    /// Whether owned sessions may be served at `now`: by the lease or by a certificate. Two
+    /// relaxed loads at most.
     #[must_use]
     pub fn is_live(&self, now: Instant) -> bool {
+        self.is_leased(now) || self.is_certified(now)
+    }
+
+    /// Whether the lease itself holds at `now`: what it takes to claim anything.
+    #[must_use]
+    pub fn is_leased(&self, now: Instant) -> bool {
         self.lease().is_live(now)
     }
 
-    /// What the lease allows at `now`.
+    /// Whether a certificate holds at `now`, whatever is left of the lease.
+    #[must_use]
+    pub fn is_certified(&self, now: Instant) -> bool {
+        ticks(now) < self.0.certified.load(Ordering::Relaxed) && self.lease() != Lease::LOST
+    }
+
+    /// When the certificate ends unless another follows; None if none holds now.
+    #[must_use]
+    pub fn certified_until(&self) -> Option<Instant> {
+        match Lease(self.0.certified.load(Ordering::Relaxed).max(Lease::SUSPENDED.0))
+            .state(Instant::now())
+        {
+            LeaseState::Live { until } if !self.is_lost() => Some(until),
+            _ => None,
+        }
+    }
+
+    /// What the lease, or a certificate in its place, allows at `now`.
     #[must_use]
     pub fn state(&self, now: Instant) -> LeaseState {
-        self.lease().state(now)
+        let certified = Lease(self.0.certified.load(Ordering::Relaxed).max(Lease::SUSPENDED.0));
+        match self.lease().state(now) {
+            LeaseState::Suspended => certified.state(now),
+            leased => leased,
+        }
     }
 
     /// Whether the lease is lost for good.
@@ -62,16 +101,17 @@ impl LeaseHandle {
         self.state(Instant::now()) == LeaseState::Lost
     }
 
-    /// When the lease ends unless it is renewed; None when it is not live now.
+    /// When the lease ends unless it is renewed; None when it is over or lost, certificate
+    /// or not.
     #[must_use]
     pub fn until(&self) -> Option<Instant> {
-        match self.state(Instant::now()) {
+        match self.lease().state(Instant::now()) {
             LeaseState::Live { until } => Some(until),
             LeaseState::Suspended | LeaseState::Lost => None,
         }
     }
 
-    /// Waits until the lease is live (true) or lost (false). Cancel-safe. That it is live
+    /// Waits until sessions may be served (true) or the lease is lost (false). Cancel-safe. That it is live
     /// is true of the moment of the answer only.
     pub async fn live(&self) -> bool {
         self.wait(|state| match state {
@@ -193,5 +233,35 @@ mod tests {
             });
             assert_eq!(lease.state(now), LeaseState::Lost);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_outlives_the_lease_and_ends_by_itself() {
+        let lease = LeaseHandle::default();
+        lease.renewed(now(), TTL, MARGIN);
+        advance(TTL).await;
+        assert!(!lease.is_live(now()));
+        let until = now() + Duration::from_secs(3);
+        lease.certified(until);
+        assert!(lease.live().await, "who waited is woken");
+        assert!(lease.is_live(now()) && lease.is_certified(now()));
+        assert!(!lease.is_leased(now()), "nothing is claimed by a certificate");
+        assert_eq!(lease.state(now()), LeaseState::Live { until });
+        // A process that stood still finds it over, before anybody tells.
+        advance(Duration::from_secs(3)).await;
+        assert!(!lease.is_live(now()));
+        assert_eq!(lease.state(now()), LeaseState::Suspended);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fence_ends_a_certificate_and_no_later_one_counts() {
+        let lease = LeaseHandle::default();
+        lease.certified(now() + TTL);
+        assert!(lease.is_live(now()));
+        lease.fenced();
+        assert!(!lease.is_live(now()));
+        lease.certified(now() + 2 * TTL);
+        assert!(!lease.is_live(now()));
+        assert_eq!(lease.state(now()), LeaseState::Lost);
     }
 }

@@ -101,6 +101,7 @@ impl Actor {
             self.stats.turns_running.store(turns.running() as u64, Relaxed);
             self.stats.turns_queued.store(turns.queued() as u64, Relaxed);
             self.stats.turns_done.store(turns.done(), Relaxed);
+            self.stats.history_bytes.store(turns.history().bytes() as u64, Relaxed);
         }
         let lag = self.clients.iter().map(|client| client.lag(&self.streams)).max();
         self.stats.lag.store(lag.unwrap_or(0), Relaxed);

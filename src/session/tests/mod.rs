@@ -3,6 +3,7 @@
 
 pub(crate) mod node;
 
+mod archive;
 mod edges;
 mod ends;
 mod moves;

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{KeySource, Limits, Profile, Route, Upstream, UpstreamAuth},
+    config::{Continuity, HistoryKeys, KeySource, Limits, Profile, Route, Upstream, UpstreamAuth},
     ids::{Epoch, Incarnation, Principal, SessionId},
     link::{Frame, Link},
     ownership::lease::LeaseHandle,
@@ -21,6 +21,7 @@ use crate::{
     session::{
         Attach, AttachError, Attached, ClientKind, ClientLabel, Context, Registry,
         aliases::AliasWriter,
+        archive::Archive,
         replica::{Heirs, Replicator},
         warm::Prepared,
     },
@@ -149,8 +150,15 @@ pub(crate) fn route(profile: Profile, gate: &Gate) -> Route {
         upstream: Arc::new(upstream),
         session_key: vec![KeySource::Path("room".into())],
         detach_ttl: Duration::from_mins(1),
+        continuity: Continuity::default(),
         compression: false,
     }
+}
+
+/// An archive with a key of its own.
+fn archive(store: &Arc<dyn Store>, metrics: &Metrics, tracker: &TaskTracker) -> Archive {
+    let keys = HistoryKeys::parse("aGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGg=").unwrap();
+    Archive::start(Arc::clone(store), &keys, metrics.clone(), tracker)
 }
 
 /// One node of a ring, without its listeners.
@@ -231,9 +239,16 @@ impl Node {
             limits,
             metrics: metrics.clone(),
             dialer: dialer.clone(),
+            archive: archive(&shared, &metrics, &tracker),
             aliases: AliasWriter::start(shared, &tracker),
             heirs: Arc::new(Alone),
-            replicator: Replicator::start(me, Arc::new(Alone), ring.clone(), &tracker),
+            replicator: Replicator::start(
+                me,
+                Arc::new(Alone),
+                ring.clone(),
+                metrics.clone(),
+                &tracker,
+            ),
             tracker: tracker.clone(),
             events: Events::default(),
         };
@@ -255,12 +270,14 @@ impl Node {
             limits: self.limits,
             metrics: self.metrics.clone(),
             dialer: self.dialer.clone(),
+            archive: archive(&store, &self.metrics, &self.tracker),
             aliases: AliasWriter::start(store, &self.tracker),
             heirs: Arc::new(Alone),
             replicator: Replicator::start(
                 self.me,
                 Arc::new(Alone),
                 self.ring.clone(),
+                self.metrics.clone(),
                 &self.tracker,
             ),
             tracker: self.tracker.clone(),

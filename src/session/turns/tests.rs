@@ -2,6 +2,7 @@
 
 mod edges;
 mod model;
+mod recall;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,8 @@ pub(super) struct Desk {
     pub(super) replies: Vec<(ClientId, String, u32)>,
     pub(super) aliases: Vec<String>,
     pub(super) hang_ups: usize,
+    /// How often the database was asked.
+    pub(super) recalls: usize,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +60,7 @@ impl Desk {
                     assert!(self.logs.contains_key(&turn), "forgot a log that is not open");
                 }
                 Action::Remembered(_) => {}
+                Action::Recall => self.recalls += 1,
                 Action::HangUp => self.hang_ups += 1,
                 Action::Alias(id) => self.aliases.push(id),
             }

@@ -1,16 +1,20 @@
 //! The rules of the store as plain functions over plain maps; what the SQL backends are
 //! compared with.
 
+mod turns;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
+use self::turns::TurnEntry;
+use super::conversations::Conversations;
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
         Alias, AliasKind, Claim, Claimed, Heartbeat, Member, MemberState, NewMember, Result,
         RingView, SessionFilter, SessionRow, SessionState, StoreError, Transferred,
-        sql::foreign_row,
+        sql::foreign_row, turns::TurnId,
     },
 };
 
@@ -23,6 +27,8 @@ pub(super) struct Table {
     members: BTreeMap<Incarnation, MemberEntry>,
     sessions: BTreeMap<SessionId, SessionEntry>,
     aliases: BTreeMap<(Principal, &'static str, [u8; 16]), (SessionId, Instant)>,
+    pub(super) conversations: Conversations,
+    turns: BTreeMap<TurnId, TurnEntry>,
 }
 
 struct MemberEntry {
@@ -61,7 +67,7 @@ impl Table {
             .find(|(_, member)| member.said.node_id == new.node_id && member.state.is_alive());
         if let Some((holder, member)) = holder {
             let remaining = member.expires.saturating_duration_since(now);
-            if !remaining.is_zero() && !new.supersede {
+            if !new.supersede {
                 let node_id = new.node_id.clone();
                 return Err(StoreError::NodeIdInUse { node_id, holder: *holder, remaining });
             }
@@ -179,6 +185,7 @@ impl Table {
         entry.epoch = epoch;
         entry.state = SessionState::Live;
         entry.updated = now;
+        self.forget_turns(claim.id);
         Ok(Claimed::Won { epoch, from })
     }
 
@@ -235,8 +242,10 @@ impl Table {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
         now: Instant,
     ) -> Transferred {
+        let running = self.has_open_turn(id);
         let fit = self
             .members
             .get(&heir)
@@ -251,12 +260,17 @@ impl Table {
         if !fit {
             return Transferred::HeirUnfit;
         }
+        if running && !forced {
+            return Transferred::TurnsRunning;
+        }
         self.epoch += 1;
-        row.epoch = Epoch(self.epoch);
+        let epoch = Epoch(self.epoch);
+        row.epoch = epoch;
         row.owner = Some(heir);
         row.state = SessionState::Live;
         row.updated = now;
-        Transferred::Moved(row.epoch)
+        self.forget_turns(id);
+        Transferred::Moved(epoch)
     }
 
     pub(super) fn put_aliases(&mut self, aliases: &[Alias], now: Instant) {
@@ -282,13 +296,27 @@ impl Table {
             row.state == SessionState::Closed && old(row.updated)
         });
         let sessions = &self.sessions;
+        self.turns.retain(|(session, ..), _| sessions.contains_key(session));
         gone += remove(&mut self.aliases, limit, |_, (session, since)| {
             old(*since) && sessions.get(session).is_none_or(|row| row.owner.is_none())
         });
         gone += remove(&mut self.members, limit, |me, member| {
             member.ended.is_some_and(old) && !sessions.values().any(|row| row.owner == Some(*me))
         });
+        gone += self.sweep_conversations(limit, old);
         gone
+    }
+
+    /// Whether somebody owns the session, alive or not.
+    pub(super) fn is_owned(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(|row| row.owner.is_some())
+    }
+
+    /// Whether the session's owner, if it has one, may still be serving it.
+    pub(super) fn is_served(&self, id: SessionId) -> bool {
+        let owner = self.sessions.get(&id).and_then(|row| row.owner);
+        let owner = owner.and_then(|owner| self.members.get(&owner));
+        owner.is_some_and(|member| member.state.is_alive())
     }
 
     fn living(&mut self, me: Incarnation) -> Result<&mut MemberEntry> {
@@ -300,7 +328,7 @@ impl Table {
 }
 
 /// Removes at most `limit` entries; answers how many went.
-fn remove<K: Ord + Clone, V>(
+pub(super) fn remove<K: Ord + Clone, V>(
     map: &mut BTreeMap<K, V>,
     limit: u32,
     which: impl Fn(&K, &V) -> bool,

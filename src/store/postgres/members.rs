@@ -33,8 +33,7 @@ macro_rules! ring_change {
 }
 
 const BURY_EARLIER: &str = "UPDATE member SET state = 'DEAD', ended_at = clock_timestamp() \
-     WHERE node_id = $1 AND state IN ('JOINING', 'ACTIVE', 'DRAINING') \
-     AND ($2 OR lease_expires_at <= clock_timestamp())";
+     WHERE node_id = $1 AND state IN ('JOINING', 'ACTIVE', 'DRAINING') AND $2";
 
 const HOLDER: &str = "SELECT incarnation, \
      (extract(epoch FROM lease_expires_at - clock_timestamp()) * 1000000)::bigint AS remaining_us \

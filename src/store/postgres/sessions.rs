@@ -68,9 +68,15 @@ const TRANSFER: &str = "UPDATE session SET owner = $4, state = 'LIVE', \
      taken_from = NULLIF(owner, $4), updated_at = clock_timestamp() \
      WHERE id = $1 AND owner = $2 AND epoch = $3 AND state = 'QUIESCING' \
      AND EXISTS (SELECT 1 FROM member WHERE incarnation = $4 AND state = 'ACTIVE' \
-     AND lease_expires_at > clock_timestamp()) RETURNING epoch";
+     AND lease_expires_at > clock_timestamp()) \
+     AND ($5 OR NOT EXISTS (SELECT 1 FROM turn WHERE session = $1 \
+     AND turn.state IN ('DISPATCHED', 'VISIBLE'))) RETURNING epoch";
 
-const SWEEP: [&str; 3] = [
+/// Why a transfer of a quiescing session was refused.
+const HEIR_FIT: &str = "SELECT EXISTS (SELECT 1 FROM member WHERE incarnation = $1 \
+     AND state = 'ACTIVE' AND lease_expires_at > clock_timestamp()) AS fit";
+
+const SWEEP: [&str; 4] = [
     "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE state = 'CLOSED' \
      AND updated_at <= clock_timestamp() - $1 * interval '1 microsecond' \
      ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
@@ -83,6 +89,12 @@ const SWEEP: [&str; 3] = [
      AND ended_at <= clock_timestamp() - $1 * interval '1 microsecond' \
      AND NOT EXISTS (SELECT 1 FROM session s WHERE s.owner = m.incarnation) \
      ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+    "DELETE FROM conversation WHERE (session, epoch, part_no) IN \
+     (SELECT session, epoch, part_no FROM conversation c \
+     WHERE updated_at <= clock_timestamp() - $1 * interval '1 microsecond' \
+     AND NOT EXISTS (SELECT 1 FROM session s JOIN member m ON m.incarnation = s.owner \
+     WHERE s.id = c.session AND m.state IN ('JOINING', 'ACTIVE', 'DRAINING')) \
+     ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
 ];
 
 /// A statement that touches one session only while it is ours in that epoch.
@@ -181,15 +193,20 @@ impl Postgres {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
-        let query = fenced(TRANSFER, id, me, epoch).bind(heir.0);
+        let query = fenced(TRANSFER, id, me, epoch).bind(heir.0).bind(forced);
         if let Some(row) = self.optional(query).await? {
             return Ok(Transferred::Moved(Epoch(row.try_get("epoch")?)));
         }
         Ok(match self.session(id).await? {
             Some(row) if row.owner != Some(me) || row.epoch != epoch => Transferred::NotOwner,
             Some(row) if row.state != SessionState::Quiescing => Transferred::NotQuiescing,
-            Some(_) => Transferred::HeirUnfit,
+            Some(_) => {
+                let fit = self.optional(sqlx::query(HEIR_FIT).bind(heir.0)).await?;
+                let fit = fit.ok_or_else(super::no_meta)?.try_get("fit")?;
+                if fit { Transferred::TurnsRunning } else { Transferred::HeirUnfit }
+            }
             None => Transferred::NotOwner,
         })
     }

@@ -5,11 +5,23 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use super::{Found, MIGRATION_LIMIT, Migration, Progress, RETRY, SchemaStatus, Step};
 use crate::store::{Result, StoreError, StoreOptions, postgres::connect_options};
 
-pub(in crate::store) const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    name: "initial",
-    sql: include_str!("../../../migrations/postgres/0001_initial.sql"),
-}];
+pub(in crate::store) const MIGRATIONS: [Migration; 3] = [
+    Migration {
+        version: 1,
+        name: "initial",
+        sql: include_str!("../../../migrations/postgres/0001_initial.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "turns",
+        sql: include_str!("../../../migrations/postgres/0002_turns.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "conversations",
+        sql: include_str!("../../../migrations/postgres/0003_conversations.sql"),
+    },
+];
 
 /// Advisory lock of the runners: "ringspan" as a number.
 const LOCK: i64 = i64::from_be_bytes(*b"ringspan");

@@ -10,11 +10,23 @@ use crate::store::{
     sqlite::{connect_options, path},
 };
 
-pub(in crate::store) const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    name: "initial",
-    sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
-}];
+pub(in crate::store) const MIGRATIONS: [Migration; 3] = [
+    Migration {
+        version: 1,
+        name: "initial",
+        sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "turns",
+        sql: include_str!("../../../migrations/sqlite/0002_turns.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "conversations",
+        sql: include_str!("../../../migrations/sqlite/0003_conversations.sql"),
+    },
+];
 
 pub(in crate::store) fn wanted() -> i64 {
     super::wanted(&MIGRATIONS)
@@ -114,7 +126,9 @@ async fn attempt(
             .await?;
         let (id, secret) = super::new_cluster();
         sqlx::query(
-            "INSERT INTO ring_meta (cluster_id, secret) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+            // Named, because SQLite numbers an integer key by itself, whatever its default.
+            "INSERT INTO ring_meta (singleton, cluster_id, secret) VALUES (1, ?1, ?2) \
+             ON CONFLICT DO NOTHING",
         )
         .bind(id)
         .bind(secret)

@@ -64,11 +64,11 @@ impl Sqlite {
         if let Some(holder) = holder {
             let incarnation = Incarnation(holder.try_get(0)?);
             let remaining = holder.try_get::<i64, _>(1)?.saturating_sub(now);
-            if remaining > 0 && !new.supersede {
+            if !new.supersede {
                 return Err(StoreError::NodeIdInUse {
                     node_id: new.node_id.clone(),
                     holder: incarnation,
-                    remaining: from_micros(remaining.saturating_mul(1000)),
+                    remaining: from_micros(remaining.max(0).saturating_mul(1000)),
                 });
             }
             set_state(&mut tx, incarnation, MemberState::Dead).await?;

@@ -31,7 +31,7 @@ const SESSION: &str = select_sessions!("s.id = ?2");
 
 const NEXT_EPOCH: &str = "UPDATE ring_meta SET epoch = epoch + 1 RETURNING epoch";
 
-const SWEEP: [&str; 3] = [
+const SWEEP: [&str; 4] = [
     "DELETE FROM session WHERE id IN (SELECT id FROM session \
      WHERE state = 'CLOSED' AND updated_at <= ?1 ORDER BY updated_at LIMIT ?2)",
     "DELETE FROM alias WHERE (principal, kind, digest) IN (SELECT principal, kind, digest \
@@ -42,6 +42,11 @@ const SWEEP: [&str; 3] = [
      WHERE state IN ('DEAD', 'GONE') AND ended_at <= ?1 \
      AND NOT EXISTS (SELECT 1 FROM session s WHERE s.owner = m.incarnation) \
      ORDER BY ended_at LIMIT ?2)",
+    "DELETE FROM conversation WHERE (session, epoch, part_no) IN \
+     (SELECT session, epoch, part_no FROM conversation c WHERE updated_at <= ?1 \
+     AND NOT EXISTS (SELECT 1 FROM session s JOIN member m ON m.incarnation = s.owner \
+     WHERE s.id = c.session AND m.state IN ('JOINING', 'ACTIVE', 'DRAINING')) \
+     ORDER BY updated_at LIMIT ?2)",
 ];
 
 /// A statement that touches one session only while it is ours in that epoch: `?1` to `?3`
@@ -171,6 +176,7 @@ impl Sqlite {
         me: Incarnation,
         epoch: Epoch,
         heir: Incarnation,
+        forced: bool,
     ) -> Result<Transferred> {
         const TRANSFER: &str = "UPDATE session SET owner = ?5, state = 'LIVE', \
              epoch = MAX(epoch + 1, ?6), taken_from = NULLIF(owner, ?5), updated_at = ?4 \
@@ -198,6 +204,16 @@ impl Sqlite {
         .await?;
         if !fit {
             return Ok(Transferred::HeirUnfit);
+        }
+        let running: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM turn WHERE session = ?1 \
+             AND state IN ('DISPATCHED', 'VISIBLE'))",
+        )
+        .bind(&id.0[..])
+        .fetch_one(&mut *tx)
+        .await?;
+        if running && !forced {
+            return Ok(Transferred::TurnsRunning);
         }
         let next: i64 = sqlx::query_scalar(NEXT_EPOCH).fetch_one(&mut *tx).await?;
         let row =

@@ -57,6 +57,10 @@ impl Described for Remaining {
     const KIND: &'static str = "gauge";
 }
 
+impl Described for Since {
+    const KIND: &'static str = "gauge";
+}
+
 impl<S, M, C> Described for Family<S, M, C>
 where
     S: LabelNames + Clone + Eq + std::hash::Hash + fmt::Debug + Send + Sync + 'static,
@@ -87,6 +91,25 @@ impl EncodeMetric for Remaining {
         let deadline = *self.0.lock();
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         encoder.encode_gauge(&left.unwrap_or_default().as_secs_f64())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
+/// Seconds since a condition began, worked out when it is read; 0 while there is none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Since(pub(super) std::sync::Arc<Mutex<Option<Instant>>>);
+
+impl TypedMetric for Since {
+    const TYPE: MetricType = MetricType::Gauge;
+}
+
+impl EncodeMetric for Since {
+    fn encode(&self, mut encoder: MetricEncoder) -> fmt::Result {
+        let began = *self.0.lock();
+        encoder.encode_gauge(&began.map_or(0.0, |at| at.elapsed().as_secs_f64()))
     }
 
     fn metric_type(&self) -> MetricType {

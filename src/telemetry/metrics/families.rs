@@ -4,11 +4,11 @@ use prometheus_client::{metrics::family::Family, registry::Unit};
 
 use super::{
     Counter, Gauge, Histogram,
-    catalogue::{Catalogue, Remaining},
+    catalogue::{Catalogue, Remaining, Since},
     labels::{
-        Build, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByOperation, ByOutcome, ByPlace,
-        ByProfile, ByResume, ByRoute, BySide, ByState, ByStoreFailure, ByTakeover, ByTurn,
-        ByUpstream,
+        Build, ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByOperation,
+        ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide, ByState, ByStoreFailure,
+        ByTakeover, ByTurn, ByUpstream,
     },
     process,
 };
@@ -39,9 +39,16 @@ pub(super) struct Families {
     pub(super) turn_first_event: Histograms<ByRoute>,
     pub(super) turn_seconds: Histograms<ByTurn>,
     pub(super) turn_queue: Family<ByRoute, Gauge>,
+    pub(super) conversation_parts: Counter,
+    pub(super) conversation_bytes: Counter,
+    pub(super) conversation_failures: Family<ByArchiveFailure, Counter>,
+    pub(super) conversation_copies: Family<ByOutcome, Counter>,
+    pub(super) heir_conversations: Gauge,
     pub(super) ring_members: Family<ByState, Gauge>,
     pub(super) ring_version: Gauge,
     pub(super) lease: Remaining,
+    pub(super) certificate: Remaining,
+    pub(super) store_outage: Since,
     pub(super) claims: Family<ByClaim, Counter>,
     pub(super) takeovers: Family<ByTakeover, Counter>,
     pub(super) not_owner: Family<BySide, Counter>,
@@ -146,6 +153,36 @@ impl Families {
                 "Turns accepted and waiting for their lane",
                 Family::default(),
             ),
+            conversation_parts: c.add(
+                "conversation_parts",
+                None,
+                "Parts of conversations written to the database",
+                Counter::default(),
+            ),
+            conversation_bytes: c.add(
+                "conversation",
+                bytes(),
+                "Bytes of the parts of conversations written to the database",
+                Counter::default(),
+            ),
+            conversation_failures: c.add(
+                "conversation_failures",
+                None,
+                "Conversations that the database did not take, give back, or give back readable",
+                Family::default(),
+            ),
+            conversation_copies: c.add(
+                "conversation_copies",
+                None,
+                "Conversations and parts of them sent to the next owner",
+                Family::default(),
+            ),
+            heir_conversations: c.add(
+                "heir_conversations",
+                None,
+                "Conversations of other owners' sessions kept by this node as the next owner",
+                Gauge::default(),
+            ),
             ring_members: c.add(
                 "ring_members",
                 None,
@@ -163,6 +200,18 @@ impl Families {
                 seconds(),
                 "Time until this node must stop serving unless a heartbeat succeeds",
                 Remaining::default(),
+            ),
+            certificate: c.add(
+                "outage_certificate_remaining",
+                seconds(),
+                "Time for which peers allow this node to outlive its lease; 0 without a certificate",
+                Remaining::default(),
+            ),
+            store_outage: c.add(
+                "store_outage",
+                seconds(),
+                "Time since the store was last reached, while heartbeats fail; else 0",
+                Since::default(),
             ),
             claims: c.add("claims", None, "Attempts to own a session", Family::default()),
             takeovers: c.add(

@@ -4,6 +4,8 @@ use std::fmt::Debug;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 
+use crate::store::StoreError;
+
 /// A label set that knows the names of its labels, for the catalogue.
 pub trait LabelNames: EncodeLabelSet {
     const NAMES: &'static [&'static str];
@@ -102,6 +104,20 @@ label_value!(
 );
 
 label_value!(
+    /// What went wrong with a conversation in the database.
+    ArchiveFailure {
+        /// It was not written; the next turn writes all.
+        Write => "write",
+        /// Too many wait to be written.
+        Queue => "queue",
+        /// It was not read in time.
+        Read => "read",
+        /// A part of it could not be decrypted.
+        Open => "open",
+    }
+);
+
+label_value!(
     /// How a turn ended.
     TurnOutcome {
         Completed => "completed",
@@ -165,6 +181,7 @@ label_value!(
     }
 );
 
+label_set!(ByArchiveFailure { reason: ArchiveFailure });
 label_set!(ByRoute { route: String });
 label_set!(ByProfile { route: String, profile: &'static str });
 label_set!(ByPlace { route: String, place: Place });
@@ -183,3 +200,13 @@ label_set!(ByOperation { operation: &'static str });
 label_set!(ByStoreFailure { operation: &'static str, reason: StoreFailure });
 label_set!(ByError { code: &'static str, blame: &'static str });
 label_set!(Build { version: &'static str, revision: &'static str });
+
+impl From<&StoreError> for StoreFailure {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::Unreachable,
+            StoreError::Timeout(_) => Self::Timeout,
+            _ => Self::Other,
+        }
+    }
+}

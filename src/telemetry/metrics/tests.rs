@@ -10,7 +10,7 @@ const PROMISED: &str = "sessions attached_clients ring_members ring_version leas
     replay_buffer_bytes resumes_total handoffs_total handoff_seconds drain_state \
     drain_remaining_sessions upstream_connections upstream_dials_total breaker_state \
     peer_connections peer_rtt_seconds store_seconds store_errors_total not_owner_total \
-    slow_clients_total build_info";
+    slow_clients_total build_info outage_certificate_remaining_seconds store_outage_seconds";
 
 /// Metrics in which every family has a value.
 fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
@@ -32,6 +32,10 @@ fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
     m.resume("/r", ResumeOutcome::Gap);
     m.turn("/r", TurnOutcome::Completed, took);
     m.turn_first_event("/r", took);
+    m.archived(1, 300);
+    m.archive_failure(ArchiveFailure::Read);
+    m.conversation_copy(Outcome::Ok);
+    m.heir_conversations(3);
     m.ring(7, [MemberState::Active, MemberState::Active, MemberState::Draining]);
     m.claim(ClaimOutcome::Claimed);
     m.takeover(TakeoverReason::Dead);

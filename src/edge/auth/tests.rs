@@ -1,0 +1,208 @@
+//! Who is let in, and for how long.
+
+use std::{collections::HashMap, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::FutureExt;
+use http::HeaderValue;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
+use serde_json::{Value, json};
+use sha2::Digest;
+
+use super::*;
+use crate::{
+    config::{ApiKey, ApiKeys, Jwks, Jwt},
+    upstream::Dialer,
+};
+
+fn fetcher() -> Fetcher {
+    Dialer::new(std::iter::empty(), Duration::from_secs(1), 1024).unwrap().fetcher().unwrap()
+}
+
+fn authenticator(auth: Auth, secret: u8) -> Authenticator {
+    Authenticator::new(auth, Vec::new(), [secret; 32], fetcher())
+}
+
+fn headers(text: &str) -> HeaderMap {
+    HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(text).unwrap())])
+}
+
+fn principal(auth: &Authenticator, headers: &HeaderMap) -> Result<Principal> {
+    let identity = auth.identify(headers).now_or_never().expect("judged at once");
+    identity.map(|identity| identity.principal)
+}
+
+#[test]
+fn credentials_make_principals_and_clusters_do_not_share_them() {
+    let one = authenticator(Auth::Passthrough, 1);
+    let two = authenticator(Auth::Passthrough, 2);
+    let a = headers("Bearer a");
+    assert_eq!(principal(&one, &a), principal(&one, &a));
+    assert_ne!(principal(&one, &a), principal(&one, &headers("Bearer b")));
+    assert_ne!(principal(&one, &a), principal(&one, &HeaderMap::new()));
+    assert_ne!(principal(&one, &a), principal(&two, &a));
+}
+
+#[test]
+fn only_known_keys_are_let_in() {
+    let sha256 = Sha256::digest(b"right").into();
+    let fixed = vec![ApiKey { name: "team".into(), sha256 }];
+    let auth = authenticator(Auth::ApiKey(ApiKeys { fixed, file: None }), 1);
+    assert!(principal(&auth, &headers("Bearer right")).is_ok());
+    assert!(principal(&auth, &headers("bearer right")).is_ok());
+    for headers in [headers("Bearer wrong"), headers("right"), HeaderMap::new()] {
+        assert_eq!(principal(&auth, &headers).unwrap_err().code, Code::NotAuthorized);
+    }
+}
+
+#[test]
+fn a_page_of_a_foreign_origin_is_refused_whatever_it_shows() {
+    let origins = vec!["https://app.example".into()];
+    let auth = Authenticator::new(Auth::None, origins, [1; 32], fetcher());
+    let from =
+        |origin: &'static str| HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
+    assert!(principal(&auth, &HeaderMap::new()).is_ok());
+    assert!(principal(&auth, &from("https://APP.example")).is_ok());
+    for origin in ["https://app.example.evil", "http://app.example", "null", ""] {
+        assert_eq!(principal(&auth, &from(origin)).unwrap_err().code, Code::Forbidden, "{origin}");
+    }
+}
+
+/// An issuer with one Ed25519 key, made for this test.
+struct Issuer {
+    key: EncodingKey,
+    jwks: Value,
+}
+
+impl Issuer {
+    fn new(kid: &str) -> Self {
+        use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+        let document = pair.to_pkcs8v1().unwrap();
+        Self {
+            key: EncodingKey::from_ed_der(document.as_ref()),
+            jwks: json!({ "keys": [{
+                "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": x,
+            }] }),
+        }
+    }
+
+    fn token(&self, kid: &str, claims: &Value) -> HeaderMap {
+        let header = Header { kid: Some(kid.into()), ..Header::new(Algorithm::EdDSA) };
+        headers(&format!("Bearer {}", encode(&header, claims, &self.key).unwrap()))
+    }
+}
+
+fn claims() -> Value {
+    let exp = get_current_timestamp() + 600;
+    json!({ "sub": "ada", "iss": "https://id.example", "aud": ["ring", "other"], "exp": exp })
+}
+
+fn with(name: &str, value: impl Into<Value>) -> Value {
+    let mut claims = claims();
+    claims[name] = value.into();
+    claims
+}
+
+/// An authenticator that has read the keys of `file`.
+fn tokens(file: &tempfile::NamedTempFile) -> (Authenticator, tokio_util::sync::DropGuard) {
+    let rules = Jwt {
+        jwks: Jwks::File(file.path().into()),
+        algorithms: vec!["EdDSA".into(), "ES256".into()],
+        issuer: Some("https://id.example".into()),
+        audience: "ring".into(),
+        principal_claim: "sub".into(),
+        leeway: Duration::from_secs(1),
+    };
+    let auth = authenticator(Auth::Jwt(rules), 1);
+    let stop = CancellationToken::new();
+    auth.follow(&TaskTracker::new(), &stop);
+    (auth, stop.drop_guard())
+}
+
+fn write(file: &tempfile::NamedTempFile, jwks: &Value) {
+    std::fs::write(file.path(), jwks.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn a_signed_token_for_this_service_is_let_in_and_every_other_is_not() {
+    let (issuer, other) = (Issuer::new("k1"), Issuer::new("k1"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(&file, &issuer.jwks);
+    let (auth, _running) = tokens(&file);
+    let ada = auth.identify(&issuer.token("k1", &claims())).await.unwrap();
+    let again = auth.identify(&issuer.token("k1", &with("jti", "2"))).await.unwrap();
+    assert_eq!(ada.principal, again.principal);
+    let bob = auth.identify(&issuer.token("k1", &with("sub", "bob"))).await.unwrap();
+    assert_ne!(ada.principal, bob.principal);
+
+    let now = get_current_timestamp();
+    let hs256 = {
+        // The classic: the public key as the secret of a symmetric algorithm.
+        let key =
+            EncodingKey::from_secret(issuer.jwks["keys"][0]["x"].as_str().unwrap().as_bytes());
+        let header = Header { kid: Some("k1".into()), ..Header::new(Algorithm::HS256) };
+        headers(&format!("Bearer {}", encode(&header, &claims(), &key).unwrap()))
+    };
+    let unsigned = {
+        let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let header = part(json!({ "alg": "none", "kid": "k1" }));
+        headers(&format!("Bearer {header}.{}.", part(claims())))
+    };
+    let refused = HashMap::from([
+        ("foreign key", other.token("k1", &claims())),
+        ("unknown key", issuer.token("k2", &claims())),
+        ("expired", issuer.token("k1", &with("exp", now - 60))),
+        ("not yet", issuer.token("k1", &with("nbf", now + 60))),
+        ("audience", issuer.token("k1", &with("aud", "elsewhere"))),
+        ("issuer", issuer.token("k1", &with("iss", "https://evil.example"))),
+        ("no end", issuer.token("k1", &with("exp", Value::Null))),
+        ("no subject", issuer.token("k1", &with("sub", ""))),
+        ("symmetric", hs256),
+        ("unsigned", unsigned),
+        ("nonsense", headers("Bearer a.b.c")),
+        ("nothing", HeaderMap::new()),
+    ]);
+    for (what, headers) in refused {
+        let refusal = auth.identify(&headers).await.err();
+        assert_eq!(refusal.map(|error| error.code), Some(Code::NotAuthorized), "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_good_until_it_expires_and_no_longer() {
+    let issuer = Issuer::new("k1");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(&file, &issuer.jwks);
+    let (auth, _running) = tokens(&file);
+    let soon = with("exp", get_current_timestamp() + 60);
+    let identity = auth.identify(&issuer.token("k1", &soon)).await.unwrap();
+    let began = Instant::now();
+    identity.ended().expect("tokens end").await;
+    let lasted = began.elapsed().as_secs();
+    // One second of leeway; the wall clock counts whole seconds.
+    assert!((59..=62).contains(&lasted), "{lasted}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_the_issuer_adds_is_found_without_a_restart() {
+    let (old, new) = (Issuer::new("k1"), Issuer::new("k2"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(&file, &old.jwks);
+    let (auth, _running) = tokens(&file);
+    auth.identify(&old.token("k1", &claims())).await.unwrap();
+    write(&file, &new.jwks);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    auth.identify(&new.token("k2", &claims())).await.unwrap();
+    assert!(auth.identify(&old.token("k1", &claims())).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_issuers_keys_nobody_is_let_in_and_the_client_may_retry() {
+    let issuer = Issuer::new("k1");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (auth, _running) = tokens(&file);
+    let refusal = auth.identify(&issuer.token("k1", &claims())).await.err().unwrap();
+    assert_eq!(refusal.code, Code::SessionUnavailable);
+}

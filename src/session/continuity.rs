@@ -1,0 +1,164 @@
+//! What a session does so that its conversation survives: copies for the heir, parts for the
+//! database.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+};
+
+use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
+
+use super::{
+    actor::Actor,
+    archive::{Found, Write},
+    history::Past,
+    replica::Copy,
+    seal::Place,
+    warm::{Prepared, Warm},
+};
+use crate::config::Continuity;
+
+/// Parts of a conversation in the database above which the next one replaces them all.
+const MAX_PARTS: usize = 64;
+
+/// How far the database has the conversation.
+#[derive(Default)]
+pub(super) struct Archived {
+    /// Number of the next part.
+    next: u32,
+    /// Parts, and bytes of them, since all were replaced by one.
+    parts: usize,
+    bytes: usize,
+    /// All that the database has is known here, so that one part may replace it.
+    complete: bool,
+    /// A part was lost on its way, or should be written again: the next one holds all.
+    torn: Arc<AtomicBool>,
+    reading: Option<oneshot::Receiver<Option<Found>>>,
+}
+
+impl Archived {
+    /// `complete` if the database has nothing yet.
+    pub(super) fn new(complete: bool) -> Self {
+        Self { complete, ..Self::default() }
+    }
+}
+
+impl Actor {
+    /// The conversation with what it takes to go on with it.
+    fn warm(&self, past: Vec<Past>) -> Warm {
+        Warm {
+            principal: self.principal,
+            route: Arc::clone(&self.route),
+            key_label: self.key_label.clone(),
+            upgrade: self.upgrade.clone(),
+            past,
+        }
+    }
+
+    /// All of the conversation, for an heir.
+    pub(super) fn prepared(&self) -> Option<Prepared> {
+        let past = self.turns.as_ref()?.history().all().to_vec();
+        Some(Prepared { session: self.id, append: false, warm: self.warm(past) })
+    }
+
+    /// The conversation grew; the end of its turn waits until that is kept as the route asks.
+    pub(super) fn remembered(&mut self, past: Past) {
+        self.copying = match self.route.continuity {
+            Continuity::Memory => None,
+            Continuity::Replica => {
+                let append = past.previous.is_some() && self.replicated;
+                let prepared = if append {
+                    Some(Prepared { session: self.id, append, warm: self.warm(vec![past]) })
+                } else {
+                    self.prepared()
+                };
+                self.replicate(prepared)
+            }
+            Continuity::Database => self.archive(past),
+        };
+    }
+
+    /// Copies all of the conversation to the heir.
+    pub(super) fn replicate_all(&mut self) {
+        let nothing = self.turns.as_ref().is_none_or(|turns| turns.history().all().is_empty());
+        if self.route.continuity == Continuity::Replica && !nothing {
+            let prepared = self.prepared();
+            drop(self.replicate(prepared));
+        }
+    }
+
+    fn replicate(&mut self, prepared: Option<Prepared>) -> Option<oneshot::Receiver<()>> {
+        let (acknowledge, acknowledged) = oneshot::channel();
+        let copy = Copy { prepared: prepared?, acknowledge, actor: self.itself.clone() };
+        self.replicated = self.ctx.replicator.put(copy);
+        self.replicated.then_some(acknowledged)
+    }
+
+    /// Leaves what the conversation grew by to the database; or all of it, in the place of
+    /// what is there, where the turn began anew, where there are many parts, or where one
+    /// was lost or is of an old key.
+    fn archive(&mut self, past: Past) -> Option<oneshot::Receiver<()>> {
+        let turns = self.turns.as_mut()?;
+        if !self.archived.complete {
+            // So that one of the next parts can replace what is there.
+            let actions = turns.recall();
+            self.perform(actions);
+        }
+        let history = self.turns.as_ref()?.history();
+        let archived = &mut self.archived;
+        let torn = archived.torn.swap(false, Relaxed);
+        let whole = archived.complete
+            && (torn
+                || past.previous.is_none()
+                || archived.parts >= MAX_PARTS
+                || archived.bytes + past.items.len() > self.ctx.limits.history_bytes
+                || !history.has(&past.id));
+        let past = if whole || torn { history.all().to_vec() } else { vec![past] };
+        if whole {
+            (archived.parts, archived.bytes) = (0, 0);
+        }
+        archived.parts += 1;
+        archived.bytes += past.iter().map(|past| past.items.len()).sum::<usize>();
+        let place = Place { session: self.id, epoch: self.epoch, no: archived.next };
+        archived.next = archived.next.wrapping_add(1);
+        let (acknowledge, acknowledged) = oneshot::channel();
+        let torn = Arc::clone(&archived.torn);
+        let write = Write { place, whole, past, acknowledge, torn };
+        if self.ctx.archive.put(write) {
+            return Some(acknowledged);
+        }
+        self.archived.torn.store(true, Relaxed);
+        None
+    }
+
+    /// Begins to read what the database has.
+    pub(super) fn read_archive(&mut self) {
+        let (answer, reading) = oneshot::channel();
+        let read = self.ctx.archive.clone().read(self.id);
+        self.ctx.tracker.spawn(async move {
+            // The session may have ended.
+            let _ = answer.send(read.await);
+        });
+        self.archived.reading = Some(reading);
+    }
+
+    pub(super) fn poll_archive(&mut self, cx: &mut Context<'_>, progress: &mut bool) {
+        let Some(reading) = &mut self.archived.reading else { return };
+        let Poll::Ready(found) = reading.poll_unpin(cx) else { return };
+        *progress = true;
+        self.archived.reading = None;
+        let Some(turns) = &mut self.turns else { return };
+        let actions = if let Ok(Some(Found { past, parts, outdated })) = found {
+            let actions = turns.on_recalled(past);
+            self.archived.complete = true;
+            self.archived.torn.fetch_or(outdated, Relaxed);
+            self.archived.parts = self.archived.parts.max(parts);
+            self.archived.bytes = turns.history().bytes();
+            actions
+        } else {
+            turns.on_recall_failed()
+        };
+        self.perform(actions);
+    }
+}

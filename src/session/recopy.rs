@@ -1,0 +1,47 @@
+//! Copies conversations again when the ring changes: from then on another member may be the
+//! next owner of a session at rest, and the copy that the former one has is of no use.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use super::{Registry, actor::Command, replica::next_owner};
+use crate::config::Continuity;
+
+/// A ring that changes once often changes again (a rollout, a crash of several): one pass for
+/// all, and not by all nodes at one instant.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Most that is copied in a second: it shares the network with clients and their turns.
+const SESSIONS_PER_SECOND: u32 = 200;
+const BYTES_PER_SECOND: f64 = 32.0 * 1024.0 * 1024.0;
+
+impl Registry {
+    /// Runs until the ring is not watched any more.
+    pub async fn follow_heirs(self: Arc<Self>) {
+        let mut ring = self.ctx.ring.clone();
+        let mut before = Arc::clone(&ring.borrow_and_update());
+        while ring.changed().await.is_ok() {
+            sleep(SETTLE.mul_f64(rand::random_range(0.5..1.5))).await;
+            let now = Arc::clone(&ring.borrow_and_update());
+            let me = self.ctx.me;
+            for handle in self.list() {
+                let bytes = handle.stats.history_bytes();
+                let replica = handle.route.continuity == Continuity::Replica;
+                let same = next_owner(&before, me, handle.id) == next_owner(&now, me, handle.id);
+                if bytes == 0 || !replica || same {
+                    continue;
+                }
+                // A full inbox is a busy one: its next turn finds that the heir has nothing.
+                drop(handle.inbox.try_send(Command::Replicate));
+                #[expect(clippy::cast_precision_loss, reason = "a pause needs no precision")]
+                let pause = bytes as f64 / BYTES_PER_SECOND;
+                sleep(
+                    Duration::from_secs_f64(pause) + Duration::from_secs(1) / SESSIONS_PER_SECOND,
+                )
+                .await;
+            }
+            before = now;
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The ledger of turns.
+
+use std::time::Duration;
+
+use sqlx::{Sqlite as Db, query::Query, sqlite::SqliteArguments};
+
+use super::{Sqlite, members::millis, now_ms};
+use crate::{
+    ids::{Incarnation, SessionId},
+    store::{
+        Began, NewTurn, Result, TurnKey, TurnMark, TurnRow,
+        sql::{turn, turn_no},
+    },
+};
+
+const HELD: &str = "SELECT EXISTS (SELECT 1 FROM session WHERE id = ?1 AND owner = ?2 \
+     AND epoch = ?3 AND state = 'LIVE')";
+
+/// Here and below, `?1` to `?7`: session, epoch, number, key, request, time, repeatable.
+const BEGIN: &str = "INSERT INTO turn (session, epoch, turn_no, idem_key, request, begun_at, \
+     updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO NOTHING";
+
+/// The turn of that number, which may be dispatched once more while it has named no
+/// response, or the turn of that key, by the same rule.
+const AGAIN: &str = "UPDATE turn SET epoch = ?2, turn_no = ?3, state = 'DISPATCHED', \
+     dispatches = dispatches + 1, updated_at = ?6 WHERE session = ?1 \
+     AND (epoch = ?2 AND turn_no = ?3 AND state = 'DISPATCHED' \
+     OR idem_key = ?4 AND request = ?5 AND ?7 AND state = 'UNKNOWN' AND response IS NULL)";
+
+const ROW: &str = "SELECT session, epoch, turn_no, state, request, response FROM turn \
+     WHERE session = ?1 AND (idem_key = ?4 OR epoch = ?2 AND turn_no = ?3) \
+     ORDER BY idem_key IS ?4 DESC LIMIT 1";
+
+const MARK: &str = "UPDATE turn SET state = ?4, response = COALESCE(?5, response), \
+     updated_at = ?6 WHERE session = ?1 AND epoch = ?2 AND turn_no = ?3 \
+     AND state IN ('DISPATCHED', 'VISIBLE')";
+
+const SWEEP: &str = "DELETE FROM turn WHERE (session, epoch, turn_no) IN \
+     (SELECT session, epoch, turn_no FROM turn WHERE begun_at <= ?1 ORDER BY begun_at LIMIT ?2)";
+
+fn bind(sql: &'static str, new: &NewTurn, now: i64) -> Query<'static, Db, SqliteArguments> {
+    sqlx::query(sql)
+        .bind(new.session.0.to_vec())
+        .bind(new.epoch.0)
+        .bind(turn_no(new.no))
+        .bind(new.key.map(|key| key.0.to_vec()))
+        .bind(new.request.to_vec())
+        .bind(now)
+        .bind(new.repeatable)
+}
+
+impl Sqlite {
+    pub(super) async fn begin_turns(
+        &self,
+        me: Incarnation,
+        turns: &[NewTurn],
+    ) -> Result<Vec<Began>> {
+        let mut tx = self.write().await?;
+        let now = now_ms();
+        let mut outcomes = Vec::with_capacity(turns.len());
+        for new in turns {
+            let held: bool = sqlx::query_scalar(HELD)
+                .bind(new.session.0.to_vec())
+                .bind(me.0)
+                .bind(new.epoch.0)
+                .fetch_one(&mut *tx)
+                .await?;
+            if !held {
+                outcomes.push(Began::Fenced);
+                continue;
+            }
+            let mut written = 0;
+            for sql in [BEGIN, AGAIN] {
+                if written == 0 {
+                    written = bind(sql, new, now).execute(&mut *tx).await?.rows_affected();
+                }
+            }
+            outcomes.push(if written > 0 {
+                Began::Begun
+            } else {
+                Began::Duplicate(turn(&bind(ROW, new, now).fetch_one(&mut *tx).await?)?)
+            });
+        }
+        tx.commit().await?;
+        Ok(outcomes)
+    }
+
+    pub(super) async fn mark_turns(&self, marks: &[TurnMark]) -> Result<u64> {
+        let mut tx = self.write().await?;
+        let now = now_ms();
+        let mut changed = 0;
+        for mark in TurnMark::coalesce(marks).into_values() {
+            let query = sqlx::query(MARK)
+                .bind(mark.session.0.to_vec())
+                .bind(mark.epoch.0)
+                .bind(turn_no(mark.no))
+                .bind(mark.state.as_str())
+                .bind(mark.response)
+                .bind(now);
+            changed += query.execute(&mut *tx).await?.rows_affected();
+        }
+        tx.commit().await?;
+        Ok(changed)
+    }
+
+    pub(super) async fn turn_by_key(
+        &self,
+        session: SessionId,
+        key: TurnKey,
+    ) -> Result<Option<TurnRow>> {
+        const BY_KEY: &str = "SELECT session, epoch, turn_no, state, request, response \
+             FROM turn WHERE session = ?1 AND idem_key = ?2";
+        let query = sqlx::query(BY_KEY).bind(session.0.to_vec()).bind(key.0.to_vec());
+        query.fetch_optional(&self.readers).await?.as_ref().map(turn).transpose()
+    }
+
+    pub(super) async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
+        let before = now_ms().saturating_sub(millis(age));
+        let query = sqlx::query(SWEEP).bind(before).bind(i64::from(limit));
+        Ok(query.execute(&self.writer).await?.rows_affected())
+    }
+}

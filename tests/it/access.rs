@@ -1,0 +1,167 @@
+//! Who is let in, and who is shown out.
+
+use std::{fmt::Write as _, fs, time::Duration};
+
+use aws_lc_rs::{
+    digest,
+    signature::{Ed25519KeyPair, KeyPair as _},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use crate::support::{
+    Received, Ring, RingOptions, Ws,
+    responses::{create, user},
+};
+
+/// A turn of about nine seconds.
+const LONG: &str = "tell me [deltas=60] [delay=150ms]";
+
+/// The file of keys is looked at every five seconds.
+const NOTICED: Duration = Duration::from_secs(20);
+
+fn key_line(name: &str, key: &str) -> String {
+    let mut line = format!("{name} ");
+    for byte in digest::digest(&digest::SHA256, key.as_bytes()).as_ref() {
+        write!(line, "{byte:02x}").unwrap();
+    }
+    line + "\n"
+}
+
+fn mode(mut options: RingOptions, mode: &str) -> RingOptions {
+    write!(options.tables, "[auth]\nmode = \"{mode}\"\n").unwrap();
+    options
+}
+
+#[tokio::test]
+async fn a_revoked_key_ends_its_sockets_on_every_node_and_no_others() {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    let bob_line = key_line("bob", "bobs-key");
+    fs::write(keys.path(), key_line("alice", "alices-key") + &bob_line).unwrap();
+    let options = RingOptions::nodes(2)
+        .setting("auth_keys_file", format!("{:?}", keys.path().to_str().unwrap()));
+    let ring = Ring::start(mode(options, "api_key")).await;
+    let alice = ("authorization", "Bearer alices-key");
+    let bob = ("authorization", "Bearer bobs-key");
+    let [one, two] = [0, 1].map(|n| ring.node(n).url("/rooms/board"));
+
+    let mut alices = [Ws::open(&one, &[alice]).await, Ws::open(&two, &[alice]).await];
+    assert_eq!(alices[0].header("ringspan-session"), alices[1].header("ringspan-session"));
+    let mut bobs = Ws::open(&two, &[bob]).await;
+    assert_ne!(alices[0].header("ringspan-session"), bobs.header("ringspan-session"));
+    for stranger in [&[("authorization", "Bearer guess")][..], &[]] {
+        assert_eq!(Ws::connect(&one, stranger).await.unwrap_err().status, 401);
+    }
+
+    fs::write(keys.path(), bob_line).unwrap();
+    for socket in &mut alices {
+        let end = socket.next_within(NOTICED).await;
+        assert!(matches!(end, Received::Close(1008, _)), "{end:?}");
+    }
+    assert_eq!(Ws::connect(&one, &[alice]).await.unwrap_err().status, 401);
+    bobs.text("still here").await;
+    assert_eq!(bobs.expect_text().await, "still here");
+}
+
+/// An identity provider: one key, and its JWKS over HTTP.
+struct Issuer {
+    pair: Ed25519KeyPair,
+    url: String,
+}
+
+impl Issuer {
+    async fn start() -> Self {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "use": "sig", "kid": "k1", "x": x });
+        let body = json!({ "keys": [jwk] }).to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let Ok(1..) = stream.read(&mut [0; 4096]).await else { continue };
+                stream.write_all(answer.as_bytes()).await.ok();
+            }
+        });
+        Self { pair, url }
+    }
+
+    fn token(&self, claims: &Value) -> String {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": "k1" });
+        let signed = format!("{}.{}", part(&header), part(claims));
+        let signature = URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()));
+        format!("Bearer {signed}.{signature}")
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "an issuer dates its tokens by the wall clock")]
+fn in_seconds(from_now: u64) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_secs() + from_now
+}
+
+#[tokio::test]
+async fn a_token_opens_a_socket_until_it_expires() {
+    let issuer = Issuer::start().await;
+    let options = RingOptions::nodes(2)
+        .setting("jwt_jwks_url", format!("{:?}", issuer.url))
+        .setting("jwt_audience", "\"ring\"")
+        .setting("jwt_issuer", "\"https://id.example\"")
+        .setting("jwt_leeway", "\"0s\"");
+    let ring = Ring::start(mode(options, "jwt")).await;
+    let claims = |sub: &str, seconds: u64| json!({ "iss": "https://id.example", "aud": "ring", "sub": sub, "exp": in_seconds(seconds) });
+    let (long, short) = (issuer.token(&claims("ada", 600)), issuer.token(&claims("ada", 5)));
+    let (long, short) = (("authorization", &*long), ("authorization", &*short));
+    let (room, turns) = ("/rooms/den", "/v1/responses");
+
+    let mut stays = Ws::open(&ring.node(0).url(room), &[long]).await;
+    let mut ends = Ws::open(&ring.node(1).url(room), &[short]).await;
+    assert_eq!(stays.header("ringspan-session"), ends.header("ringspan-session"));
+    // A turn that runs when the token expires is not cut.
+    let mut turn = Ws::open(&ring.node(1).url(turns), &[short]).await;
+    turn.json(&create(&[user(LONG)], None)).await;
+
+    let end = ends.end().await;
+    assert!(matches!(end, Received::Close(1008, _)), "{end:?}");
+    let mut last = String::new();
+    let end = loop {
+        match turn.next().await {
+            Received::Text(text) => last = text,
+            end => break end,
+        }
+    };
+    assert!(last.contains("response.completed"), "{last}");
+    assert!(matches!(end, Received::Close(1008, _)), "{end:?}");
+
+    let refused = Ws::connect(&ring.node(1).url(room), &[short]).await.unwrap_err();
+    assert_eq!(refused.status, 401);
+    assert!(refused.body.contains("expired"), "{}", refused.body);
+    let foreign = Issuer::start().await.token(&claims("ada", 600));
+    let foreign = Ws::connect(&ring.node(0).url(room), &[("authorization", &*foreign)]).await;
+    assert_eq!(foreign.unwrap_err().status, 401);
+    stays.text("hello").await;
+    assert_eq!(stays.expect_text().await, "hello");
+    let signature = long.1.rsplit('.').next().unwrap();
+    assert!((0..2).all(|n| !ring.node(n).log().contains(signature)), "a token in a log");
+}
+
+#[tokio::test]
+async fn a_page_of_a_foreign_origin_gets_no_socket() {
+    let options = RingOptions::nodes(1).setting("allowed_origins", "[\"https://app.example\"]");
+    let ring = Ring::start(options).await;
+    let url = ring.node(0).url("/rooms/origin");
+    let from = async |origin| Ws::connect(&url, &[("origin", origin)]).await;
+    assert_eq!(from("https://evil.example").await.unwrap_err().status, 403);
+    let mut own = from("https://app.example").await.unwrap();
+    own.text("x").await;
+    assert_eq!(own.expect_text().await, "x");
+}

@@ -1,0 +1,172 @@
+//! I2, I3, I5 and I8: what became of each turn.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    facts::{Change, Conduct, Create, History, Table, What},
+    talks::{Talks, TurnFacts},
+    verdict::{Invariant, Verdict},
+};
+
+pub fn judge(history: &History, talks: &Talks, verdict: &mut Verdict) {
+    dispatches(history, talks, verdict);
+    for (session, turns) in talks {
+        for turn in turns {
+            ends(session, turn, verdict);
+            outcome(history.conduct, session, turn, verdict);
+            hops(session, turn, verdict);
+        }
+    }
+    terminals(history, verdict);
+    if history.conduct == Conduct::Planned {
+        for create in &history.creates {
+            verdict.check(Invariant::I5, !create.was_cut(), || {
+                format!("{}: {:?} was {} upstream", create.session, create.response, create.outcome)
+            });
+        }
+    }
+    ledger(history, verdict);
+}
+
+/// Each turn ran once; or again by the rule, or because the client asked again.
+fn dispatches(history: &History, talks: &Talks, verdict: &mut Verdict) {
+    let mut runs: BTreeMap<(&str, &str), Vec<&Create>> = BTreeMap::new();
+    for create in history.creates.iter().filter(|create| create.ran()) {
+        runs.entry((&create.session, &create.conversation)).or_default().push(create);
+    }
+    for ((session, conversation), mut creates) in runs {
+        creates.sort_by_key(|create| create.at);
+        let turn = talks
+            .get(session)
+            .and_then(|turns| turns.iter().find(|turn| turn.expected == conversation));
+        let planned = history.conduct == Conduct::Planned;
+        let Some(turn) = turn else {
+            // Its client kept no history that could excuse a second run.
+            verdict.check(Invariant::I2, creates.len() == 1 || !planned, || {
+                format!("{session}: {conversation} ran {} times: {creates:?}", creates.len())
+            });
+            continue;
+        };
+        let mut asked_again = if planned { 0 } else { turn.sent - 1 };
+        verdict.check(Invariant::I2, true, String::new);
+        for earlier in &creates[..creates.len() - 1] {
+            let unseen = earlier.response.as_deref().is_none_or(|response| !turn.saw(response));
+            if earlier.was_cut() && !turn.stored && unseen {
+                verdict.note("turns run again by the rule: nothing stored, nothing seen");
+                continue;
+            }
+            if asked_again > 0 {
+                asked_again -= 1;
+                verdict.note("turns run again because the client sent them again");
+                continue;
+            }
+            verdict.check(Invariant::I2, false, || {
+                format!("{session}: {:?} ran {} times: {creates:?}", turn.text, creates.len())
+            });
+        }
+    }
+}
+
+/// Each attempt has one end, and nothing after it; a turn completes once.
+fn ends(session: &str, turn: &TurnFacts, verdict: &mut Verdict) {
+    let mut over: BTreeMap<usize, bool> = BTreeMap::new();
+    let mut completed = 0;
+    for seen in &turn.seen {
+        let is_end = match &seen.what {
+            What::Ended { completed: it, .. } => {
+                completed += usize::from(*it);
+                true
+            }
+            What::Error { .. } | What::Cut { .. } => true,
+            What::Event { .. } => false,
+            What::Attached { .. }
+            | What::Sent { .. }
+            | What::Resumed { .. }
+            | What::Message { .. } => continue,
+        };
+        let over = over.entry(seen.attempt).or_insert(false);
+        verdict.check(Invariant::I3, !*over, || {
+            format!("{session}: {:?} after the end of {:?}", seen.what, turn.text)
+        });
+        *over = is_end;
+    }
+    verdict.check(Invariant::I3, completed <= 1, || {
+        format!("{session}: {:?} completed {completed} times", turn.text)
+    });
+    for (attempt, over) in over {
+        verdict.check(Invariant::I3, over, || {
+            format!("{session}: attempt {attempt} of {:?} has no end", turn.text)
+        });
+    }
+}
+
+/// No response ends twice, whoever watches it.
+fn terminals(history: &History, verdict: &mut Verdict) {
+    let mut ended: HashMap<&str, &str> = HashMap::new();
+    for seen in &history.clients {
+        let What::Ended { response, .. } = &seen.what else { continue };
+        let before = ended.insert(response, &seen.session);
+        verdict.check(Invariant::I3, before.is_none(), || {
+            format!("{response} ended for {before:?} and again for {}", seen.session)
+        });
+    }
+}
+
+/// What is unknown is told, and after a clean drain nothing is.
+fn outcome(conduct: Conduct, session: &str, turn: &TurnFacts, verdict: &mut Verdict) {
+    let unknown = turn
+        .seen
+        .iter()
+        .any(|seen| matches!(&seen.what, What::Error { code, .. } if code == "outcome_unknown"));
+    let mut begun = false;
+    let mut broken_off = false;
+    for seen in &turn.seen {
+        begun |= matches!(seen.what, What::Event { .. });
+        broken_off |= begun && matches!(seen.what, What::Cut { .. });
+    }
+    if conduct == Conduct::Planned {
+        verdict.check(Invariant::I5, !unknown, || {
+            format!("{session}: the outcome of {:?} is unknown", turn.text)
+        });
+        verdict.check(Invariant::I5, !broken_off, || {
+            format!("{session}: {:?} was cut in its middle", turn.text)
+        });
+    } else if unknown {
+        verdict.note("turns whose outcome was said to be unknown");
+    } else if broken_off {
+        verdict.note("turns whose client socket was cut in their middle");
+    }
+}
+
+/// Nobody was passed on too often.
+fn hops(session: &str, turn: &TurnFacts, verdict: &mut Verdict) {
+    for seen in &turn.seen {
+        let refused = matches!(&seen.what, What::Error { message, .. } if message.contains("passed on too often"));
+        if refused || matches!(seen.what, What::Sent { .. }) {
+            verdict.check(Invariant::I8, !refused, || {
+                format!("{session}: {:?} was passed on too often", turn.text)
+            });
+        }
+    }
+}
+
+/// The ledger of turns, where there is one: dispatched once, one final state.
+fn ledger(history: &History, verdict: &mut Verdict) {
+    const FINAL: [&str; 3] = ["DONE", "FAILED", "UNKNOWN"];
+    for Change { table, before, after, .. } in &history.changes {
+        if *table != Table::Turn {
+            continue;
+        }
+        let (Some(from), Some(to)) = (before["state"].as_str(), after["state"].as_str()) else {
+            continue;
+        };
+        verdict.check(Invariant::I3, !FINAL.contains(&from) || from == to, || {
+            format!("the ledger has a turn that was {from} and became {to}: {after}")
+        });
+        if history.conduct == Conduct::Planned {
+            verdict.check(Invariant::I5, to != "UNKNOWN", || {
+                format!("the ledger has a turn of unknown outcome: {after}")
+            });
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Clients of several kinds that talk until they are told to stop, and write down what they
+//! do and see.
+
+mod notes;
+mod post;
+mod room;
+mod socket;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+pub use notes::Recorder;
+use post::Post;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use room::Room;
+use socket::Socket;
+use tokio::{task::JoinHandle, time::sleep};
+
+use super::{checker::Seen, eventually};
+
+/// Pauses before the tries of one turn after the first: those of Codex.
+const LADDER: [Duration; 6] = [
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1600),
+    Duration::from_millis(3200),
+    Duration::from_millis(6400),
+];
+
+/// How a client speaks, in the proportions of [`Kind::of`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// WebSocket with the manners of Codex: on a new socket the whole history.
+    FullHistory,
+    /// WebSocket, `store: false`, never more than the new text and `previous_response_id`.
+    Chained,
+    /// `POST` with the whole history, answered as a stream.
+    PostStream,
+    /// `POST` with `store: true` and `previous_response_id`, answered in one piece.
+    PostStored,
+    /// An opaque session: one message and its echo.
+    Room,
+}
+
+impl Kind {
+    fn of(n: usize) -> Self {
+        use Kind::{Chained, FullHistory, PostStored, PostStream, Room};
+        let kinds = [FullHistory, Chained, FullHistory, PostStream, Chained, PostStored, Room];
+        kinds[n % kinds.len()]
+    }
+}
+
+/// Why a user did not get an answer.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// The ring said that it cannot know the outcome.
+    Unknown,
+    /// The conversation is nowhere any more; the client begins another.
+    Forgotten,
+    /// Anything else.
+    Other(String),
+}
+
+/// What a user does not see, but an operator may want to count.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hidden {
+    pub reconnects: usize,
+    /// Requests sent again, nothing of whose answer had been seen.
+    pub resent: usize,
+    /// Requests sent again after a part of the answer: the user sees it begin anew.
+    pub restarted: usize,
+    /// Refusals with the advice to come again.
+    pub told_to_wait: usize,
+}
+
+/// How a crowd talks.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Pieces of an answer.
+    pub deltas: u32,
+    /// Pause before each piece, in milliseconds.
+    pub delay: u64,
+    /// Longest pause between two turns, in milliseconds.
+    pub think: u64,
+}
+
+enum Client {
+    Socket(Socket),
+    Post(Post),
+    Room(Room),
+}
+
+impl Client {
+    async fn turn(&mut self, text: &str) -> Result<(), Failure> {
+        match self {
+            Self::Socket(socket) => socket.turn(text).await,
+            Self::Post(post) => post.turn(text).await,
+            Self::Room(room) => room.turn().await,
+        }
+    }
+
+    fn hidden(&self) -> Hidden {
+        match self {
+            Self::Socket(socket) => socket.hidden,
+            Self::Post(post) => post.hidden,
+            Self::Room(room) => room.hidden,
+        }
+    }
+}
+
+/// Clients at work.
+pub struct Crowd {
+    stop: Arc<AtomicBool>,
+    turns: Arc<AtomicUsize>,
+    recorder: Recorder,
+    clients: Vec<JoinHandle<(Kind, Hidden, Vec<Failure>)>>,
+}
+
+/// What came of a crowd.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub turns: usize,
+    pub hidden: Hidden,
+    pub unknown: usize,
+    pub forgotten: usize,
+    /// Failures of any other kind, in words.
+    pub failures: Vec<String>,
+    pub seen: Vec<Seen>,
+}
+
+impl Crowd {
+    /// `count` clients of the ring at `url`; what is random about them follows `seed`.
+    pub fn start(url: &str, count: usize, pace: Pace, seed: u64) -> Self {
+        println!("{count} clients, {pace:?}, seed {seed}");
+        let (stop, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let recorder = Recorder::default();
+        let clients = (0..count)
+            .map(|n| {
+                let random = StdRng::seed_from_u64(seed.wrapping_add(n as u64));
+                let kind = Kind::of(n);
+                let client = client(kind, url, &format!("{kind:?}-{n}"), &recorder);
+                let talk = Talk { n, pace, random, stop: stop.clone(), turns: turns.clone() };
+                tokio::spawn(talk.run(kind, client))
+            })
+            .collect();
+        Self { stop, turns, recorder, clients }
+    }
+
+    /// Turns so far.
+    pub fn turns(&self) -> usize {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the clients did `count` more turns on average.
+    pub async fn until_more(&self, count: usize) {
+        let target = self.turns() + count * self.clients.len();
+        eventually("the clients do turns", Duration::from_mins(2), async || {
+            (self.turns() >= target).then_some(())
+        })
+        .await;
+    }
+
+    /// Lets every client end its turn.
+    pub async fn stop(self) -> Outcome {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut outcome = Outcome::default();
+        for client in self.clients {
+            let (kind, hidden, failures) = client.await.unwrap();
+            outcome.hidden.reconnects += hidden.reconnects;
+            outcome.hidden.resent += hidden.resent;
+            outcome.hidden.restarted += hidden.restarted;
+            outcome.hidden.told_to_wait += hidden.told_to_wait;
+            for failure in failures {
+                match failure {
+                    Failure::Unknown => outcome.unknown += 1,
+                    Failure::Forgotten => outcome.forgotten += 1,
+                    Failure::Other(why) => outcome.failures.push(format!("{kind:?}: {why}")),
+                }
+            }
+        }
+        outcome.turns = self.turns.load(Ordering::Relaxed);
+        outcome.seen = self.recorder.take();
+        outcome
+    }
+}
+
+fn client(kind: Kind, url: &str, session: &str, recorder: &Recorder) -> Client {
+    match kind {
+        Kind::FullHistory => Client::Socket(Socket::new(url, session, true, recorder)),
+        Kind::Chained => Client::Socket(Socket::new(url, session, false, recorder)),
+        Kind::PostStream => Client::Post(Post::new(url, session, true, recorder)),
+        Kind::PostStored => Client::Post(Post::new(url, session, false, recorder)),
+        Kind::Room => Client::Room(Room::new(url, session, recorder)),
+    }
+}
+
+/// One client's loop.
+struct Talk {
+    n: usize,
+    pace: Pace,
+    random: StdRng,
+    stop: Arc<AtomicBool>,
+    turns: Arc<AtomicUsize>,
+}
+
+impl Talk {
+    async fn run(mut self, kind: Kind, mut client: Client) -> (Kind, Hidden, Vec<Failure>) {
+        let Pace { deltas, delay, think } = self.pace;
+        let mut failures = Vec::new();
+        for turn in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            sleep(Duration::from_millis(self.random.random_range(0..=think))).await;
+            let text = format!("client {} turn {turn} [deltas={deltas}] [delay={delay}ms]", self.n);
+            if let Err(failure) = client.turn(&text).await {
+                failures.push(failure);
+            }
+            self.turns.fetch_add(1, Ordering::Relaxed);
+        }
+        (kind, client.hidden(), failures)
+    }
+}
