@@ -55,14 +55,16 @@ pub(super) async fn handle(
     let (response, socket) =
         pending.accept(Some(&attached), Some(session.to_string()), route.compression, limit);
     propagation::answered(&span, response.status());
+    // The span ends here: what follows is not the request, and logs nothing for a frame.
+    drop(span);
+    let link = attached.link;
     edge.tracker.clone().spawn(async move {
-        if let Some((socket, seat)) = socket.await {
-            let up = edge.metrics.frames(&route.path, Direction::Up);
-            let down = edge.metrics.frames(&route.path, Direction::Down);
-            let timeout = edge.limits.write_timeout;
-            let pump = Pump::new(socket, seat, &identity, timeout, &edge.drain, up, down);
-            serve(pump, attached.link).await;
-        }
+        let Some((socket, seat)) = socket.await else { return };
+        let up = edge.metrics.frames(&route.path, Direction::Up);
+        let down = edge.metrics.frames(&route.path, Direction::Down);
+        let (limit, drain) = (edge.limits.write_timeout, &edge.drain);
+        let pump = Pump::new(socket, seat, &identity, limit, drain, up, down);
+        serve(pump, link).await;
     });
     response
 }
@@ -100,7 +102,7 @@ fn wish(
 }
 
 /// Moves frames until one side ends.
-async fn serve(mut pump: Pump, link: Link) {
+async fn serve(mut pump: Box<Pump>, link: Link) {
     let mut link = Some(link);
     loop {
         match pump.next(&mut link).await {

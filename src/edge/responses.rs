@@ -161,7 +161,7 @@ impl Client {
         Ok(attached)
     }
 
-    async fn serve(mut self, mut pump: Pump) {
+    async fn serve(mut self, mut pump: Box<Pump>) {
         loop {
             let mut link = self.link.take();
             let event = pump.next(&mut link).await;

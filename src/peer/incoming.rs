@@ -16,7 +16,7 @@ use super::{
     MAX_HOPS, PROTOCOL, auth, convert,
     describe::{self, SessionReport},
     mux::{Mux, Outgoing},
-    outgoing::{Identity, WINDOW},
+    outgoing::{FRAME, Identity, WINDOW},
     proto::{
         self,
         frame::Body,
@@ -330,6 +330,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
+        .max_frame_size(FRAME)
         .max_concurrent_streams(MAX_STREAMS);
     if let Some(tls) = auth::server_tls(security)? {
         server = server.tls_config(tls)?;

@@ -39,7 +39,7 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves a session and ends it as the reason asks.
-pub(super) async fn run(mut actor: Actor) {
+pub(super) async fn run(mut actor: Box<Actor>) {
     loop {
         match actor.serve().await {
             Exit::Abandoned => {

@@ -168,7 +168,7 @@ impl Registry {
             if handle.epoch < attach.min_epoch {
                 // The caller has seen a later owner: ours is over, we just do not know yet.
                 let error = Error::new(Code::OwnerMoving, "the session has a new owner");
-                drop(handle.inbox.send(Command::Stop(error)).await);
+                drop(handle.inbox.send(Command::Stop(Box::new(error))).await);
                 self.forget(attach.session, slot);
                 continue;
             }
@@ -284,7 +284,8 @@ impl Registry {
             // What came from the heir has none any more.
             drop(inbox.try_send(Command::Replicate));
         }
-        let mut actor = Actor::new(
+        // Boxed, or the task has room for it in each of its states.
+        let mut actor = Box::new(Actor::new(
             Arc::clone(&self.ctx),
             attach,
             claimed,
@@ -292,7 +293,7 @@ impl Registry {
             Arc::clone(&stats),
             commands,
             inbox.downgrade(),
-        );
+        ));
         actor.origin = origin.unwrap_or_default();
         actor.adopt(cut);
         let (registry, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
@@ -333,7 +334,7 @@ impl Handle {
 
     /// Ends the session's stay here; clients are told `error`.
     pub async fn stop(&self, error: Error) {
-        drop(self.inbox.send(Command::Stop(error)).await);
+        drop(self.inbox.send(Command::Stop(Box::new(error))).await);
     }
 }
 

@@ -115,6 +115,10 @@ impl Actor {
         self.alone_since = None;
         self.stats.touch();
         self.stats.clients.lock().push(ClientStat { id, label: attach.client.clone(), since: now });
+        if self.clients.is_empty() {
+            // Most sessions never have a second one.
+            self.clients.reserve_exact(1);
+        }
         self.clients.push(client);
     }
 
