@@ -155,7 +155,9 @@ async fn a_database_that_goes_away_costs_running_sessions_nothing() {
     for client in &mut clients {
         assert_eq!(client.expect_text().await, "without a database");
     }
-    codex.turn("during").await.unwrap();
+    // A new turn has to be written down before it is sent.
+    let refused = codex.turn("during").await.unwrap_err();
+    assert!(refused.contains("the turn was not sent"), "{refused}");
     let began = std::time::Instant::now();
     let refused = Ws::connect(&ring.node(1).url("/rooms/new"), &[ALICE]).await.unwrap_err();
     assert_eq!(refused.status, 503, "{refused:?}");

@@ -34,9 +34,9 @@ async fn owned_elsewhere<'a>(ring: &'a Ring, edge: &Node, name: &str) -> Talk<'a
     for n in 0..64 {
         let key = format!("{name}-{n}");
         let mut socket = Ws::open(&edge.url(PATH), &[ALICE, ("session-id", &key)]).await;
-        let first = Turn::run(&mut socket, &create(&[user("first")], None)).await;
         let owner = ring.owner_of(&key).await;
         if owner.id != edge.id {
+            let first = Turn::run(&mut socket, &create(&[user("first")], None)).await;
             return Talk { socket, key, owner, first: first.id() };
         }
     }
