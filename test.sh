@@ -8,6 +8,7 @@
 #                      the long forms of the rolls, kills and outages, and the figures of
 #                      failover, one after another (docs/testing.md); prints its tables
 #   ./test.sh mutants  breaks the source on purpose, in a copy, and expects tests to notice
+#   ./test.sh guards   instructions of the frame path against benches/guards.txt (a release build)
 #
 # What is missing is installed where this script may (root and apt-get), and said:
 #   - a C compiler (bundled SQLite and the TLS library are C)
@@ -23,7 +24,8 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 mode=${1:-full}
 case $mode in
 full | quick | continuity | mutants) ;;
-*) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 64 ;;
+guards) exec benches/guards.sh ;;
+*) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 64 ;;
 esac
 
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }

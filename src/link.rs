@@ -83,8 +83,11 @@ pub fn pipe(window: usize) -> (Sender, Receiver) {
 
 #[derive(Debug, Default)]
 struct Pipe {
+    /// What is taken next. Most pipes never hold more, and so never allocate.
+    front: Option<Queued>,
+    /// What comes after it; empty while there is no `front`.
     queue: VecDeque<Queued>,
-    /// Weight of `queue`.
+    /// Weight of both.
     queued: usize,
     window: usize,
     /// Charge of what was taken out since the sender last asked.
@@ -102,10 +105,30 @@ struct Queued {
 }
 
 impl Pipe {
+    fn push(&mut self, queued: Queued) {
+        self.queued += queued.frame.weight();
+        if self.front.is_none() {
+            self.front = Some(queued);
+        } else {
+            self.queue.push_back(queued);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Queued> {
+        let taken = self.front.take()?;
+        self.queued -= taken.frame.weight();
+        self.front = self.queue.pop_front();
+        if self.queue.is_empty() && self.queue.capacity() > 0 {
+            // An idle session keeps no buffer.
+            self.queue = VecDeque::new();
+        }
+        Some(taken)
+    }
+
     /// Whether enough was consumed for a window update to be worth its bytes.
     fn credit_due(&self) -> bool {
         self.consumed * 4 >= self.window
-            || (self.consumed > 0 && self.queue.is_empty() && self.consumed * 8 >= self.window)
+            || (self.consumed > 0 && self.front.is_none() && self.consumed * 8 >= self.window)
     }
 }
 
@@ -141,8 +164,7 @@ impl Sender {
         if pipe.closed {
             return false;
         }
-        pipe.queued += frame.weight();
-        pipe.queue.push_back(Queued { frame, charge });
+        pipe.push(Queued { frame, charge });
         let reader = pipe.reader.take();
         drop(pipe);
         if let Some(reader) = reader {
@@ -203,22 +225,16 @@ impl Receiver {
     /// The next frame; None once the sender is gone and everything was taken.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         let mut pipe = self.pipe.lock();
-        let Some(Queued { frame, charge }) = pipe.queue.pop_front() else {
+        let before = pipe.queued;
+        let Some(Queued { frame, charge }) = pipe.pop() else {
             if pipe.closed {
                 return Poll::Ready(None);
             }
             register(&mut pipe.reader, cx);
             return Poll::Pending;
         };
-        let weight = frame.weight();
-        pipe.queued -= weight;
         pipe.consumed += charge;
-        if pipe.queue.is_empty() {
-            // An idle session keeps no buffer.
-            pipe.queue = VecDeque::new();
-        }
-        let wake =
-            (pipe.queued < pipe.window && pipe.queued + weight >= pipe.window) || pipe.credit_due();
+        let wake = (pipe.queued < pipe.window && before >= pipe.window) || pipe.credit_due();
         let writer = if wake { pipe.writer.take() } else { None };
         drop(pipe);
         if let Some(writer) = writer {
@@ -237,10 +253,11 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let mut pipe = self.pipe.lock();
         pipe.closed = true;
-        pipe.queue = VecDeque::new();
+        let dropped = (pipe.front.take(), std::mem::take(&mut pipe.queue));
         pipe.queued = 0;
         let writer = pipe.writer.take();
         drop(pipe);
+        drop(dropped);
         if let Some(writer) = writer {
             writer.wake();
         }

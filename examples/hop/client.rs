@@ -25,6 +25,9 @@ pub async fn connect(
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let mut headers = HeaderMap::new();
+    // What a client sends along, a proxy may have to keep.
+    headers.insert("user-agent", "hop/1.0 (a load, not a person)".parse()?);
+    headers.insert("authorization", format!("Bearer {:064}", 1).parse()?);
     if let Some(session) = session {
         headers.insert("session-id", session.parse()?);
     }

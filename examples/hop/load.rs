@@ -132,11 +132,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     sleep(Duration::from_secs_f64(options.warm_seconds)).await;
     tally.counting.set(true);
     say("begin");
-    let started = Instant::now();
+    let mut started = Instant::now();
     match options.kind {
         Kind::Idle => line().await?,
         Kind::Moves => {
             line().await?;
+            started = Instant::now();
             tally.again.notify_waiters();
             while tasks.join_next().await.is_some() {}
         }

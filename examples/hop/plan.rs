@@ -286,7 +286,11 @@ impl Run<'_> {
         for (title, stalled) in
             [("500 clients, 4,000 frames/s", 0), ("500 clients beside 50 that do not read", 50)]
         {
-            let load = format!("pingpong --connections 500 --every-us 250000 --stalled {stalled}");
+            // What fills the windows and the kernel on the way to a client that reads nothing
+            // is over by then.
+            let load = format!(
+                "pingpong --connections 500 --every-us 250000 --stalled {stalled} --warm-seconds 4"
+            );
             self.rounds_of(title, "frame", &load, &subjects)?;
             let mib = |subject: &Subject| subject.pids().into_iter().map(rss).sum::<u64>() >> 20;
             let line = |s: &Subject| (s.name.to_owned(), format!("{} MiB", mib(s)));

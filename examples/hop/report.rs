@@ -43,11 +43,11 @@ pub fn table(title: &str, unit: &str, rows: &[Row]) {
         let failed: f64 = samples.iter().map(|sample| sample.failed).sum();
         let postgres = median(samples, |sample| sample.postgres / sample.units * 1e6);
         let mut name = row.name.clone();
-        if failed > 0.0 {
-            name += &format!(" ({failed} failed)");
-        }
         if postgres > 0.5 && name.contains("Postgres") {
-            name += &format!(" (and {postgres:.0} in Postgres)");
+            name = format!("{name} (and {postgres:.0} in Postgres)");
+        }
+        if failed > 0.0 {
+            name = format!("{name} ({failed} failed)");
         }
         println!(
             "| {name} | {} | {ratio} | {} | {} | {} | {:.0} | {busy:.0}% |",

@@ -102,9 +102,8 @@ impl Nodes {
              [[route]]\npath = \"/v1/responses\"\nprofile = \"responses\"\nupstream = \"responses\"\n"
         );
         for path in ["/echo", "/tokens", "/flood"] {
-            text += &format!(
-                "[[route]]\npath = \"{path}\"\nprofile = \"opaque\"\nupstream = \"plain\"\ndetach_ttl = \"1s\"\n"
-            );
+            text.push_str("[[route]]\nprofile = \"opaque\"\nupstream = \"plain\"\n");
+            text.extend(["detach_ttl = \"1s\"\npath = \"", path, "\"\n"]);
         }
         text
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     Admin, Failure,
-    view::{DrainAnswer, DrainOrder, RingInfo, SessionInfo, SessionPage, SessionQuery},
+    view::{DrainAnswer, DrainOrder, RingInfo, SessionPage, SessionQuery, SessionStory},
 };
 use crate::error::Code;
 
@@ -35,9 +35,10 @@ pub(super) async fn sessions(
 pub(super) async fn session(
     State(admin): State<Admin>,
     Path(id): Path<String>,
-) -> Result<Json<SessionInfo>, Failure> {
-    let found = admin.view.session(&id).await?;
-    found.map(Json).ok_or_else(|| Failure::new(Code::NotFound, "There is no such session."))
+) -> Result<Json<SessionStory>, Failure> {
+    let (found, story) = tokio::join!(admin.view.session(&id), admin.view.story(&id));
+    let found = found?.map(|session| Json(SessionStory { session, story }));
+    found.ok_or_else(|| Failure::new(Code::NotFound, "There is no such session."))
 }
 
 pub(super) async fn drain(

@@ -13,7 +13,14 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 
 const STYLE: &str = include_str!("page/style.css");
-const SCRIPT: &str = include_str!("page/app.js");
+/// One script of several files, from what the others use to what starts them.
+const SCRIPT: &str = concat!(
+    include_str!("page/text.js"),
+    include_str!("page/ring.js"),
+    include_str!("page/panels.js"),
+    include_str!("page/story.js"),
+    include_str!("page/app.js"),
+);
 
 /// The document, put together once.
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| {

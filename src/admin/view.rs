@@ -106,6 +106,26 @@ pub struct SessionInfo {
     pub local: Option<LocalSession>,
 }
 
+/// A session with what the nodes remember of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionStory {
+    #[serde(flatten)]
+    pub session: SessionInfo,
+    /// Newest first.
+    #[serde(default)]
+    pub story: Vec<StoryEvent>,
+}
+
+/// Something that happened to a session, as one node remembers it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoryEvent {
+    pub node: String,
+    pub kind: String,
+    /// One sentence.
+    pub text: String,
+    pub ago_seconds: f64,
+}
+
 /// What only the owner knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LocalSession {
@@ -228,6 +248,10 @@ pub trait NodeView: Send + Sync + 'static {
     /// # Errors
     /// The id is malformed, or the store does not answer.
     async fn session(&self, id: &str) -> Result<Option<SessionInfo>>;
+
+    /// What the nodes that answer remember of a session, newest first; of members that are
+    /// gone nothing is known.
+    async fn story(&self, id: &str) -> Vec<StoryEvent>;
 
     /// Begins to drain, or to drain sooner. Returns at once; the drain goes on by itself.
     async fn drain(&self, order: DrainOrder) -> DrainAnswer;

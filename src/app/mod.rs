@@ -22,6 +22,7 @@ use anyhow::Context as _;
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 use self::deadline::Times;
 use crate::{
@@ -114,7 +115,7 @@ impl App {
     /// A store that cannot be reached or has the wrong schema, an address in use, a node id
     /// that another live process holds, a certificate that cannot be read.
     #[expect(clippy::too_many_lines, reason = "wiring reads best as one list")]
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, metrics: Metrics) -> anyhow::Result<Self> {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
@@ -123,7 +124,6 @@ impl App {
                 .await
                 .context("migrating the database")?;
         }
-        let metrics = Metrics::new();
         let store = store::open(&config.store).await.context("opening the database")?;
         let cluster = store.cluster().await.context("reading the cluster's identity")?;
         let client = bind(config.node.listen, "listen").await?;
@@ -256,6 +256,7 @@ impl App {
             ring: ring.clone(),
             witness: witness.clone(),
             metrics: metrics.clone(),
+            events: events.clone(),
             tracker: background.clone(),
             shutdown: stop.peers.clone(),
         };
@@ -329,12 +330,19 @@ impl App {
             ended = &mut admin => Err(failure("admin", ended.map(|r| r.err().map(Into::into)))),
         };
         let result = match result {
-            Ok(signalled) => tokio::select! {
-                biased;
-                () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead during its drain")),
-                () = node.second(&mut signals, signalled) => Err(anyhow::anyhow!("a second signal ended the drain")),
-                drained = node.drain() => drained,
-            },
+            Ok(signalled) => {
+                let span = tracing::info_span!(
+                    parent: None,
+                    "drain",
+                    ringspan.sessions = node.registry.len(),
+                );
+                tokio::select! {
+                    biased;
+                    () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead during its drain")),
+                    () = node.second(&mut signals, signalled) => Err(anyhow::anyhow!("a second signal ended the drain")),
+                    drained = node.drain().instrument(span) => drained,
+                }
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = &result {

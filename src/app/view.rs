@@ -9,15 +9,18 @@ use super::Node;
 use crate::{
     admin::view::{
         ClientInfo, Database, DrainAnswer, DrainOrder, Health, LocalSession, MemberInfo, NodeEvent,
-        NodeView, OutageInfo, RingInfo, SessionInfo, SessionQuery, UpstreamState,
+        NodeView, OutageInfo, RingInfo, SessionInfo, SessionQuery, StoryEvent, UpstreamState,
     },
     error::{Code, Error, Result},
     ids::{Incarnation, SessionId},
-    peer::SessionReport,
+    peer::{self, SessionReport},
     ring::Ring,
     session::store_error,
     store::{Member, MemberState, SessionFilter, SessionRow},
 };
+
+/// Members that are asked for a session's story.
+const STORY_MEMBERS: usize = 64;
 
 #[async_trait]
 impl NodeView for Node {
@@ -77,6 +80,29 @@ impl NodeView for Node {
     async fn session(&self, id: &str) -> Result<Option<SessionInfo>> {
         let row = self.store.session(parse_id(id)?).await.map_err(|error| store_error(&error))?;
         Ok(self.described(row.into_iter().collect()).await.pop())
+    }
+
+    async fn story(&self, id: &str) -> Vec<StoryEvent> {
+        let Ok(id) = parse_id(id) else { return Vec::new() };
+        let ring = self.ring.borrow().clone();
+        let asked = ring.alive().take(STORY_MEMBERS).map(|member| async move {
+            let told = if member.incarnation == self.me {
+                peer::story(&self.events, id)
+            } else {
+                self.peers.story(member.incarnation, &member.peer_addr, id).await
+            };
+            let of = |event: peer::StoryEvent| StoryEvent {
+                node: member.node_id.clone(),
+                kind: event.kind,
+                text: event.text,
+                ago_seconds: Duration::from_millis(event.ago_millis).as_secs_f64(),
+            };
+            told.into_iter().map(of).collect::<Vec<_>>()
+        });
+        let mut story: Vec<_> =
+            futures_util::future::join_all(asked).await.into_iter().flatten().collect();
+        story.sort_by(|one, other| one.ago_seconds.total_cmp(&other.ago_seconds));
+        story
     }
 
     async fn drain(&self, order: DrainOrder) -> DrainAnswer {

@@ -70,6 +70,14 @@ pub enum CliCommand {
     Metrics(MetricsCommand),
     /// Send one round trip through a live ring; exit 0, or 1 with a reason
     Selfcheck(SelfcheckArgs),
+    /// Print the completion script of a shell
+    #[command(
+        after_long_help = "Example:\n  ringspan completions bash > /etc/bash_completion.d/ringspan"
+    )]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    #[command(after_long_help = "Example:\n  ringspan man --out /usr/local/share/man/man1")]
+    Man(ManArgs),
 }
 
 /// `ringspan dev`
@@ -258,6 +266,21 @@ pub struct SelfcheckArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `ringspan completions`
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsArgs {
+    /// Shell that is to complete
+    pub shell: clap_complete::Shell,
+}
+
+/// `ringspan man`
+#[derive(Clone, Debug, Args)]
+pub struct ManArgs {
+    /// Directory for a page of each command, in the place of one on stdout
+    #[arg(long, value_name = "DIRECTORY")]
+    pub out: Option<std::path::PathBuf>,
 }
 
 /// Settings that `migrate` reads: the database's, and the file.

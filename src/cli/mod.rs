@@ -4,6 +4,7 @@ pub mod args;
 pub mod config;
 mod dev;
 mod look;
+mod manual;
 mod metrics;
 mod migrate;
 mod sample;
@@ -94,6 +95,8 @@ fn dispatch(command: CliCommand) -> anyhow::Result<Exit> {
         }
         CliCommand::Metrics(command) => metrics::run(&command, &mut out),
         CliCommand::Selfcheck(args) => block_on(1, selfcheck::run(args)),
+        CliCommand::Completions(args) => manual::completions(&args, &mut out),
+        CliCommand::Man(args) => manual::man(&args, &mut out),
     }
 }
 

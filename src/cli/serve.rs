@@ -9,7 +9,7 @@ use super::{Exit, block_on, complain, env};
 use crate::{
     app::{Addresses, App},
     config::{Config, LogFormat, ServeArgs},
-    telemetry,
+    telemetry::{self, InitError, Metrics},
 };
 
 /// Process id of a supervisor, without which the node has no reason to run: it is killed
@@ -32,8 +32,17 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
 
 async fn serve(config: Config) -> anyhow::Result<Exit> {
     let format = config.telemetry.log_format;
-    let guard = telemetry::init(&config.telemetry, &config.node.id)?;
-    let served = run_app(config).await;
+    let metrics = Metrics::new();
+    let guard = match telemetry::init(&config.telemetry, &config.node.id, &metrics) {
+        Ok(guard) => guard,
+        // A variable of the standard that means nothing is a fault of the configuration.
+        Err(error @ InitError::Target(_)) => {
+            complain(format_args!("{error}"));
+            return Ok(Exit::Usage);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let served = run_app(config, metrics).await;
     // The logs of a node are read by machines where they are JSON: no other line there.
     let served = match served {
         Err(error) if format == LogFormat::Json => {
@@ -46,9 +55,9 @@ async fn serve(config: Config) -> anyhow::Result<Exit> {
     served
 }
 
-async fn run_app(config: Config) -> anyhow::Result<()> {
+async fn run_app(config: Config, metrics: Metrics) -> anyhow::Result<()> {
     let node = config.node.id.clone();
-    let app = App::start(config).await?;
+    let app = App::start(config, metrics).await?;
     let mut out = io::stdout();
     // A node whose stdout is closed serves as well as any other.
     let _ = writeln!(out, "{}", ready_line(&node, &app.addresses())).and_then(|()| out.flush());

@@ -40,6 +40,8 @@ fn every_command_of_the_contract_is_there() {
         "ringspan config dump --listen 127.0.0.1:1",
         "ringspan metrics list",
         "ringspan selfcheck --url http://127.0.0.1:8080",
+        "ringspan completions zsh",
+        "ringspan man --out man",
     ] {
         parse(line);
     }

@@ -43,7 +43,7 @@ impl Section {
             Self::Conversations => "Conversations in the database",
             Self::Peers => "Peer security",
             Self::Auth => "Clients",
-            Self::Telemetry => "Logs and traces",
+            Self::Telemetry => "Telemetry",
         }
     }
 }
@@ -306,7 +306,7 @@ settings! {
         LogFormat "log-format" Choice(&["text", "json"]), Is("text"), "Form of a log line.";
         LogFilter "log-filter" Filter, Is("info"), "What is logged, as a `tracing` filter.";
         OtlpEndpoint "otlp-endpoint" HttpUrl, Unset,
-            "OpenTelemetry collector (OTLP over gRPC) that receives traces.";
+            "OpenTelemetry collector that is sent traces, metrics and logs; the standard `OTEL_*` variables say the rest (protocol, headers, signals).";
     }
 }
 

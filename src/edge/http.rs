@@ -14,7 +14,6 @@ use http::{
 };
 use http_body_util::{BodyExt, Limited, combinators::UnsyncBoxBody};
 use serde_json::value::RawValue;
-use tracing::{Instrument, field::Empty};
 
 use super::{
     Edge,
@@ -43,12 +42,14 @@ const MAX_MOVES: u32 = 3;
 
 /// One turn.
 pub(super) async fn create(edge: Arc<Edge>, route: Arc<Route>, mut request: Request) -> Response {
-    let span = tracing::info_span!("request", route = %route.path, session = Empty);
+    let span = propagation::request("POST", &route.path);
     propagation::enter(&span, request.headers_mut());
-    match turn(&edge, &route, request).instrument(span).await {
+    let response = match turn(&edge, &route, request).await {
         Ok(response) => response,
         Err(error) => edge.refuse_route(&error),
-    }
+    };
+    propagation::answered(&span, response.status());
+    response
 }
 
 async fn turn(
@@ -95,7 +96,6 @@ async fn turn(
             (None, None, None) => (SessionId::random(), String::new()),
         }
     };
-    tracing::Span::current().record("session", tracing::field::display(session));
     let upgrade = Upgrade {
         path_and_query: key::forwarded_path(&parts.uri),
         headers: upgrade_headers(edge.forwarded_headers(&parts.headers)),
@@ -154,15 +154,17 @@ async fn turn(
 /// `GET …/{id}?stream=true&starting_after=N`: a response that runs, or has just ended, from
 /// an event on. Everything else about a response is the upstream's to answer.
 pub(super) async fn resume(edge: Arc<Edge>, route: Arc<Route>, mut request: Request) -> Response {
-    let span = tracing::info_span!("resume", route = %route.path);
+    let span = propagation::request("GET", &route.path);
     propagation::enter(&span, request.headers_mut());
     // Copies, because a request's body cannot be shared between threads.
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    match resumed(&edge, &route, &uri, &headers).instrument(span).await {
+    let response = match resumed(&edge, &route, &uri, &headers).await {
         Ok(Some(response)) => response,
         Ok(None) => pass(edge, request).await,
         Err(error) => edge.refuse_route(&error),
-    }
+    };
+    propagation::answered(&span, response.status());
+    response
 }
 
 /// None where the upstream is to be asked.

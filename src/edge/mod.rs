@@ -24,13 +24,14 @@ pub use auth::Authenticator;
 use axum::response::Response;
 pub use server::serve;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Span;
 
 use crate::{
     config::{Limits, Route},
     error::Error,
     route::{RouteError, Router},
     session::{ClientKind, ClientLabel},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, propagation},
     upstream::HttpClient,
     wire::handshake,
 };
@@ -76,6 +77,13 @@ impl Edge {
             self.metrics.error(error);
         }
         reply::route_error(error)
+    }
+
+    /// The same, said in the request's span too.
+    pub(super) fn refuse_traced(&self, span: &Span, error: &RouteError) -> Response {
+        let response = self.refuse_route(error);
+        propagation::answered(span, response.status());
+        response
     }
 }
 

@@ -6,7 +6,6 @@ use axum::{
     extract::{RawPathParams, Request},
     response::Response,
 };
-use tracing::{Instrument, field::Empty};
 
 use super::{
     CLOSE_POLICY, Edge, UNAUTHORIZED, key,
@@ -46,36 +45,27 @@ pub(super) async fn handle(
         Err(error) => return edge.refuse(&error),
     };
     let session = attach.session;
-    let span = tracing::info_span!("attach", %session, route = %route.path, epoch = Empty);
+    let span = propagation::request("GET", &route.path);
     propagation::enter(&span, &mut attach.upgrade.headers);
-    let attached = match edge.router.attach(attach, UPGRADE_PATIENCE).instrument(span.clone()).await
-    {
+    let attached = match edge.router.attach(attach, UPGRADE_PATIENCE).await {
         Ok(attached) => attached,
-        Err(error) => return edge.refuse_route(&error),
+        Err(error) => return edge.refuse_traced(&span, &error),
     };
     let limit = edge.limits.max_message_bytes;
     let (response, socket) =
         pending.accept(Some(&attached), Some(session.to_string()), route.compression, limit);
-    span.record("epoch", attached.epoch.0);
-    edge.tracker.clone().spawn(
-        async move {
-            if let Some((socket, seat)) = socket.await {
-                let up = edge.metrics.frames(&route.path, Direction::Up);
-                let down = edge.metrics.frames(&route.path, Direction::Down);
-                let pump = Pump::new(
-                    socket,
-                    seat,
-                    &identity,
-                    edge.limits.write_timeout,
-                    &edge.drain,
-                    up,
-                    down,
-                );
-                serve(pump, attached.link).await;
-            }
-        }
-        .instrument(span),
-    );
+    propagation::answered(&span, response.status());
+    // The span ends here: what follows is not the request, and logs nothing for a frame.
+    drop(span);
+    let link = attached.link;
+    edge.tracker.clone().spawn(async move {
+        let Some((socket, seat)) = socket.await else { return };
+        let up = edge.metrics.frames(&route.path, Direction::Up);
+        let down = edge.metrics.frames(&route.path, Direction::Down);
+        let (limit, drain) = (edge.limits.write_timeout, &edge.drain);
+        let pump = Pump::new(socket, seat, &identity, limit, drain, up, down);
+        serve(pump, link).await;
+    });
     response
 }
 
@@ -112,7 +102,7 @@ fn wish(
 }
 
 /// Moves frames until one side ends.
-async fn serve(mut pump: Pump, link: Link) {
+async fn serve(mut pump: Box<Pump>, link: Link) {
     let mut link = Some(link);
     loop {
         match pump.next(&mut link).await {

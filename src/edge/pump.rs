@@ -6,10 +6,18 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use tokio::{
     net::TcpStream,
     time::{Instant, Sleep, sleep_until, timeout},
@@ -57,6 +65,43 @@ pub(super) enum Event {
     Cut,
 }
 
+/// A cancellation that is waited for beside everything else. A token asked at each poll would
+/// take locks that all sockets of the node share; it is asked only when it has called.
+struct Awaited {
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    bell: Arc<Bell>,
+}
+
+struct Bell {
+    rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.store(true, Release);
+        self.task.wake();
+    }
+}
+
+impl Awaited {
+    fn new(token: &CancellationToken) -> Self {
+        // Rung, for the token has to be asked once.
+        let bell = Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() };
+        Self { cancelled: Box::pin(token.clone().cancelled_owned()), bell: Arc::new(bell) }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.bell.task.register(cx.waker());
+        if !self.bell.rung.load(Acquire) {
+            return Poll::Pending;
+        }
+        self.bell.rung.store(false, Release);
+        let waker = Waker::from(Arc::clone(&self.bell));
+        self.cancelled.as_mut().poll(&mut Context::from_waker(&waker))
+    }
+}
+
 /// One client socket.
 pub(super) struct Pump {
     socket: Socket<TcpStream>,
@@ -64,14 +109,14 @@ pub(super) struct Pump {
     write_timeout: Duration,
     /// Armed while the client does not take what is written.
     stalled: Option<Pin<Box<Sleep>>>,
-    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    closing: Option<Awaited>,
     cut: CancellationToken,
     /// Resolves when the client's credential is good no more.
     ended: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Armed then: how long a running turn may still take.
     grace: Option<Pin<Box<Sleep>>>,
     /// Waited for once the drain has begun.
-    hard: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    hard: Option<Awaited>,
     /// When an idle socket is closed during a drain.
     close_at: Option<Pin<Box<Sleep>>>,
     up: FrameCounters,
@@ -87,13 +132,14 @@ impl Pump {
         drain: &Drain,
         up: FrameCounters,
         down: FrameCounters,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        // Boxed, or the task of a socket has room for it in each of its states.
+        Box::new(Self {
             socket,
             _seat: seat,
             write_timeout,
             stalled: None,
-            closing: Some(Box::pin(drain.closing.clone().cancelled_owned())),
+            closing: Some(Awaited::new(&drain.closing)),
             cut: drain.cut.clone(),
             ended: identity.ended(),
             grace: None,
@@ -101,7 +147,7 @@ impl Pump {
             close_at: None,
             up,
             down,
-        }
+        })
     }
 
     /// Waits for the next thing to happen. Without a link the client is read all the same,
@@ -172,15 +218,15 @@ impl Pump {
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Option<Event> {
         if let Some(closing) = &mut self.closing {
-            if closing.as_mut().poll(cx).is_pending() {
+            if closing.poll(cx).is_pending() {
                 return None;
             }
             self.closing = None;
             let spread = Instant::now() + SPREAD.mul_f64(rand::random());
             self.close_at = Some(Box::pin(sleep_until(spread)));
-            self.hard = Some(Box::pin(self.cut.clone().cancelled_owned()));
+            self.hard = Some(Awaited::new(&self.cut));
         }
-        if self.hard.as_mut().is_some_and(|hard| hard.as_mut().poll(cx).is_ready()) {
+        if self.hard.as_mut().is_some_and(|hard| hard.poll(cx).is_ready()) {
             self.hard = None;
             return Some(Event::Cut);
         }
@@ -219,7 +265,7 @@ impl Pump {
     }
 
     /// Ends the connection as its other side asked.
-    pub(super) async fn close_as(self, frame: Option<CloseFrame>) {
+    pub(super) async fn close_as(self: Box<Self>, frame: Option<CloseFrame>) {
         match frame {
             // 1005: a close without a code.
             None => self.close(1005, "").await,
@@ -228,13 +274,13 @@ impl Pump {
     }
 
     /// Ends the connection because this node or its owner restarts.
-    pub(super) async fn close_restart(self) {
+    pub(super) async fn close_restart(self: Box<Self>) {
         self.close(CLOSE_RESTART, RESTART).await;
     }
 
     /// Says the last word and hangs up. The echo is not waited for: clients that expect the
     /// server to close first would both wait.
-    pub(super) async fn close(mut self, code: u16, reason: &str) {
+    pub(super) async fn close(mut self: Box<Self>, code: u16, reason: &str) {
         self.socket.queue_close(code, reason);
         let goodbye = async {
             self.socket.flush().await?;

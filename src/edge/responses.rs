@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{extract::Request, response::Response};
 use http::HeaderMap;
-use tracing::{Instrument, field::Empty};
 
 use super::{
     Drain, Edge,
@@ -47,14 +46,14 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
         Ok(client) => client,
         Err(error) => return edge.refuse(&error),
     };
-    let span = tracing::info_span!("attach", route = %route.path, session = Empty);
+    let span = propagation::request("GET", &route.path);
     propagation::enter(&span, &mut client.upgrade.headers);
     // A client that names its session learns of a refusal now; for another one it takes its
     // first request to know which session it means.
     let attached = match client.session {
-        Some(_) => match client.attach(UPGRADE_PATIENCE).instrument(span.clone()).await {
+        Some(_) => match client.attach(UPGRADE_PATIENCE).await {
             Ok(attached) => Some(attached),
-            Err(error) => return edge.refuse_route(&error),
+            Err(error) => return edge.refuse_traced(&span, &error),
         },
         None => None,
     };
@@ -62,19 +61,17 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     let session = client.session.map(|session| session.to_string());
     let (response, socket) = pending.accept(attached.as_ref(), session, route.compression, limit);
     client.link = attached.map(|attached| attached.link);
-    edge.tracker.clone().spawn(
-        async move {
-            if let Some((socket, seat)) = socket.await {
-                let up = edge.metrics.frames(&route.path, Direction::Up);
-                let down = edge.metrics.frames(&route.path, Direction::Down);
-                let drain = client.drain();
-                let pump =
-                    Pump::new(socket, seat, &identity, edge.limits.write_timeout, &drain, up, down);
-                client.serve(pump).await;
-            }
+    propagation::answered(&span, response.status());
+    edge.tracker.clone().spawn(async move {
+        if let Some((socket, seat)) = socket.await {
+            let up = edge.metrics.frames(&route.path, Direction::Up);
+            let down = edge.metrics.frames(&route.path, Direction::Down);
+            let drain = client.drain();
+            let timeout = edge.limits.write_timeout;
+            let pump = Pump::new(socket, seat, &identity, timeout, &drain, up, down);
+            client.serve(pump).await;
         }
-        .instrument(span),
-    );
+    });
     response
 }
 
@@ -161,11 +158,10 @@ impl Client {
             () = cut.cancelled() => return Err(leaving().into()),
         };
         self.epoch = attached.epoch;
-        tracing::Span::current().record("session", tracing::field::display(session));
         Ok(attached)
     }
 
-    async fn serve(mut self, mut pump: Pump) {
+    async fn serve(mut self, mut pump: Box<Pump>) {
         loop {
             let mut link = self.link.take();
             let event = pump.next(&mut link).await;

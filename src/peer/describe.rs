@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 use tonic::Request;
 
-pub use super::proto::SessionReport;
+pub use super::proto::{SessionReport, StoryEvent};
 use super::{
     outgoing::Peers,
     proto::{self, ClientReport},
@@ -14,7 +14,32 @@ use super::{
 use crate::{
     ids::{Incarnation, SessionId},
     session::Handle,
+    telemetry::events::Events,
 };
+
+/// Events of one session that a node tells: what a person reads.
+const STORY: usize = 64;
+
+/// What this node remembers of a session, oldest first.
+#[must_use]
+pub fn story(events: &Events, session: SessionId) -> Vec<StoryEvent> {
+    let now = events.uptime();
+    let told = events.story(&session.to_string(), STORY).into_iter().map(|event| StoryEvent {
+        kind: event.kind,
+        text: event.text,
+        ago_millis: millis(now - event.at_seconds),
+    });
+    told.collect()
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the time since an event of this process: no negative, no millennia"
+)]
+fn millis(seconds: f64) -> u64 {
+    (seconds.max(0.0) * 1_000.0) as u64
+}
 
 /// How long an owner may take; an operator sees the row without it.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -68,22 +93,44 @@ impl Peers {
         addr: &str,
         sessions: &[SessionId],
     ) -> Vec<SessionReport> {
+        self.described(target, addr, sessions, false).await.sessions
+    }
+
+    /// Asks a member what it remembers of a session. One that does not answer in time
+    /// remembers nothing.
+    pub async fn story(
+        &self,
+        target: Incarnation,
+        addr: &str,
+        session: SessionId,
+    ) -> Vec<StoryEvent> {
+        self.described(target, addr, &[session], true).await.story
+    }
+
+    async fn described(
+        &self,
+        target: Incarnation,
+        addr: &str,
+        sessions: &[SessionId],
+        story: bool,
+    ) -> proto::DescribeResponse {
         let request = proto::DescribeRequest {
             target_incarnation: target.0,
             sessions: sessions.iter().map(|id| Bytes::copy_from_slice(&id.0)).collect(),
+            story,
         };
         let asked = async {
             let mut client = self.client(target, addr).await?;
             let response = client.describe(Request::new(request)).await;
-            response.map(|response| response.into_inner().sessions).map_err(|s| s.to_string())
+            response.map(tonic::Response::into_inner).map_err(|status| status.to_string())
         };
         match timeout(TIMEOUT, asked).await {
-            Ok(Ok(reports)) => reports,
+            Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
-                tracing::debug!(%target, error, "owner tells nothing of its sessions");
-                Vec::new()
+                tracing::debug!(%target, error, "peer tells nothing of its sessions");
+                proto::DescribeResponse::default()
             }
-            Err(_) => Vec::new(),
+            Err(_) => proto::DescribeResponse::default(),
         }
     }
 }

@@ -10,12 +10,13 @@ use tonic::{
     Request, Response, Status, Streaming, service::interceptor::InterceptedService,
     transport::Server,
 };
+use tracing::Instrument;
 
 use super::{
     MAX_HOPS, PROTOCOL, auth, convert,
-    describe::SessionReport,
+    describe::{self, SessionReport},
     mux::{Mux, Outgoing},
-    outgoing::{Identity, WINDOW},
+    outgoing::{FRAME, Identity, WINDOW},
     proto::{
         self,
         frame::Body,
@@ -29,7 +30,11 @@ use crate::{
     ownership::witness::Witness,
     ring::Ring,
     session::{AttachError, Registry},
-    telemetry::metrics::{GaugeGuard, Metrics, Side},
+    telemetry::{
+        events::Events,
+        metrics::{GaugeGuard, Metrics, Side},
+        propagation,
+    },
 };
 
 /// How long a caller may take for its Hello.
@@ -56,6 +61,7 @@ pub struct Incoming {
     pub ring: watch::Receiver<Arc<Ring>>,
     pub witness: Witness,
     pub metrics: Metrics,
+    pub events: Events,
     pub tracker: TaskTracker,
     pub shutdown: CancellationToken,
 }
@@ -150,9 +156,15 @@ impl Incoming {
     ) -> Result<proto::DescribeResponse, Status> {
         self.check_target(request.target_incarnation)?;
         let ids = request.sessions.iter().take(MAX_DESCRIBED);
-        let handles = ids.filter_map(|id| id.as_ref().try_into().ok().map(SessionId));
-        let sessions = handles.filter_map(|id| self.registry.get(id));
-        Ok(proto::DescribeResponse { sessions: sessions.map(|h| SessionReport::of(&h)).collect() })
+        let ids = ids.filter_map(|id| id.as_ref().try_into().ok().map(SessionId));
+        let mut answer = proto::DescribeResponse::default();
+        for id in ids {
+            answer.sessions.extend(self.registry.get(id).map(|handle| SessionReport::of(&handle)));
+            if request.story && answer.story.is_empty() {
+                answer.story = describe::story(&self.events, id);
+            }
+        }
+        Ok(answer)
     }
 
     /// Refuses, before any work, who has no business here.
@@ -268,15 +280,27 @@ impl Incoming {
         if request.hop > MAX_HOPS {
             return Err(Error::new(Code::OwnerMoving, "passed on too often; retry").into());
         }
-        let Some(attach) = convert::attach_in(request, &self.routes) else {
+        let Some(mut attach) = convert::attach_in(request, &self.routes) else {
             let text = "this node has no such route: the nodes' configurations differ";
             return Err(Error::new(Code::Internal, text).into());
         };
-        let attached = self.registry.attach(attach).await.inspect_err(|error| {
-            if matches!(error, AttachError::NotOwner(_)) {
-                self.metrics.not_owner(Side::Callee);
-            }
-        })?;
+        let span = tracing::info_span!(
+            parent: None,
+            "serve attach",
+            otel.kind = "server",
+            rpc.system = "grpc",
+            rpc.service = "ringspan.peer.v1.Peer",
+            rpc.method = "Link",
+            session.id = %attach.session,
+            ringspan.edge = %attach.client.edge_node,
+        );
+        propagation::enter(&span, &mut attach.upgrade.headers);
+        let attached =
+            self.registry.attach(attach).instrument(span).await.inspect_err(|error| {
+                if matches!(error, AttachError::NotOwner(_)) {
+                    self.metrics.not_owner(Side::Callee);
+                }
+            })?;
         let (resume, floor_seq) = convert::resume_out(attached.resume);
         let answer = proto::Attached {
             epoch: attached.epoch.0,
@@ -306,6 +330,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
+        .max_frame_size(FRAME)
         .max_concurrent_streams(MAX_STREAMS);
     if let Some(tls) = auth::server_tls(security)? {
         server = server.tls_config(tls)?;

@@ -14,7 +14,7 @@ mod testify;
 #[cfg(test)]
 mod tests;
 
-pub use describe::SessionReport;
+pub use describe::{SessionReport, StoryEvent, story};
 pub use incoming::{Incoming, serve};
 pub use outgoing::{Identity, PeerError, Peers};
 pub use testify::NoTestimony;

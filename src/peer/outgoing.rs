@@ -41,6 +41,9 @@ const KEEPALIVE: Duration = Duration::from_secs(3);
 /// stops: one window for a stream that carries all sessions.
 pub(super) const WINDOW: u32 = 64 * 1024 * 1024;
 
+/// Largest HTTP/2 frame, both ways: a chunk of messages goes in one, not in four.
+pub(super) const FRAME: u32 = 128 * 1024;
+
 /// How long a stream without channels stays open.
 const IDLE: Duration = Duration::from_mins(1);
 
@@ -256,7 +259,8 @@ impl Peers {
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW);
+            .initial_connection_window_size(WINDOW)
+            .max_frame_size(FRAME);
         if let Some(tls) = &self.tls {
             endpoint = endpoint.tls_config(tls.clone()).map_err(|error| error.to_string())?;
         }

@@ -76,6 +76,7 @@ impl Pair {
             ring: owner.ring.clone(),
             witness: witness.clone(),
             metrics: owner.metrics.clone(),
+            events: crate::telemetry::events::Events::default(),
             tracker: owner.tracker.clone(),
             shutdown: owner.stop.clone(),
         };

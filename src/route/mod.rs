@@ -12,6 +12,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
+use tracing::{Instrument, field::Empty};
 
 use crate::{
     error::{Blame, Code, Error},
@@ -20,7 +21,10 @@ use crate::{
     ring::Ring,
     session::{Attach, AttachError, Attached, Owner, Registry, owner, store_error},
     store::{AliasKind, Store},
-    telemetry::metrics::{Metrics, Side},
+    telemetry::{
+        metrics::{Metrics, Side},
+        propagation,
+    },
     upstream::Refusal,
 };
 
@@ -41,6 +45,17 @@ pub enum RouteError {
     /// The upstream refused the upgrade.
     Refused(Box<Refusal>),
     Failed(Error),
+}
+
+impl RouteError {
+    /// A word for it, of a bounded set.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "upstream_refused",
+            Self::Failed(error) => error.code.as_str(),
+        }
+    }
 }
 
 impl From<Error> for RouteError {
@@ -99,6 +114,29 @@ impl Router {
         mut attach: Attach,
         patience: Duration,
     ) -> Result<Attached, RouteError> {
+        let span = tracing::info_span!(
+            parent: None,
+            "attach",
+            otel.status_code = Empty,
+            "error.type" = Empty,
+            http.route = attach.route.path,
+            session.id = %attach.session,
+            ringspan.epoch = Empty,
+            ringspan.resume = attach.last_seq.is_some(),
+        );
+        propagation::enter(&span, &mut attach.upgrade.headers);
+        let attached = self.find(attach, patience).instrument(span.clone()).await;
+        match &attached {
+            Ok(attached) => drop(span.record("ringspan.epoch", attached.epoch.0)),
+            Err(error) => {
+                propagation::failed(&span);
+                span.record("error.type", error.as_str());
+            }
+        }
+        attached
+    }
+
+    async fn find(&self, mut attach: Attach, patience: Duration) -> Result<Attached, RouteError> {
         let deadline = Instant::now() + patience;
         let mut pause = PAUSE;
         let mut avoid: Vec<Incarnation> = Vec::new();

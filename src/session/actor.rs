@@ -1,8 +1,9 @@
 //! The task of one session: it performs what the rules decide.
 //!
 //! One poll visits, in this order: the lease (without it nothing moves), commands, the
-//! dial, clients, the ledger's answers, the upstream, deliveries, writes, the timer. It goes round until nothing
-//! is ready, so that what arrived together leaves together.
+//! dial, clients, the ledger's answers, the upstream, deliveries, writes, the timer. From the
+//! dial to the writes it goes round until nothing is ready, so that what arrived together
+//! leaves together.
 
 mod attach;
 mod journal;
@@ -40,7 +41,10 @@ use crate::{
     error::{Code, Error},
     ids::{Epoch, Incarnation, Principal, SessionId},
     link::Frame,
-    telemetry::metrics::{GaugeGuard, GaugeShare, Place},
+    telemetry::{
+        metrics::{GaugeGuard, GaugeShare, Place},
+        propagation::Context as TraceContext,
+    },
     upstream::{Connection, DialError, Upgrade},
     wire::CloseFrame,
 };
@@ -77,8 +81,9 @@ pub(super) enum Command {
     WarmUp,
     /// The heir lacks what a part builds on: send it everything.
     Replicate,
-    /// End now; clients are told the error.
-    Stop(Error),
+    /// End now; clients are told the error. Boxed: an inbox has room for 32 commands from its
+    /// start.
+    Stop(Box<Error>),
 }
 
 /// Why the actor's loop ended.
@@ -149,6 +154,9 @@ pub(super) struct Actor {
     upstream: Upstream,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
+    /// What the session's spans point back at: the transfer that brought it here, or what
+    /// its lost owner did last.
+    pub(super) origin: TraceContext,
     /// What the upstream answered to the upgrade.
     headers: HeaderMap,
     subprotocol: Option<String>,
@@ -166,6 +174,8 @@ pub(super) struct Actor {
     last_close: Option<CloseFrame>,
     timer: Pin<Box<Sleep>>,
     retime: bool,
+    /// When the lease was looked at last: the time of this poll.
+    polled_at: Instant,
     /// Only while the lease is in doubt.
     lease_wait: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     replay_share: GaugeShare,
@@ -213,6 +223,7 @@ impl Actor {
             journal: Vec::new(),
             upstream: Upstream::None,
             upgrade: attach.upgrade.clone(),
+            origin: TraceContext::default(),
             headers: HeaderMap::new(),
             subprotocol: None,
             waiting: Vec::new(),
@@ -226,6 +237,7 @@ impl Actor {
             last_close: None,
             timer: Box::pin(sleep_until(now + route.detach_ttl)),
             retime: true,
+            polled_at: now,
             lease_wait: None,
             replay_share: ctx.metrics.replay_bytes(&route.path),
             _counted: ctx.metrics.session(&route.path, route.profile),
@@ -244,9 +256,7 @@ impl Actor {
             if !self.poll_lease(cx) {
                 return self.poll_suspended(cx);
             }
-            let mut progress = false;
             while let Poll::Ready(Some(command)) = self.inbox.poll_recv(cx) {
-                progress = true;
                 match command {
                     Command::Attach(attach, reply) => self.attach(attach, reply),
                     Command::Drain => self.leave(Departure::Drain),
@@ -257,29 +267,13 @@ impl Actor {
                     Command::Offer(_) => {}
                     Command::WarmUp => self.warm_up(),
                     Command::Replicate => self.replicate_all(),
-                    Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
+                    Command::Stop(error) => return Poll::Ready(Exit::Stopped(*error)),
                 }
             }
-            if let Some(exit) = self.poll_dial(cx, &mut progress) {
+            if let Some(exit) = self.poll_frames(cx) {
                 return Poll::Ready(exit);
             }
-            self.poll_clients(cx, &mut progress);
-            if let Some(exit) = self.poll_journal(cx, &mut progress) {
-                return Poll::Ready(exit);
-            }
-            if let Some(exit) = self.poll_upstream(cx, &mut progress) {
-                return Poll::Ready(exit);
-            }
-            self.poll_archive(cx, &mut progress);
-            self.poll_held(cx, &mut progress);
-            self.deliver(cx, &mut progress);
-            if let Some(exit) = self.poll_flush(cx, &mut progress) {
-                return Poll::Ready(exit);
-            }
-            let may_leave = self.departure.is_some() && self.may_leave();
-            if let Some(departure) = self.departure.take_if(|_| may_leave) {
-                return Poll::Ready(Exit::HandOff(departure));
-            }
+            let mut progress = false;
             if let Some(exit) = self.poll_timer(cx, &mut progress) {
                 return Poll::Ready(exit);
             }
@@ -290,11 +284,42 @@ impl Actor {
         }
     }
 
+    /// Moves what there is to move.
+    fn poll_frames(&mut self, cx: &mut Cx<'_>) -> Option<Exit> {
+        loop {
+            let mut progress = false;
+            if let Some(exit) = self.poll_dial(cx, &mut progress) {
+                return Some(exit);
+            }
+            self.poll_clients(cx, &mut progress);
+            if let Some(exit) = self.poll_journal(cx, &mut progress) {
+                return Some(exit);
+            }
+            if let Some(exit) = self.poll_upstream(cx, &mut progress) {
+                return Some(exit);
+            }
+            self.poll_archive(cx, &mut progress);
+            self.poll_held(cx, &mut progress);
+            self.deliver(cx, &mut progress);
+            if let Some(exit) = self.poll_flush(cx, &mut progress) {
+                return Some(exit);
+            }
+            let may_leave = self.departure.is_some() && self.may_leave();
+            if let Some(departure) = self.departure.take_if(|_| may_leave) {
+                return Some(Exit::HandOff(departure));
+            }
+            if !progress {
+                return None;
+            }
+        }
+    }
+
     /// Whether the lease still proves that the session is ours. If not, the task is woken
     /// when it does again.
     fn poll_lease(&mut self, cx: &mut Cx<'_>) -> bool {
         loop {
-            if self.ctx.lease.is_live(Instant::now().into_std()) {
+            self.polled_at = Instant::now();
+            if self.ctx.lease.is_live(self.polled_at.into_std()) {
                 self.lease_wait = None;
                 return true;
             }
@@ -329,7 +354,7 @@ impl Actor {
                     let error = Error::new(Code::OutcomeUnknown, text);
                     return Poll::Ready(Exit::Stopped(error));
                 }
-                Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
+                Command::Stop(error) => return Poll::Ready(Exit::Stopped(*error)),
             }
         }
         Poll::Pending
@@ -360,8 +385,11 @@ impl Actor {
             match self.clients[at].poll_recv(cx) {
                 Poll::Pending => at += 1,
                 Poll::Ready(Some(frame)) => {
-                    *progress = true;
+                    // An opaque frame leaves with the write that follows; of a turn more may
+                    // come.
+                    *progress |= self.turns.is_some();
                     if !self.on_client(at, frame) {
+                        *progress = true;
                         self.remove(at);
                     }
                 }

@@ -41,6 +41,10 @@ pub(super) struct TurnWatch {
 
 impl Streams {
     pub(super) fn open(&mut self, no: u64, turn: Option<TurnWatch>) {
+        if self.0.is_empty() {
+            // An opaque session never has a second one.
+            self.0.reserve_exact(1);
+        }
         self.0.push(Stream { no, log: Log::default(), done: None, turn });
     }
 

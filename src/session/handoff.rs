@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
+use tracing::{Instrument, Span};
 
 use super::actor::{Actor, Departure, Exit};
 use crate::{
@@ -10,7 +11,10 @@ use crate::{
     ids::Incarnation,
     link::Frame,
     store::{SessionRow, Transferred},
-    telemetry::metrics::{HandoffReason, Outcome},
+    telemetry::{
+        metrics::{HandoffReason, Outcome},
+        propagation,
+    },
 };
 
 /// How long clients may take to collect their last messages.
@@ -35,7 +39,7 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves a session and ends it as the reason asks.
-pub(super) async fn run(mut actor: Actor) {
+pub(super) async fn run(mut actor: Box<Actor>) {
     loop {
         match actor.serve().await {
             Exit::Abandoned => {
@@ -50,7 +54,11 @@ pub(super) async fn run(mut actor: Actor) {
                 release(&actor).await;
             }
             Exit::HandOff(departure) => {
-                if hand_off(&mut actor, &departure).await == Stay::GoesOn {
+                let headers = actor.upgrade.headers.clone();
+                let span = begin(&mut actor);
+                if hand_off(&mut actor, &departure).instrument(span).await == Stay::GoesOn {
+                    // A later dial goes on with the client's trace, not with this attempt.
+                    actor.upgrade.headers = headers;
                     continue;
                 }
             }
@@ -63,6 +71,19 @@ pub(super) async fn run(mut actor: Actor) {
         }
         return;
     }
+}
+
+/// The span of a transfer. It goes on with the trace of the newest client, and what the heir
+/// is left names it, so the heir's spans can point back at it.
+fn begin(actor: &mut Actor) -> Span {
+    let span = tracing::info_span!(
+        parent: None,
+        "handoff",
+        session.id = %actor.id,
+        ringspan.epoch = actor.epoch.0,
+    );
+    propagation::enter(&span, &mut actor.upgrade.headers);
+    span
 }
 
 /// Whether the session's stay here has ended.
@@ -217,6 +238,7 @@ async fn stop(actor: &mut Actor, error: Error) {
 /// Fenced by epoch: if the session is somebody else's by now, nothing happens.
 async fn release(actor: &Actor) {
     actor.flush_ledger(FLUSH).await;
+    actor.ctx.events.note("released", &actor.id, format!("given up, epoch {}", actor.epoch));
     if let Err(error) = actor.ctx.store.release(actor.id, actor.ctx.me, actor.epoch).await {
         // The row keeps naming this incarnation; whoever asks for the session here claims it
         // anew, and once this node is gone anybody may.

@@ -36,6 +36,7 @@ use crate::{
     telemetry::{
         events::Events,
         metrics::{ClaimOutcome, Metrics, TakeoverReason},
+        propagation,
     },
     upstream::Dialer,
 };
@@ -167,7 +168,7 @@ impl Registry {
             if handle.epoch < attach.min_epoch {
                 // The caller has seen a later owner: ours is over, we just do not know yet.
                 let error = Error::new(Code::OwnerMoving, "the session has a new owner");
-                drop(handle.inbox.send(Command::Stop(error)).await);
+                drop(handle.inbox.send(Command::Stop(Box::new(error))).await);
                 self.forget(attach.session, slot);
                 continue;
             }
@@ -277,12 +278,14 @@ impl Registry {
             .take(attach.session)
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
         self.ctx.metrics.heir_conversations(self.warm.len());
+        let origin = warm.as_ref().map(|warm| propagation::extract(&warm.upgrade.headers));
         let (past, cut) = warm.map(|warm| (warm.past, warm.cut)).unwrap_or_default();
         if !past.is_empty() {
             // What came from the heir has none any more.
             drop(inbox.try_send(Command::Replicate));
         }
-        let mut actor = Actor::new(
+        // Boxed, or the task has room for it in each of its states.
+        let mut actor = Box::new(Actor::new(
             Arc::clone(&self.ctx),
             attach,
             claimed,
@@ -290,7 +293,8 @@ impl Registry {
             Arc::clone(&stats),
             commands,
             inbox.downgrade(),
-        );
+        ));
+        actor.origin = origin.unwrap_or_default();
         actor.adopt(cut);
         let (registry, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
         let id = attach.session;
@@ -330,7 +334,7 @@ impl Handle {
 
     /// Ends the session's stay here; clients are told `error`.
     pub async fn stop(&self, error: Error) {
-        drop(self.inbox.send(Command::Stop(error)).await);
+        drop(self.inbox.send(Command::Stop(Box::new(error))).await);
     }
 }
 
@@ -352,6 +356,8 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
         me: ctx.me,
         seen: None,
     };
+    // The row names this node, and no task has the session: it was handed over.
+    let mut handed = false;
     for _ in 0..ATTEMPTS {
         let claimed = match ctx.store.claim(&claim).await {
             // The row has another principal: ids are derived from principals, so this client
@@ -367,6 +373,10 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
                     tracing::info!(session = %attach.session, %epoch, %from, "session taken over");
                     let text = format!("taken over from incarnation {from}, epoch {epoch}");
                     ctx.events.emit("takeover", Some(&attach.session), &text);
+                } else if handed {
+                    tracing::debug!(session = %attach.session, %epoch, "session opened as its heir");
+                    let text = format!("opened here after a handoff, epoch {epoch}");
+                    ctx.events.emit("arrived", Some(&attach.session), &text);
                 } else {
                     tracing::debug!(session = %attach.session, %epoch, "session claimed");
                     let text = format!("claimed for {}, epoch {epoch}", attach.route.path);
@@ -384,7 +394,10 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
                         return Err(AttachError::NotOwner(owner));
                     }
                     // Released, its owner dead, or ours from a task that ended: take it.
-                    _ => claim.seen = Some(row.epoch),
+                    named => {
+                        handed = named.is_some();
+                        claim.seen = Some(row.epoch);
+                    }
                 }
             }
             Claimed::Fenced => {

@@ -122,7 +122,18 @@ impl Actor {
     }
 
     fn open_turn(&mut self, no: TurnNo) {
-        let span = tracing::info_span!(parent: None, "turn", session = %self.id, turn = no, outcome = Empty);
+        let span = tracing::info_span!(
+            parent: None,
+            "turn",
+            otel.status_code = Empty,
+            session.id = %self.id,
+            ringspan.epoch = self.epoch.0,
+            ringspan.upstream = self.route.upstream.name,
+            ringspan.turn.number = no,
+            ringspan.turn.first_event_seconds = Empty,
+            ringspan.turn.outcome = Empty,
+        );
+        propagation::link(&span, &self.origin);
         let watch = TurnWatch {
             accepted: Instant::now(),
             visible: false,
@@ -143,13 +154,21 @@ impl Actor {
         if let Some(watch) = stream.turn.as_mut().filter(|watch| !watch.visible) {
             watch.visible = true;
             watch.queued = None;
-            self.ctx.metrics.turn_first_event(&self.route.path, now - watch.accepted);
+            let took = now - watch.accepted;
+            watch.span.record("ringspan.turn.first_event_seconds", took.as_secs_f64());
+            self.ctx.metrics.turn_first_event(&self.route.path, took);
         }
         if let Some(outcome) = outcome {
             stream.done = Some(now);
             if let Some(watch) = stream.turn.take() {
-                watch.span.record("outcome", outcome.as_str());
+                watch.span.record("ringspan.turn.outcome", outcome.as_str());
+                if matches!(outcome, TurnOutcome::Failed | TurnOutcome::Unknown) {
+                    propagation::failed(&watch.span);
+                }
                 self.ctx.metrics.turn(&self.route.path, outcome, now - watch.accepted);
+                let took = (now - watch.accepted).as_secs_f64();
+                let text = format!("turn {turn} {} after {took:.2} s", outcome.as_str());
+                self.ctx.events.note("turn", &self.id, text);
             }
             self.turn_ended();
         }

@@ -14,13 +14,13 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use catalogue::{MetricInfo, render_table};
 use families::Families;
 pub use labels::{
-    ArchiveFailure, ClaimOutcome, Direction, HandoffReason, LedgerRefusal, LedgerWrite, Outcome,
-    Place, ResumeOutcome, Side, StoreFailure, TakeoverReason, TurnOutcome,
+    ArchiveFailure, ClaimOutcome, Direction, HandoffReason, LedgerRefusal, LedgerWrite, Loss,
+    Outcome, Place, ResumeOutcome, Side, Signal, StoreFailure, TakeoverReason, TurnOutcome,
 };
 use labels::{
     ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLedgerRefusal,
-    ByLedgerWrite, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide, ByState,
-    ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
+    ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide,
+    BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
 };
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use tokio::time::Instant;
@@ -60,7 +60,26 @@ impl Metrics {
     /// All metrics at their zero.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Families::new()))
+        let metrics = Self(Arc::new(Families::new()));
+        // Rare, and watched by their increase: a counter that is first seen with its first
+        // event shows none.
+        let reasons = [
+            HandoffReason::Drain,
+            HandoffReason::Deadline,
+            HandoffReason::Age,
+            HandoffReason::Balance,
+        ];
+        for reason in reasons {
+            for outcome in [Outcome::Ok, Outcome::Failed] {
+                let labels = ByHandoff { reason, outcome };
+                drop(metrics.0.handoffs.get_or_create(&labels));
+                drop(metrics.0.handoff_seconds.get_or_create(&labels));
+            }
+        }
+        for reason in [TakeoverReason::Dead, TakeoverReason::Gone] {
+            drop(metrics.0.takeovers.get_or_create(&ByTakeover { reason }));
+        }
+        metrics
     }
 
     /// `OpenMetrics` text, without the families that have no value yet.
@@ -269,6 +288,16 @@ impl Metrics {
     /// The store failed. `operation` is a name from the code, never data.
     pub fn store_error(&self, operation: &'static str, reason: StoreFailure) {
         self.0.store_errors.get_or_create(&ByStoreFailure { operation, reason }).inc();
+    }
+
+    /// The counter of what a collector took.
+    pub fn otlp_sent(&self, signal: Signal) -> Counter {
+        self.0.otlp_sent.get_or_create_owned(&BySignal { signal })
+    }
+
+    /// The counter of what no collector took.
+    pub fn otlp_lost(&self, signal: Signal, reason: Loss) -> Counter {
+        self.0.otlp_lost.get_or_create_owned(&ByLoss { signal, reason })
     }
 
     /// A client was told of a failure.

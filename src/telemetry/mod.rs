@@ -5,6 +5,7 @@
 
 pub mod events;
 pub mod metrics;
+mod otlp;
 pub mod propagation;
 pub mod tracing;
 

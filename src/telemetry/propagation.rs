@@ -102,6 +102,43 @@ pub fn context_of(span: &Span, parent: &Context) -> Context {
     if own.span().span_context().is_valid() { own } else { parent.clone() }
 }
 
+/// Has `span` point at the span that `to` names, of another trace or of this one: what it
+/// goes on with. Nothing happens where `to` names none.
+pub fn link(span: &Span, to: &Context) {
+    let to = to.span().span_context().clone();
+    if to.is_valid() {
+        span.add_link(to);
+    }
+}
+
+/// The span of one request of a client, by the conventions for HTTP servers.
+#[must_use]
+pub fn request(method: &'static str, route: &str) -> Span {
+    tracing::info_span!(
+        parent: None,
+        "request",
+        otel.name = format_args!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = tracing::field::Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = tracing::field::Empty,
+    )
+}
+
+/// How the request of [`request`] was answered.
+pub fn answered(span: &Span, status: http::StatusCode) {
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        failed(span);
+    }
+}
+
+/// Marks `span` as failed. The reason is in its other fields.
+pub fn failed(span: &Span) {
+    span.record("otel.status_code", "ERROR");
+}
+
 /// Makes `span` a child of what the headers name, and the headers name the span.
 pub fn enter(span: &Span, headers: &mut HeaderMap) {
     let parent = extract(headers);

@@ -365,6 +365,14 @@ pub fn forwardable_response_headers(headers: &HeaderMap) -> HeaderMap {
     forwardable(headers)
 }
 
+/// A value with bytes of its own. A session keeps its headers, and one that was read may share
+/// the whole buffer that it was read into.
+fn unshared(value: &HeaderValue) -> HeaderValue {
+    let Ok(mut own) = HeaderValue::from_bytes(value.as_bytes()) else { return value.clone() };
+    own.set_sensitive(value.is_sensitive());
+    own
+}
+
 /// All but the hop's own headers and those that `Connection` names.
 fn forwardable(headers: &HeaderMap) -> HeaderMap {
     let named: Vec<_> = elements(headers, &CONNECTION).collect();
@@ -374,7 +382,7 @@ fn forwardable(headers: &HeaderMap) -> HeaderMap {
     headers
         .iter()
         .filter(|(name, _)| passes(name))
-        .map(|(name, value)| (name.clone(), value.clone()))
+        .map(|(name, value)| (name.clone(), unshared(value)))
         .fold(HeaderMap::new(), |mut kept, (name, value)| {
             kept.append(name, value);
             kept

@@ -81,7 +81,8 @@ impl<S> Socket<S> {
             outbox: Outbox::new(role, options.deflate),
             ready: !leftover.is_empty(),
             unflushed: false,
-            rest: leftover.into(),
+            // An empty leftover may hold a buffer all the same.
+            rest: if leftover.is_empty() { BytesMut::new() } else { leftover.into() },
         }
     }
 

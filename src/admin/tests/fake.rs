@@ -8,7 +8,7 @@ use tokio::{sync::broadcast, time::Instant};
 use crate::{
     admin::view::{
         ClientInfo, Database, DrainAnswer, DrainOrder, Health, LocalSession, MemberInfo, NodeEvent,
-        NodeView, RingInfo, SessionInfo, SessionQuery, UpstreamState,
+        NodeView, RingInfo, SessionInfo, SessionQuery, StoryEvent, UpstreamState,
     },
     error::{Code, Error, Result},
 };
@@ -70,6 +70,19 @@ impl NodeView for Fake {
 
     async fn session(&self, id: &str) -> Result<Option<SessionInfo>> {
         Ok((0..self.sessions).map(session).find(|session| session.id == id))
+    }
+
+    async fn story(&self, id: &str) -> Vec<StoryEvent> {
+        let told = |node: &str, kind: &str, text: &str, ago_seconds| StoryEvent {
+            node: node.into(),
+            kind: kind.into(),
+            text: format!("{text} {id}"),
+            ago_seconds,
+        };
+        vec![
+            told("ringspan-2", "turn", "turn 3 completed after 1.20 s", 4.0),
+            told("ringspan-1", "handoff", "handed over to incarnation 42, epoch 107", 61.0),
+        ]
     }
 
     async fn drain(&self, _: DrainOrder) -> DrainAnswer {

@@ -103,10 +103,22 @@ impl Actor {
             // The client left while it waited.
             return;
         }
+        let kind = attach.client.kind.as_str();
+        let how = match resume {
+            Resume::New => String::new(),
+            Resume::Ok => format!(", resumed after message {seq}"),
+            Resume::Gap { floor } => format!(", with a gap up to message {floor}"),
+        };
+        let text = format!("{kind} client at {}{how}", attach.client.edge_node);
+        self.ctx.events.note("attached", &self.id, text);
         self.next_client += 1;
         self.alone_since = None;
         self.stats.touch();
         self.stats.clients.lock().push(ClientStat { id, label: attach.client.clone(), since: now });
+        if self.clients.is_empty() {
+            // Most sessions never have a second one.
+            self.clients.reserve_exact(1);
+        }
         self.clients.push(client);
     }
 

@@ -20,6 +20,9 @@ impl Actor {
         if std::mem::take(&mut self.retime) {
             let deadline = self.next_deadline();
             self.timer.as_mut().reset(deadline);
+        } else if self.polled_at < self.timer.deadline() {
+            // Asked since it was set, it wakes this task: nothing to ask before its time.
+            return None;
         }
         if self.timer.as_mut().poll(cx).is_pending() {
             return None;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::{Instrument, Span, field::Empty};
 
 use super::{Actor, Exit, OPAQUE, UPSTREAM_WINDOW, Upstream};
 use crate::{
@@ -24,12 +24,24 @@ impl Actor {
         let dialer = self.ctx.dialer.clone();
         let upstream = Arc::clone(&self.route.upstream);
         let mut upgrade = self.upgrade.clone();
-        let span = tracing::info_span!("dial", session = %self.id, upstream = %upstream.name);
+        let span = tracing::info_span!(
+            parent: None,
+            "dial",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            server.address = upstream.url.host(),
+            server.port = upstream.url.port_u16(),
+            session.id = %self.id,
+            ringspan.upstream = upstream.name,
+        );
         propagation::enter(&span, &mut upgrade.headers);
+        propagation::link(&span, &self.origin);
         self.stats.set_upstream(UpstreamState::Dialing);
-        self.upstream = Upstream::Dialing(Box::pin(
-            async move { dialer.dial(&upstream, &upgrade).await }.instrument(span),
-        ));
+        let dial = async move {
+            let dialled = dialer.dial(&upstream, &upgrade).await;
+            dialled.inspect_err(|_| propagation::failed(&Span::current()))
+        };
+        self.upstream = Upstream::Dialing(Box::pin(dial.instrument(span)));
     }
 
     /// Connects before a client asks, where a later request would have to wait for it.
@@ -54,6 +66,8 @@ impl Actor {
                 self.upstream = Upstream::Connected(Box::new(connection), gauge);
                 self.last_upstream = Instant::now();
                 self.stats.set_upstream(UpstreamState::Connected);
+                let text = format!("connected to {name}");
+                self.ctx.events.note("upstream", &self.id, text);
                 for (attach, reply) in std::mem::take(&mut self.waiting) {
                     self.admit(&attach, reply);
                 }
@@ -160,6 +174,7 @@ impl Actor {
         why: &'static str,
     ) -> Option<Exit> {
         tracing::debug!(session = %self.id, why, "upstream connection ended");
+        self.ctx.events.note("upstream", &self.id, why.to_owned());
         self.upstream = Upstream::None;
         self.stats.set_upstream(UpstreamState::None);
         self.retime = true;

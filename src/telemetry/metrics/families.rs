@@ -7,8 +7,8 @@ use super::{
     catalogue::{Catalogue, Remaining, Since},
     labels::{
         Build, ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLedgerRefusal,
-        ByLedgerWrite, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide,
-        ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
+        ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute,
+        BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
     },
     process,
 };
@@ -69,6 +69,8 @@ pub(super) struct Families {
     pub(super) ledger_refusals: Family<ByLedgerRefusal, Counter>,
     pub(super) store_errors: Family<ByStoreFailure, Counter>,
     pub(super) errors: Family<ByError, Counter>,
+    pub(super) otlp_sent: Family<BySignal, Counter>,
+    pub(super) otlp_lost: Family<ByLoss, Counter>,
 }
 
 impl Families {
@@ -309,6 +311,18 @@ impl Families {
                 "errors",
                 None,
                 "Errors told to clients, by code and by who is to blame",
+                Family::default(),
+            ),
+            otlp_sent: c.add(
+                "otlp_sent",
+                None,
+                "Spans, log records and metric points that a collector took",
+                Family::default(),
+            ),
+            otlp_lost: c.add(
+                "otlp_lost",
+                None,
+                "Spans, log records and metric points that were lost on their way to a collector",
                 Family::default(),
             ),
             catalogue: c,

@@ -205,6 +205,25 @@ label_value!(
     }
 );
 
+label_value!(
+    /// What is exported.
+    Signal {
+        Traces => "traces",
+        Metrics => "metrics",
+        Logs => "logs",
+    }
+);
+
+label_value!(
+    /// Why something was not exported.
+    Loss {
+        /// Too much was waiting already.
+        NoRoom => "no_room",
+        /// The collector could not be reached, refused, or did not answer in time.
+        Failed => "failed",
+    }
+);
+
 label_set!(ByArchiveFailure { reason: ArchiveFailure });
 label_set!(ByRoute { route: String });
 label_set!(ByProfile { route: String, profile: &'static str });
@@ -225,6 +244,8 @@ label_set!(BySide { side: Side });
 label_set!(ByOperation { operation: &'static str });
 label_set!(ByStoreFailure { operation: &'static str, reason: StoreFailure });
 label_set!(ByError { code: &'static str, blame: &'static str });
+label_set!(BySignal { signal: Signal });
+label_set!(ByLoss { signal: Signal, reason: Loss });
 label_set!(Build { version: &'static str, revision: &'static str });
 
 impl From<&StoreError> for StoreFailure {

@@ -50,6 +50,8 @@ fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
     m.ledger_refusal(LedgerRefusal::Unwritten);
     m.store_error("claim", StoreFailure::Timeout);
     m.error(&Error::new(Code::QueueFull, "full"));
+    m.otlp_sent(Signal::Traces).inc();
+    m.otlp_lost(Signal::Logs, Loss::NoRoom).inc();
     (m, guards, replay)
 }
 
