@@ -1,5 +1,7 @@
 //! A ring under load whose every history is kept, to be judged at the end.
 
+use std::time::Duration;
+
 use super::{
     Node, Ring, RingOptions,
     audit::Audit,
@@ -34,7 +36,8 @@ impl Trial {
     pub async fn replace(&self, old: &Node, new: &Node) -> i32 {
         new.restart().await;
         old.sigterm();
-        old.wait_exit(self.ring.options.timing.drain()).await
+        // Its dwell and cleanup come on top.
+        old.wait_exit(self.ring.options.timing.drain() + Duration::from_secs(5)).await
     }
 
     /// Judges what came of a crowd; prints the table.
