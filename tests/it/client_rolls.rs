@@ -25,15 +25,21 @@ enum End {
     Killed,
 }
 
-/// Runs `talking` to its end while the nodes are restarted in turns; how often they were.
+/// Runs `talking` to its end while the nodes are restarted in turns, once the sessions are
+/// there that all nodes were to share; how often they were.
 async fn while_restarting<T>(
     trial: &Trial,
     nodes: &[Node],
     end: End,
+    sessions: usize,
     talking: impl Future<Output = T>,
 ) -> (T, usize) {
     let restarts = AtomicUsize::new(0);
     let restarting = async {
+        eventually("the clients have their sessions", Duration::from_mins(1), async || {
+            (trial.ring.sessions().await.len() >= sessions).then_some(())
+        })
+        .await;
         for node in nodes.iter().cycle() {
             match end {
                 End::Told => {
@@ -91,7 +97,8 @@ async fn app_server(turns: usize, end: End) -> Option<(Value, usize)> {
     ];
     let script = script("codex_app_server.py");
     let talking = run_to_end("python3".as_ref(), &npm, &script, &args);
-    let ((_, summary), restarts) = while_restarting(&trial, &trial.ring.nodes, end, talking).await;
+    let nodes = &trial.ring.nodes;
+    let ((_, summary), restarts) = while_restarting(&trial, nodes, end, 1, talking).await;
     let conduct = if end == End::Told { Conduct::Planned } else { Conduct::Losses };
     trial.judge(conduct, Outcome::default()).await.assert_holds();
     println!("{restarts} restarts ({end:?}) under {turns} turns of Codex");
@@ -131,6 +138,7 @@ async fn long_codex_gets_every_answer_although_nodes_are_killed() {
 
 /// One socket for each conversation, at the one node that stays.
 async fn sdk_does_not_notice(name: &str, talks: usize, turns: usize) {
+    let sessions = talks;
     let (talks, turns) = (talks.to_string(), turns.to_string());
     let prompt = "[deltas=15] [delay=30ms]";
     let (program, dir, arguments) = if name.starts_with("openai_python") {
@@ -147,7 +155,7 @@ async fn sdk_does_not_notice(name: &str, talks: usize, turns: usize) {
     let args = [&[base.as_str()], &arguments[..]].concat();
     let script = script(name);
     let talking = run(&program, &dir, &script, &args);
-    let (summary, restarts) = while_restarting(&trial, others, End::Told, talking).await;
+    let (summary, restarts) = while_restarting(&trial, others, End::Told, sessions, talking).await;
     assert_eq!(summary["failures"], json!([]), "{summary}");
     assert_eq!(summary["answered"], summary["turns"], "{summary}");
     let moves: usize = trial.moves_since(0).await.iter().sum();
