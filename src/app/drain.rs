@@ -6,6 +6,7 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{Node, deadline::Times};
@@ -15,7 +16,6 @@ use crate::{
         Ring,
         departures::{self, Verdict},
     },
-    session::Handle,
     store::SessionFilter,
     telemetry::metrics::DrainState,
 };
@@ -25,6 +25,9 @@ const RATE: u32 = 500;
 
 /// Rows released in one go.
 const BATCH: u32 = 500;
+
+/// How long one session may take to hear an order; it hears a later one.
+const ORDER: Duration = Duration::from_millis(100);
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -147,9 +150,8 @@ impl Node {
         let end = self.times.borrow().as_ref().map_or_else(Instant::now, |times| times.end);
         let told_by = Instant::now() + end.saturating_duration_since(Instant::now()) / 2;
         let told = async {
-            for handle in self.registry.list() {
-                handle.sever(told_by).await;
-            }
+            // Each by itself: one that is busy leaving takes no orders for a while.
+            join_all(self.registry.list().iter().map(|handle| handle.sever(told_by))).await;
             while !self.registry.is_empty() {
                 sleep(LOOK).await;
             }
@@ -200,23 +202,24 @@ impl Node {
 
     /// Idle sessions first: they cost nothing to move, and the busy ones get the time.
     async fn hand_over(&self) {
-        let mut handles = self.registry.list();
-        handles.sort_by_key(|handle| !handle.stats.is_idle());
+        let mut listed = self.registry.list();
+        listed.sort_by_key(|handle| !handle.stats.is_idle());
         let begun = Instant::now();
-        for (n, handle) in handles.iter().enumerate() {
-            sleep_until(
-                begun + Duration::from_secs(1) * u32::try_from(n).unwrap_or(u32::MAX) / RATE,
-            )
-            .await;
-            Handle::drain(handle).await;
+        let mut handles = Vec::with_capacity(listed.len());
+        for (n, handle) in (0..).zip(listed) {
+            sleep_until(begun + Duration::from_secs(1) * n / RATE).await;
+            if timeout(ORDER, handle.drain()).await.is_ok() {
+                handles.push(handle);
+            }
         }
         while !self.registry.is_empty() {
             self.metrics.drain(DrainState::HandingOff, self.registry.len());
             sleep(LOOK).await;
             // Those that were still being opened when the others were told.
             for handle in self.registry.list() {
-                if !handles.iter().any(|told| told.id == handle.id && told.epoch == handle.epoch) {
-                    handle.drain().await;
+                let told =
+                    handles.iter().any(|told| told.id == handle.id && told.epoch == handle.epoch);
+                if !told && timeout(ORDER, handle.drain()).await.is_ok() {
                     handles.push(handle);
                 }
             }

@@ -5,9 +5,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, Span};
 
-use super::actor::{Actor, Departure, Exit};
+use super::{
+    actor::{Actor, Departure, Exit},
+    turns::Turns,
+};
 use crate::{
-    error::Error,
+    error::{Code, Error},
     ids::Incarnation,
     link::Frame,
     store::{SessionRow, Transferred},
@@ -19,6 +22,9 @@ use crate::{
 
 /// How long clients may take to collect their last messages.
 const SETTLE: Duration = Duration::from_secs(5);
+
+/// How long clients may take for what had been said when the session was told to stop.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// How long an upstream may take for a close.
 const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
@@ -100,28 +106,30 @@ enum Stay {
 async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let started = Instant::now();
     let (id, epoch) = (actor.id, actor.epoch);
-    actor.flush_ledger(FLUSH).await;
     let settle = match departure {
         Departure::Deadline(until) => until.saturating_duration_since(started) / 2,
         Departure::Drain | Departure::Balance(_) => SETTLE,
     };
     let quiesced = actor.ctx.store.quiesce(id, actor.ctx.me, epoch).await;
+    // From here on the ledger begins no turn of this epoch, so what it is told now is all.
+    if !matches!(departure, Departure::Balance(_)) {
+        let left = actor.turns.as_ref().map(Turns::leave_behind);
+        actor.perform(left.unwrap_or_default());
+    }
+    actor.flush_ledger(FLUSH).await;
     actor.settle(settle.min(SETTLE)).await;
     let heirs = match departure {
         Departure::Balance(heirs) => heirs.clone(),
         _ => actor.ctx.ring.borrow().placement.heirs(id, &[actor.ctx.me]),
     };
-    let forced = matches!(departure, Departure::Deadline(_));
     let went =
-        if quiesced == Ok(true) { transfer(actor, heirs, forced).await } else { Went::Nowhere };
+        if quiesced == Ok(true) { transfer(actor, heirs, departure).await } else { Went::Nowhere };
     let (reason, outcome) =
         (reason(departure), if went == Went::Nowhere { Outcome::Failed } else { Outcome::Ok });
     actor.ctx.metrics.handoff(reason, outcome, started.elapsed());
     if went == Went::Nowhere {
         // Nothing forced it to leave, so it stays, unless it is not ours any more.
-        if matches!(departure, Departure::Balance(_))
-            && actor.ctx.store.resume(id, actor.ctx.me, epoch).await == Ok(true)
-        {
+        if matches!(departure, Departure::Balance(_)) && stays(actor, quiesced.is_err()).await {
             return Stay::GoesOn;
         }
         // Nobody to take it: whoever is asked for it next may claim it.
@@ -135,6 +143,18 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     }
     actor.close_upstream(UPSTREAM_CLOSE).await;
     Stay::Over
+}
+
+/// Whether a session that could as well stay is still ours. `untried`: no transfer was tried,
+/// so while the store does not answer nobody else can have it.
+async fn stays(actor: &Actor, untried: bool) -> bool {
+    for _ in 0..TRIES {
+        match actor.ctx.store.resume(actor.id, actor.ctx.me, actor.epoch).await {
+            Ok(ours) => return ours,
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+    untried
 }
 
 const fn reason(departure: &Departure) -> HandoffReason {
@@ -154,8 +174,9 @@ enum Went {
 }
 
 /// Prepares one heir after another until one owns the session.
-async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, forced: bool) -> Went {
+async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, departure: &Departure) -> Went {
     let (id, me, epoch) = (actor.id, actor.ctx.me, actor.epoch);
+    let mut forced = matches!(departure, Departure::Deadline(_));
     for heir in heirs.into_iter().take(MAX_HEIRS) {
         if !prepare(actor, heir).await {
             continue;
@@ -169,6 +190,14 @@ async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, forced: bool) -> Went 
                     return Went::To(heir);
                 }
                 Ok(Transferred::HeirUnfit) => break,
+                // No turn runs here: what the ledger has open is one that it was told of too
+                // late. Unknown is what the next owner is to make of it.
+                Ok(Transferred::TurnsRunning)
+                    if !forced && !matches!(departure, Departure::Balance(_)) =>
+                {
+                    forced = true;
+                    continue;
+                }
                 Ok(
                     Transferred::NotOwner | Transferred::NotQuiescing | Transferred::TurnsRunning,
                 ) => return Went::Nowhere,
@@ -228,6 +257,15 @@ fn addr_of(actor: &Actor, heir: Incarnation) -> Option<String> {
 }
 
 async fn stop(actor: &mut Actor, error: Error) {
+    actor.release_held();
+    actor.settle(LAST_WORDS).await;
+    let busy = actor.turns.as_ref().is_some_and(|turns| turns.running() > 0);
+    let error = if busy {
+        let text = "this node stopped during this turn; whether it finished is unknown";
+        Error::new(Code::OutcomeUnknown, text)
+    } else {
+        error
+    };
     actor.dismiss(&Frame::Failed(error));
     actor.close_upstream(UPSTREAM_CLOSE).await;
     if actor.ctx.lease.is_live(Instant::now().into_std()) {

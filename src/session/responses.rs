@@ -47,7 +47,7 @@ impl Actor {
                         }
                     }
                 }
-                Action::Rejoin { client, turn, otherwise } => self.rejoin(client, turn, &otherwise),
+                Action::Rejoin { client, turn, otherwise } => self.rejoin(client, turn, otherwise),
                 Action::Journal { turn, key, request, repeatable } => {
                     self.journal(turn, key, request, repeatable);
                 }
@@ -108,6 +108,13 @@ impl Held {
 }
 
 impl Actor {
+    /// What waits for its copy is said now: nobody will look after it any more.
+    pub(super) fn release_held(&mut self) {
+        for Held { turn, batch, done, .. } in std::mem::take(&mut self.held) {
+            self.append(turn, batch, done);
+        }
+    }
+
     /// Ends turns whose conversation is kept by now.
     pub(super) fn poll_held(&mut self, cx: &mut Context<'_>, progress: &mut bool) {
         while let Some(held) = self.held.front_mut() {

@@ -52,7 +52,7 @@ pub enum Action {
     /// The client reads the turn's log from its start.
     Subscribe { client: ClientId, turn: TurnNo },
     /// The same, if the log still has its start; if not, the client is told the error.
-    Rejoin { client: ClientId, turn: TurnNo, otherwise: Error },
+    Rejoin { client: ClientId, turn: TurnNo, otherwise: Batch },
     /// Write to the ledger that the turn is about to be sent; [`Turns::on_journaled`] is told.
     Journal { turn: TurnNo, key: Option<TurnKey>, request: u128, repeatable: bool },
     /// Write to the ledger, some time, what became of the turn.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Actor, OPAQUE, TOO_SLOW, Upstream};
+use super::{Actor, Departure, OPAQUE, TOO_SLOW, Upstream};
 use crate::{
     error::{Code, Error},
     link::{Frame, Link},
@@ -28,6 +28,12 @@ impl Actor {
     ) {
         if attach.principal != self.principal {
             let error = Error::new(Code::Forbidden, "this session belongs to another principal");
+            drop(reply.send(Err(error.into())));
+            return;
+        }
+        if matches!(self.departure, Some(Departure::Deadline(_))) {
+            // Nothing may hold the session up any more, least of all a dial.
+            let error = Error::new(Code::OwnerMoving, "the session moves to another node; retry");
             drop(reply.send(Err(error.into())));
             return;
         }

@@ -8,10 +8,8 @@ use std::{
 
 use super::{Actor, Exit};
 use crate::{
-    error::Error,
     link::Frame,
     session::{
-        event::error_event,
         ledger::Unwritten,
         turns::{ClientId, Journaled, TurnNo, Turns},
     },
@@ -36,6 +34,10 @@ impl Actor {
         request: u128,
         repeatable: bool,
     ) {
+        // The same row as an earlier wish of this turn, which was not sent: its answer will do.
+        if self.journal.iter().any(|entry| entry.turn == turn) {
+            return;
+        }
         let new = NewTurn {
             session: self.id,
             epoch: self.epoch,
@@ -44,8 +46,6 @@ impl Actor {
             request: request.to_be_bytes(),
             repeatable,
         };
-        // An earlier wish of this turn was for a connection that is gone.
-        self.journal.retain(|entry| entry.turn != turn);
         self.journal.push(Entry { turn, answer: Box::pin(self.ctx.ledger.begin(new)) });
     }
 
@@ -76,6 +76,7 @@ impl Actor {
                     self.ctx.metrics.ledger_refusal(LedgerRefusal::Fenced);
                     tracing::warn!(session = %self.id, epoch = %self.epoch, "the ledger says that the session has a new owner");
                     let actions = self.turns.as_mut().map(Turns::on_fenced);
+                    self.release_held();
                     self.perform(actions.unwrap_or_default());
                     return Some(Exit::Fenced);
                 }
@@ -111,14 +112,13 @@ impl Actor {
     }
 
     /// Lets a client read a turn that another one asked for, if the log has all of it.
-    pub(in crate::session) fn rejoin(&mut self, client: ClientId, turn: TurnNo, otherwise: &Error) {
+    pub(in crate::session) fn rejoin(&mut self, client: ClientId, turn: TurnNo, otherwise: Batch) {
         let whole = self.streams.get(turn).is_some_and(|stream| stream.log.floor() <= 1);
         let Some(client) = self.clients.iter_mut().find(|c| c.id == client) else { return };
         if whole {
             client.subscribe(turn, 1);
         } else {
-            let batch = Batch::one(&error_event(otherwise, None));
-            client.reply(Frame::Messages { batch, first_seq: 0, ended: 1 });
+            client.reply(Frame::Messages { batch: otherwise, first_seq: 0, ended: 1 });
         }
     }
 }

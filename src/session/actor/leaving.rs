@@ -64,7 +64,7 @@ impl Actor {
     pub(super) fn may_be_offered(&self) -> bool {
         self.departure.is_none()
             && self.is_idle()
-            && self.turns.as_ref().is_some_and(Turns::can_be_told)
+            && self.turns.as_ref().is_some_and(|turns| turns.is_empty() && turns.can_be_told())
     }
 
     /// What the heir is told of severed turns, so that their clients find them there.

@@ -3,8 +3,9 @@
 use super::{Action, ClientId, TurnNo, Turns, lane::Turn, reply};
 use crate::{
     error::{Code, Error},
-    session::event::Create,
+    session::event::{Create, error_event},
     store::{TurnKey, TurnRow, TurnState},
+    wire::Batch,
 };
 
 /// A turn that ended, as its key names it.
@@ -48,6 +49,7 @@ impl Turns {
                 let text = "the turn of this idempotency key runs, but its first events are \
                             not held any more; wait for it to end";
                 let otherwise = Error::new(Code::TurnInProgress, text);
+                let otherwise = Batch::one(&error_event(&otherwise, lane));
                 actions.push(Action::Rejoin { client, turn: turn.no, otherwise });
                 // One that waited for its client to come back may be sent now.
                 self.dispatch(actions);
@@ -56,7 +58,7 @@ impl Turns {
         }
         let Some(ended) = self.keyed.iter().find(|ended| ended.key == key) else { return false };
         if ended.request == create.fingerprint {
-            let otherwise = over(Some(&ended.response));
+            let otherwise = Batch::one(&error_event(&over(Some(&ended.response)), lane));
             actions.push(Action::Rejoin { client, turn: ended.turn, otherwise });
         } else {
             reply(actions, client, &conflict(), lane, 1);

@@ -36,6 +36,19 @@ impl Turns {
             )
     }
 
+    /// What the ledger is told of turns that are left to the next owner: they were not sent,
+    /// or nobody knows.
+    #[must_use]
+    pub fn leave_behind(&self) -> Vec<Action> {
+        self.lanes.iter().flat_map(|lane| &lane.queue).filter_map(Turn::cut_short).collect()
+    }
+
+    /// Whether no turn is here at all, not even one whose client is gone.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.running.is_none() && lane.queue.is_empty())
+    }
+
     /// Whether another connection can go on where this one is: it is told what was said, or
     /// the upstream keeps it.
     #[must_use]
@@ -64,8 +77,7 @@ impl Turns {
             }
         }
         // The next owner may send these, under numbers of its own.
-        let left = self.lanes.iter().flat_map(|lane| &lane.queue);
-        actions.extend(left.filter_map(Turn::cut_short));
+        actions.extend(self.leave_behind());
         if !severed.is_empty() {
             self.lost_connection();
             actions.push(Action::HangUp);

@@ -71,6 +71,7 @@ impl Turns {
                 let lane = &mut self.lanes[at];
                 let Some(turn) = lane.queue.pop_front() else { break };
                 self.done += 1;
+                actions.extend(turn.cut_short());
                 actions.push(refuse(turn.no, &error, lane.name.as_deref()));
             }
         }
