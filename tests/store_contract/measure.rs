@@ -7,8 +7,8 @@ use std::{
 };
 
 use ringspan::{
-    ids::Incarnation,
-    store::{self, Claimed, Store, schema},
+    ids::{Epoch, Incarnation, SessionId},
+    store::{self, Began, Claimed, NewTurn, Store, TurnMark, TurnState, schema},
 };
 
 use crate::{
@@ -75,6 +75,43 @@ async fn measure(name: &str, store: Arc<dyn Store>, me: Incarnation) {
     println!("{name}: {heartbeats:.0} heartbeats/s, {claims:.0} claims/s, {reads:.0} reads/s");
 }
 
+/// Turns begun and ended in a second, by one writer as a node has it, `sessions` in a
+/// statement.
+async fn ledger(name: &str, store: &dyn Store, me: Incarnation, sessions: u64) {
+    let mut owned = Vec::new();
+    for n in 0..sessions {
+        let claim = claim(me, &format!("ledger/{sessions}/{n}"), None);
+        let Ok(Claimed::Won { epoch, .. }) = store.claim(&claim).await else { panic!("not won") };
+        owned.push((claim.id, epoch));
+    }
+    let (start, mut no) = (Instant::now(), 0);
+    while start.elapsed() < FOR {
+        no += 1;
+        let new = |&(session, epoch): &(SessionId, Epoch)| NewTurn {
+            session,
+            epoch,
+            no,
+            key: None,
+            request: [7; 16],
+            repeatable: true,
+        };
+        let began = store.begin_turns(me, &owned.iter().map(new).collect::<Vec<_>>()).await;
+        assert!(began.unwrap().iter().all(|began| *began == Began::Begun));
+        let mark = |&(session, epoch): &(SessionId, Epoch)| TurnMark {
+            session,
+            epoch,
+            no,
+            state: TurnState::Done,
+            response: Some(TurnMark::response("resp_0123456789")),
+        };
+        let marks = owned.iter().map(mark).collect::<Vec<_>>();
+        assert_eq!(store.mark_turns(&marks).await.unwrap(), sessions);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate is read by people")]
+    let rate = (no * sessions) as f64 / start.elapsed().as_secs_f64();
+    println!("{name}: {rate:.0} turns/s begun and ended, {sessions} in a statement");
+}
+
 #[ignore = "takes half a minute and asserts nothing"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_many_calls_a_store_answers_in_a_second() {
@@ -83,8 +120,14 @@ async fn how_many_calls_a_store_answers_in_a_second() {
     schema::migrate(&five, |_| {}).await.unwrap();
     let store = store::open(&five).await.unwrap();
     let me = store.register(&crate::ring::member("n1"), LONG).await.unwrap();
-    measure("postgres, 5 connections", store, me).await;
+    measure("postgres, 5 connections", Arc::clone(&store), me).await;
+    for sessions in [1, 16, 256] {
+        ledger("postgres", &*store, me, sessions).await;
+    }
     let ring = Ring::sqlite().await;
     let me = ring.node("n1").await;
     measure("sqlite", Arc::clone(&ring.store), me).await;
+    for sessions in [1, 16, 256] {
+        ledger("sqlite", &*ring.store, me, sessions).await;
+    }
 }
