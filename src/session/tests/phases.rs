@@ -1,5 +1,7 @@
 //! A planned transfer that loses one of its sides, or an answer, in each of its phases.
 
+use std::time::{Duration, Instant};
+
 use node::{LEASE, Neighbours};
 
 use super::*;
@@ -25,7 +27,22 @@ struct Scene {
 }
 
 impl Scene {
+    /// Its owner leaves.
     async fn set() -> Self {
+        let scene = Self::talking().await;
+        let owner = &scene.nodes[0];
+        owner.registry.begin_drain();
+        owner.store.begin_drain(owner.me).await.unwrap();
+        eventually("the drain is known", async || {
+            let ring = owner.ring.borrow();
+            ring.member(owner.me).is_some_and(|me| me.state == MemberState::Draining)
+        })
+        .await;
+        scene.neighbours.asked.lock().clear();
+        scene
+    }
+
+    async fn talking() -> Self {
         let store = Arc::new(Memory::default());
         let neighbours = Arc::new(Neighbours::default());
         let node = |name| {
@@ -46,14 +63,6 @@ impl Scene {
         client.send(CREATE);
         let done = client.until("response.completed").await;
         let previous = done["response"]["id"].as_str().unwrap().to_owned();
-        nodes[0].registry.begin_drain();
-        nodes[0].store.begin_drain(nodes[0].me).await.unwrap();
-        eventually("the drain is known", async || {
-            let ring = nodes[0].ring.borrow();
-            ring.member(nodes[0].me).is_some_and(|me| me.state == MemberState::Draining)
-        })
-        .await;
-        neighbours.asked.lock().clear();
         Self { nodes, neighbours, attach, client, epoch, previous, _gate: gate }
     }
 
@@ -95,6 +104,19 @@ impl Scene {
     async fn moved(&mut self) {
         assert_eq!(self.client.next().await, Err(Some(Frame::Moved)));
     }
+}
+
+#[tokio::test]
+async fn the_end_of_a_turn_is_told_when_the_heir_has_it_or_has_had_its_time() {
+    /// As long as an heir may hold it up.
+    const HOLD: Duration = Duration::from_millis(250);
+
+    let mut scene = Scene::talking().await;
+    scene.neighbours.silent.lock().extend(scene.heirs());
+    scene.client.send(CREATE);
+    let sent = Instant::now();
+    scene.client.until("response.completed").await;
+    assert!(sent.elapsed() >= HOLD, "{:?}", sent.elapsed());
 }
 
 #[tokio::test]
