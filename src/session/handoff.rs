@@ -257,8 +257,11 @@ fn addr_of(actor: &Actor, heir: Incarnation) -> Option<String> {
 }
 
 async fn stop(actor: &mut Actor, error: Error) {
-    actor.release_held();
-    actor.settle(LAST_WORDS).await;
+    // Settling moves frames, which nobody may without a lease (I4).
+    if actor.ctx.lease.is_live(Instant::now().into_std()) {
+        actor.release_held();
+        actor.settle(LAST_WORDS).await;
+    }
     let busy = actor.turns.as_ref().is_some_and(|turns| turns.running() > 0);
     let error = if busy {
         let text = "this node stopped during this turn; whether it finished is unknown";
