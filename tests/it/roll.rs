@@ -140,7 +140,7 @@ async fn long_nodes_frozen_past_their_lease_double_nothing() {
     let crowd = Crowd::start(&trial.balancer.url, 60, pace, seed());
     crowd.until_more(2).await;
     for victim in &trial.ring.nodes {
-        victim.stop();
+        victim.freeze().await;
         // Until the others have declared it dead and taken what they were asked for.
         let incarnations = trial.audit.mark().await;
         eventually("the frozen node is dead", Duration::from_secs(20), async || {
