@@ -4,11 +4,13 @@
 mod auth;
 mod check;
 mod continuity;
+mod database;
 pub mod dump;
 pub mod fault;
 pub mod fields;
 pub mod file;
 pub mod load;
+mod mounted;
 mod path;
 mod peers;
 pub mod reference;
