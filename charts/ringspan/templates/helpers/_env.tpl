@@ -26,6 +26,27 @@
 {{- join "," $members -}}
 {{- end -}}
 
+{{/* A credential of nodes: list of root, variable, key. */}}
+{{- define "ringspan.credential" -}}
+{{- $root := index . 0 -}}
+{{- if $root.Values.secrets.mount -}}
+- name: {{ index . 1 }}_FILE
+  value: /etc/ringspan/credentials/{{ index . 2 }}
+{{- else -}}
+{{- include "ringspan.secretEnv" (list (index . 1) (include "ringspan.secret" $root) (index . 2)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Keys of the Secret that nodes read from files, as JSON. */}}
+{{- define "ringspan.credentialKeys" -}}
+{{- $keys := list -}}
+{{- if .Values.secrets.mount -}}
+{{- if and (include "ringspan.hasPeers" .) (eq .Values.peer.auth "token") -}}{{- $keys = append $keys "peer-token" -}}{{- end -}}
+{{- if include "ringspan.keepsHistory" . -}}{{- $keys = append $keys "history-key" -}}{{- end -}}
+{{- end -}}
+{{- toJson $keys -}}
+{{- end -}}
+
 {{/* "true" if a route keeps conversations in the database, for which nodes need a key. */}}
 {{- define "ringspan.keepsHistory" -}}
 {{- range .Values.config.route -}}
@@ -49,7 +70,7 @@
 - name: RINGSPAN_ADVERTISE
   value: {{ $v.ring.advertise | default (printf "$(POD_NAME).%s.$(POD_NAMESPACE).svc.%s:%d" (include "ringspan.headless" .) $v.clusterDomain (int $v.peer.port)) }}
 {{- if eq $v.peer.auth "token" }}
-{{ include "ringspan.secretEnv" (list "RINGSPAN_PEER_TOKEN" (include "ringspan.secret" .) "peer-token") }}
+{{ include "ringspan.credential" (list . "RINGSPAN_PEER_TOKEN" "peer-token") }}
 {{- end }}
 {{- if $v.ring.staticMembers }}
 - name: RINGSPAN_STATIC_MEMBERS
@@ -57,7 +78,7 @@
 {{- end }}
 {{- end }}
 {{- if include "ringspan.keepsHistory" . }}
-{{ include "ringspan.secretEnv" (list "RINGSPAN_HISTORY_KEY" (include "ringspan.secret" .) "history-key") }}
+{{ include "ringspan.credential" (list . "RINGSPAN_HISTORY_KEY" "history-key") }}
 {{- end }}
 {{- with $v.ring.zoneLabel }}
 {{ include "ringspan.fieldEnv" (list "RINGSPAN_ZONE" (printf "metadata.labels['%s']" .)) }}
