@@ -48,7 +48,7 @@ fn placement(c: &mut Criterion) {
     for size in SIZES {
         let (placement, mut ids) = (Placement::build(&members(size)), ids());
         group.bench_function(BenchmarkId::from_parameter(size), |b| {
-            b.iter(|| ids.next().map(|id| placement.heirs(black_box(id), &[])));
+            b.iter(|| ids.next().map(|id| placement.heirs(black_box(id), &[], |_| ())));
         });
     }
     group.finish();

@@ -34,6 +34,7 @@ fn main() {
         ("sessions follow the ring    ", Policy::FollowRing),
         ("claims stick, ring successor", Policy::Successor),
         ("claims stick, heirs         ", Policy::Heirs),
+        ("the same, of one build      ", Policy::Newcomers),
     ] {
         rolling_update(name, policy, &ids);
     }
@@ -105,6 +106,8 @@ enum Policy {
     Successor,
     /// It stays; when its pod leaves, to the first of [`Placement::heirs`].
     Heirs,
+    /// The same where the new pods are of the same build: the pods that came last go first.
+    Newcomers,
 }
 
 /// Each pod in turn: a new one joins under a new name, then an old one leaves.
@@ -132,7 +135,8 @@ fn rolling_update(name: &str, policy: Policy, ids: &[SessionId]) {
         };
 
     for step in 1..=PODS {
-        members.push(member(PODS + step, "2.0.0"));
+        let build = if policy == Policy::Newcomers { "1.0.0" } else { "2.0.0" };
+        members.push(member(PODS + step, build));
         placement = placement.refreshed(&members);
         if policy == Policy::FollowRing {
             for (id, owner) in ids.iter().zip(&mut owners) {
@@ -146,7 +150,8 @@ fn rolling_update(name: &str, policy: Policy, ids: &[SessionId]) {
         placement = placement.refreshed(&members);
         let leaving = ids.iter().zip(&mut owners).filter(|(_, owner)| **owner == leaver);
         for (handoff, (id, owner)) in leaving.enumerate() {
-            if policy == Policy::Heirs && handoff % HANDOFFS_PER_REFRESH == 0 {
+            let by_load = matches!(policy, Policy::Heirs | Policy::Newcomers);
+            if by_load && handoff % HANDOFFS_PER_REFRESH == 0 {
                 for member in &mut members {
                     member.load = loads.get(&member.incarnation).copied().unwrap_or(0);
                 }
@@ -154,7 +159,9 @@ fn rolling_update(name: &str, policy: Policy, ids: &[SessionId]) {
             }
             let heir = match policy {
                 Policy::FollowRing | Policy::Successor => placement.owner(*id),
-                Policy::Heirs => placement.heirs(*id, &[]).first().copied(),
+                Policy::Heirs | Policy::Newcomers => {
+                    placement.heirs(*id, &[], |heir| heir.0 <= PODS).first().copied()
+                }
             };
             go(owner, heir, &mut loads);
         }
