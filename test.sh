@@ -124,7 +124,7 @@ image() {
         say "installing musl-tools, for a static binary"
         apt_install musl-tools || true
     fi
-    if command -v rustup >/dev/null && ! rustup target list --installed | grep -qx "$target"; then
+    if command -v rustup >/dev/null && [ ! -d "$(rustc --print sysroot)/lib/rustlib/$target" ]; then
         say "adding the Rust target $target"
         timeout 120 rustup target add "$target" || true
     fi
