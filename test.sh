@@ -8,6 +8,9 @@
 #   ./test.sh continuity [FILTER]
 #                      the long forms of the rolls, kills and outages, and the figures of
 #                      failover, one after another (docs/testing.md); prints its tables
+#   ./test.sh soak [MINUTES]
+#                      restarts, kills and stops of the database under 2,000 sessions (RINGSPAN_CLIENTS)
+#                      for half an hour; a node that stays must not grow
 #   ./test.sh mutants  breaks the source on purpose, in a copy, and expects tests to notice
 #   ./test.sh guards   instructions of the frame path against benches/guards.txt (a release build)
 #
@@ -25,9 +28,9 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick | continuity | mutants) ;;
+full | quick | continuity | soak | mutants) ;;
 guards) exec benches/guards.sh ;;
-*) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 64 ;;
+*) sed -n '2,24s/^# \{0,1\}//p' "$0"; exit 64 ;;
 esac
 
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
@@ -158,7 +161,12 @@ fi
 command -v npm >/dev/null || say "no npm: the tests with the Codex CLI and openai-node will be skipped"
 command -v python3 >/dev/null || say "no python3: the tests with Codex and openai-python will be skipped"
 if [ "$mode" = continuity ]; then
-    run cargo test --locked --no-fail-fast --test it -- --ignored --nocapture --test-threads=1 "${@:2}"
+    run cargo test --locked --no-fail-fast --test it -- --ignored --nocapture --test-threads=1 --skip soak "${@:2}"
+    exit
+fi
+if [ "$mode" = soak ]; then
+    export RINGSPAN_SOAK_MINUTES=${2:-30}
+    run cargo test --locked --test it -- --ignored --nocapture --exact soak::long_soak
     exit
 fi
 lint

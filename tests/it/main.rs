@@ -35,5 +35,6 @@ mod responses_http;
 mod resume;
 mod roll;
 mod slow_client;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
