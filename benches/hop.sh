@@ -4,6 +4,7 @@
 #   benches/hop.sh --quick               about three minutes, one round
 #   benches/hop.sh                       all of it, about half an hour
 #   benches/hop.sh --only frames,idle    parts: frames idle setup turns start moves slow growth
+#   benches/hop.sh vigil                 20,000 idle sessions for an hour
 #
 # More options: benches/hop.sh --help. How to read it: benches/README.md.
 set -euo pipefail
@@ -29,4 +30,6 @@ cargo build --locked --release --bin ringspan --example hop
 target=${CARGO_TARGET_DIR:-target}/release
 # Two descriptors for each session at the proxy: as many as may be.
 ulimit -n "$(ulimit -Hn)"
-exec "$target/examples/hop" run --ringspan "$target/ringspan" "$@"
+command=run
+[ "${1:-}" = vigil ] && { command=vigil; shift; }
+exec "$target/examples/hop" "$command" --ringspan "$target/ringspan" "$@"

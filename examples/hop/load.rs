@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
-use ringspan::wire::{Batch, Message};
+use ringspan::wire::{Batch, Incoming, Message};
 use tokio::{
     sync::{Notify, Semaphore},
     task::{JoinSet, spawn_blocking, spawn_local},
-    time::{Instant, interval, sleep},
+    time::{Instant, interval, sleep, timeout},
 };
 
 use super::client::{self, Http};
@@ -38,6 +38,8 @@ pub enum Kind {
     HttpTurns,
     /// One turn on each connection, a line on stdin, one more turn on each.
     Moves,
+    /// A ping now and then until a line comes; then some come back on another socket.
+    Vigil,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -135,7 +137,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut started = Instant::now();
     match options.kind {
         Kind::Idle => line().await?,
-        Kind::Moves => {
+        Kind::Moves | Kind::Vigil => {
             line().await?;
             started = Instant::now();
             tally.again.notify_waiters();
@@ -197,6 +199,7 @@ impl Worker<'_> {
             Kind::Turns => self.turns(open).await,
             Kind::HttpTurns => self.http_turns(open).await,
             Kind::Moves => self.moves(open).await,
+            Kind::Vigil => self.vigil(open).await,
         }
     }
 
@@ -262,6 +265,44 @@ impl Worker<'_> {
         client::messages(&mut socket).await?;
         open();
         std::future::pending().await
+    }
+
+    /// A ping each half minute until a line comes; then one in twenty comes back on another
+    /// socket, and gets what it has not seen.
+    async fn vigil(&self, open: impl FnOnce()) -> anyhow::Result<()> {
+        const LIMIT: Duration = Duration::from_secs(10);
+        let session = self.session();
+        let mut socket = client::connect(self.options.to, "/echo", Some(&session)).await?;
+        client::say(&mut socket, "first".into()).await?;
+        client::messages(&mut socket).await?;
+        let again = self.tally.again.notified();
+        tokio::pin!(again);
+        open();
+        loop {
+            let pause = Duration::from_secs(30).mul_f64(0.5 + rand::random::<f64>());
+            tokio::select! {
+                () = &mut again => break,
+                () = sleep(pause) => {}
+            }
+            let started = Instant::now();
+            socket.queue_ping(b"vigil");
+            socket.flush().await?;
+            let answer = timeout(LIMIT, socket.recv()).await?.context("the connection ended")??;
+            ensure!(matches!(answer, Incoming::Pong(_)), "a ping was answered by {answer:?}");
+            self.tally.add(1, Some(started.elapsed()));
+        }
+        if self.n.is_multiple_of(20) {
+            client::say(&mut socket, "last".into()).await?;
+            client::messages(&mut socket).await?;
+            drop(socket);
+            let to = "/echo?last_seq=1";
+            let mut socket = client::connect(self.options.to, to, Some(&session)).await?;
+            let batch = timeout(LIMIT, client::messages(&mut socket)).await??;
+            let resumed = batch.messages().next().is_some_and(|m| m.payload == "last");
+            ensure!(resumed, "the session did not go on where it was");
+            self.tally.add(1, None);
+        }
+        Ok(())
     }
 
     async fn setups(&self) -> anyhow::Result<()> {

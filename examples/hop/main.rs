@@ -17,6 +17,7 @@ mod report;
 mod ring;
 mod splice;
 mod upstream;
+mod vigil;
 
 use std::net::SocketAddr;
 
@@ -26,6 +27,8 @@ use clap::Parser;
 enum Command {
     /// Measure everything and print tables.
     Run(plan::Options),
+    /// Hold idle sessions for an hour.
+    Vigil(vigil::Options),
     /// Generate load (started by `run`).
     Load(load::Options),
     /// Answer it (started by `run`).
@@ -37,6 +40,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Run(options) => plan::run(&options),
+        Command::Vigil(options) => vigil::run(&options),
         Command::Load(options) => on_one_thread(load::run(options)),
         Command::Upstream { listen } => on_one_thread(upstream::run(listen)),
         Command::Splice { listen, to } => on_one_thread(splice::run(listen, to)),
