@@ -3,7 +3,10 @@
 //! `cargo run --release --example balance [seed]`.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
-use std::{collections::BTreeMap, time::Duration};
+#[path = "../benches/parts/mod.rs"]
+mod parts;
+
+use std::collections::BTreeMap;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ringspan::{
@@ -41,19 +44,7 @@ fn main() {
 }
 
 fn member(incarnation: i64, build: &str) -> Member {
-    Member {
-        incarnation: Incarnation(incarnation),
-        node_id: format!("ringspan-{incarnation}"),
-        peer_addr: "127.0.0.1:1".into(),
-        build: build.into(),
-        zone: None,
-        weight: 100,
-        capacity: u32::MAX,
-        process: String::new(),
-        state: MemberState::Active,
-        load: 0,
-        lease_remaining: Duration::from_secs(15),
-    }
+    Member { capacity: u32::MAX, ..parts::member(incarnation, build) }
 }
 
 /// Largest of `loads` in means of `nodes`.

@@ -43,6 +43,16 @@ impl Config {
 pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
     let mut faults = Faults::default();
     let file = read_file(args, env, &mut faults);
+    judge(file, args, env, faults)
+}
+
+/// The same with a file that was read, and its faults.
+pub(super) fn judge(
+    file: File,
+    args: &ServeArgs,
+    env: Env<'_>,
+    mut faults: Faults,
+) -> Result<Loaded, Faults> {
     let mut settings = Resolved::new(|_| true, args, env, &file, &mut faults);
     fill(&mut settings, env, &mut faults);
     let database = database::read(&settings, &mut faults);

@@ -9,6 +9,8 @@ pub mod dump;
 pub mod fault;
 pub mod fields;
 pub mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod load;
 mod mounted;
 mod path;

@@ -14,6 +14,7 @@
 )]
 
 mod access;
+mod autobahn;
 mod bad_days;
 mod balance;
 mod checker;
