@@ -8,6 +8,8 @@ use axum::{
     response::Response,
     routing::{any, get, post},
 };
+use futures_util::future::{Either, ready};
+use http::{HeaderValue, header::CONNECTION};
 use hyper::{
     body::Incoming,
     service::{Service, service_fn},
@@ -23,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Edge, http as http_edge, opaque, responses, upgrade::Seat};
+use super::{Edge, http as http_edge, hygiene, opaque, responses, upgrade::Seat};
 use crate::config::{Profile, Route};
 
 /// What a client hears that is one too many.
@@ -66,9 +68,15 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
         tune(&stream);
         let (service, drain) = (service.clone(), edge.drain.closing.clone());
         let seat = Seat::new(permit);
+        let asked = Arc::clone(&edge);
         let service = service_fn(move |mut request: http::Request<Incoming>| {
+            if let Err(error) = hygiene::check(&request) {
+                let mut refusal = asked.refuse(&error);
+                refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                return Either::Left(ready(Ok(refusal)));
+            }
             request.extensions_mut().insert(seat.clone());
-            service.call(request)
+            Either::Right(service.call(request))
         });
         let header_timeout = edge.limits.upgrade_timeout;
         edge.tracker.spawn(async move {
