@@ -120,7 +120,7 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     actor.settle(settle.min(SETTLE)).await;
     let heirs = match departure {
         Departure::Balance(heirs) => heirs.clone(),
-        _ => actor.ctx.ring.borrow().placement.heirs(id, &[actor.ctx.me]),
+        _ => actor.ctx.ring.borrow().heirs(id, actor.ctx.me),
     };
     let went =
         if quiesced == Ok(true) { transfer(actor, heirs, departure).await } else { Went::Nowhere };

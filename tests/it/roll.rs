@@ -23,8 +23,9 @@ fn number(variable: &str, otherwise: usize) -> usize {
     set.map_or(otherwise, |number| number.parse().expect("a number"))
 }
 
-/// Replaces every node in `old` by one in `new`, each new one first; prints the moves.
-async fn roll(trial: &Trial, crowd: &Crowd, clients: usize, old: &[Node], new: &[Node]) {
+/// Replaces every node in `old` by one in `new`, each new one first. Prints the moves, and
+/// returns how many there were for each client.
+async fn roll(trial: &Trial, crowd: &Crowd, clients: usize, old: &[Node], new: &[Node]) -> f64 {
     let mark = trial.audit.mark().await;
     let began = Instant::now();
     for (old, new) in old.iter().zip(new) {
@@ -41,6 +42,7 @@ async fn roll(trial: &Trial, crowd: &Crowd, clients: usize, old: &[Node], new: &
         moves.last().unwrap_or(&0),
         ratio(all, clients),
     );
+    ratio(all, clients)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "small counts")]
@@ -59,14 +61,16 @@ fn assert_unnoticed(outcome: &Outcome) {
     );
 }
 
-async fn rolls(clients: usize, rolls: usize, pace: Pace) {
+/// Rolls under load that nobody may notice; the moves for each client of each.
+async fn rolls(clients: usize, rolls: usize, pace: Pace) -> Vec<f64> {
     let trial = Trial::start(RingOptions::nodes(3), 3).await;
     let crowd = Crowd::start(&trial.balancer.url, clients, pace, seed());
     crowd.until_more(2).await;
+    let mut moves = Vec::new();
     for n in 0..rolls {
         let (old, new) = (&trial.ring.nodes, &trial.spare);
         let (old, new) = if n % 2 == 0 { (old, new) } else { (new, old) };
-        roll(&trial, &crowd, clients, old, new).await;
+        moves.push(roll(&trial, &crowd, clients, old, new).await);
     }
     crowd.until_more(1).await;
     let outcome = crowd.stop().await;
@@ -76,6 +80,7 @@ async fn rolls(clients: usize, rolls: usize, pace: Pace) {
     for invariant in Invariant::ALL {
         assert!(verdict.checked(invariant) > clients, "{invariant:?} was hardly looked at");
     }
+    moves
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,7 +92,8 @@ async fn a_ring_replaced_under_load_fails_no_turn_and_breaks_no_invariant() {
 #[ignore = "long: ./test.sh continuity"]
 async fn long_two_rolls_under_two_hundred_busy_sessions() {
     let clients = number("RINGSPAN_CLIENTS", 200);
-    rolls(clients, 2, Pace { deltas: 10, delay: 20, think: 2000 }).await;
+    let moves = rolls(clients, 2, Pace { deltas: 10, delay: 20, think: 2000 }).await;
+    assert!(moves.iter().all(|moves| *moves <= 1.2), "moves for each client: {moves:?}");
 }
 
 /// What users saw of losses.
@@ -140,7 +146,7 @@ async fn long_nodes_frozen_past_their_lease_double_nothing() {
     let crowd = Crowd::start(&trial.balancer.url, 60, pace, seed());
     crowd.until_more(2).await;
     for victim in &trial.ring.nodes {
-        victim.stop();
+        victim.freeze().await;
         // Until the others have declared it dead and taken what they were asked for.
         let incarnations = trial.audit.mark().await;
         eventually("the frozen node is dead", Duration::from_secs(20), async || {
