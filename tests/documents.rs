@@ -52,8 +52,9 @@ fn every_attack_of_the_threat_model_names_a_test_that_is_there() {
         let names: Vec<_> = tried.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "no test in {row}");
         for name in names {
-            let (test, check) = (format!("fn {name}("), format!("def {name}("));
-            let there = code.iter().any(|code| code.contains(&test) || code.contains(&check));
+            let rust = format!("fn {name}(");
+            let python = format!("def {name}(");
+            let there = code.iter().any(|code| code.contains(&rust) || code.contains(&python));
             let fuzzed = root.join("fuzz/corpus").join(name).is_dir();
             assert!(there || fuzzed, "there is no test {name}");
         }

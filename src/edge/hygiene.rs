@@ -18,9 +18,6 @@ const CLAIMS: [&str; 3] = ["x-real-ip", "x-original-url", "x-rewrite-url"];
 pub(super) fn check<B>(request: &Request<B>) -> Result<()> {
     let bad = |text: &str| Err(Error::new(Code::InvalidRequest, text.to_owned()));
     let headers = request.headers();
-    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
-        return bad("a request has Transfer-Encoding or Content-Length, not both");
-    }
     if headers.contains_key(UPGRADE) && has_body(headers) {
         return bad("an upgrade has no body");
     }
@@ -31,6 +28,12 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<()> {
         return bad("the path has a part that is only dots");
     }
     Ok(())
+}
+
+/// Whether the connection ends with this request. One in chunks may have had a length as well,
+/// which hyper takes out: for a proxy that went by the length, what follows the chunks is body.
+pub(super) fn is_last<B>(request: &Request<B>) -> bool {
+    request.headers().contains_key(TRANSFER_ENCODING)
 }
 
 fn has_body(headers: &HeaderMap) -> bool {

@@ -8,7 +8,10 @@ use axum::{
     response::Response,
     routing::{any, get, post},
 };
-use futures_util::future::{Either, ready};
+use futures_util::{
+    TryFutureExt,
+    future::{Either, ready},
+};
 use http::{HeaderValue, header::CONNECTION};
 use hyper::{
     body::Incoming,
@@ -71,12 +74,12 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
         let asked = Arc::clone(&edge);
         let service = service_fn(move |mut request: http::Request<Incoming>| {
             if let Err(error) = hygiene::check(&request) {
-                let mut refusal = asked.refuse(&error);
-                refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                return Either::Left(ready(Ok(refusal)));
+                return Either::Left(ready(Ok(last(asked.refuse(&error)))));
             }
+            let is_last = hygiene::is_last(&request);
             request.extensions_mut().insert(seat.clone());
-            Either::Right(service.call(request))
+            let answer = service.call(request);
+            Either::Right(answer.map_ok(move |it| if is_last { last(it) } else { it }))
         });
         let header_timeout = edge.limits.upgrade_timeout;
         edge.tracker.spawn(async move {
@@ -96,6 +99,12 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
             }
         });
     }
+}
+
+/// The answer after which the connection ends.
+fn last(mut response: Response) -> Response {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn tune(stream: &TcpStream) {
