@@ -12,6 +12,12 @@
 #                      restarts, kills and stops of the database under 2,000 sessions (RINGSPAN_CLIENTS)
 #                      for half an hour; a node that stays must not grow
 #   ./test.sh mutants  breaks the source on purpose, in a copy, and expects tests to notice
+#   ./test.sh protocols
+#                      all cases of the Autobahn test suite, against both ends of an opaque route
+#   ./test.sh upgrade [REV]
+#                      a ring goes from an earlier revision to this one and back, under load
+#   ./test.sh fuzz [SECONDS] [TARGET…]
+#                      the fuzzer on every reader of outside bytes (a nightly toolchain)
 #   ./test.sh guards   instructions of the frame path against benches/guards.txt (a release build)
 #
 # What is missing is installed where this script may (root and apt-get), and said:
@@ -28,9 +34,10 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick | continuity | soak | mutants) ;;
+full | quick | continuity | soak | mutants | protocols | upgrade) ;;
+fuzz) exec fuzz/run.sh "${@:2}" ;;
 guards) exec benches/guards.sh ;;
-*) sed -n '2,24s/^# \{0,1\}//p' "$0"; exit 64 ;;
+*) sed -n '2,/^set/s/^#\( \|$\)//p' "$0"; exit 64 ;;
 esac
 
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
@@ -147,6 +154,33 @@ tests() {
     fi
 }
 
+# What stands for the previous release: schema 2, before parts of conversations were kept.
+PREVIOUS=09b1aac
+
+# Builds the binary of another revision, once, apart from this tree.
+previous_release() {
+    local rev dir
+    rev=$(git rev-parse --verify --quiet "$1^{commit}") || fail "no revision $1 in this clone"
+    dir=${CARGO_TARGET_DIR:-$PWD/target}/upgrade
+    export RINGSPAN_PREVIOUS=$dir/$rev/ringspan
+    [ -x "$RINGSPAN_PREVIOUS" ] && return
+    say "building $(git log -1 --format='%h (%s)' "$rev")"
+    mkdir -p "$dir/$rev/source"
+    git archive "$rev" | tar -x -C "$dir/$rev/source"
+    cargo build --locked --bin ringspan --manifest-path "$dir/$rev/source/Cargo.toml" \
+        --target-dir "$dir/build"
+    cp "$dir/build/debug/ringspan" "$RINGSPAN_PREVIOUS"
+}
+
+# A short run of the fuzzer, where it is installed; the unit tests replay its corpus everywhere.
+fuzz() {
+    local code=0
+    say "fuzz/run.sh 10"
+    fuzz/run.sh 10 || code=$?
+    [ "$code" = 75 ] && { say "skipped: the fuzzer (see above)"; return; }
+    [ "$code" = 0 ] || fail "the fuzzer found something: see fuzz/artifacts"
+}
+
 command -v cargo >/dev/null || fail "no Rust toolchain; see https://rustup.rs"
 need_compiler
 if [ "$mode" = quick ]; then
@@ -161,7 +195,8 @@ fi
 command -v npm >/dev/null || say "no npm: the tests with the Codex CLI and openai-node will be skipped"
 command -v python3 >/dev/null || say "no python3: the tests with Codex and openai-python will be skipped"
 if [ "$mode" = continuity ]; then
-    run cargo test --locked --no-fail-fast --test it -- --ignored --nocapture --test-threads=1 --skip soak "${@:2}"
+    run cargo test --locked --no-fail-fast --test it -- --ignored --nocapture --test-threads=1 \
+        --skip autobahn:: --skip soak:: --skip upgrade:: "${@:2}"
     exit
 fi
 if [ "$mode" = soak ]; then
@@ -169,7 +204,17 @@ if [ "$mode" = soak ]; then
     run cargo test --locked --test it -- --ignored --nocapture --exact soak::long_soak
     exit
 fi
+if [ "$mode" = protocols ]; then
+    run cargo test --locked --test it -- --ignored --nocapture --test-threads=1 autobahn::
+    exit
+fi
+if [ "$mode" = upgrade ]; then
+    previous_release "${2:-$PREVIOUS}"
+    run cargo test --locked --test it -- --ignored --nocapture upgrade::
+    exit
+fi
 lint
 chart
 image
+fuzz
 tests

@@ -25,6 +25,42 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
+/// Files of Rust and Python below a directory.
+fn sources(dir: &std::path::Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|it| it == "rs" || it == "py") {
+            found.push(fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_attack_of_the_threat_model_names_a_test_that_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut code = Vec::new();
+    sources(&root.join("src"), &mut code);
+    sources(&root.join("tests"), &mut code);
+    let text = document("SECURITY.md");
+    let table = text.split("## Threat model").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 20, "{rows:?}");
+    for row in rows {
+        let tried = row.trim_end_matches('|').rsplit('|').next().unwrap();
+        let names: Vec<_> = tried.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test in {row}");
+        for name in names {
+            let rust = format!("fn {name}(");
+            let python = format!("def {name}(");
+            let there = code.iter().any(|code| code.contains(&rust) || code.contains(&python));
+            let fuzzed = root.join("fuzz/corpus").join(name).is_dir();
+            assert!(there || fuzzed, "there is no test {name}");
+        }
+    }
+}
+
 #[test]
 fn every_error_code_stands_in_the_table_as_it_is() {
     // The one list of all codes is the match that names them.

@@ -1,6 +1,6 @@
 //! Configuration files.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::{
     Route, ServeArgs,
@@ -14,9 +14,12 @@ use super::{
 };
 
 /// The routes of a small configuration, for others that need some.
-pub(crate) fn routes() -> Vec<Arc<Route>> {
-    let args = ServeArgs::default().with(Key::Upstream, "ws://127.0.0.1:9000");
-    load(&args, &|_| None).map(|loaded| loaded.config.routes).unwrap_or_default()
+pub(crate) fn routes() -> &'static [Arc<Route>] {
+    static ROUTES: LazyLock<Vec<Arc<Route>>> = LazyLock::new(|| {
+        let args = ServeArgs::default().with(Key::Upstream, "ws://127.0.0.1:9000");
+        load(&args, &|_| None).map(|loaded| loaded.config.routes).unwrap_or_default()
+    });
+    &ROUTES
 }
 
 /// A file of settings and tables: each is judged, a sound one can be dumped, and the dump is

@@ -316,9 +316,7 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
         return edge.refuse(&error);
     }
     let mut request = request.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
-    if edge.auth.consumes_credential() {
-        request.headers_mut().remove(http::header::AUTHORIZATION);
-    }
+    *request.headers_mut() = edge.forwarded_headers(request.headers());
     match edge.http.forward(&route.upstream, request).await {
         Ok(response) => {
             let (parts, body) = response.into_parts();

@@ -7,6 +7,7 @@ mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod http;
+mod hygiene;
 mod key;
 mod opaque;
 mod outstanding;
@@ -64,6 +65,7 @@ impl Edge {
             forwarded.remove(AUTHORIZATION);
         }
         key::remove_own(&mut forwarded);
+        hygiene::remove_claims(&mut forwarded);
         forwarded
     }
 

@@ -8,6 +8,11 @@ use axum::{
     response::Response,
     routing::{any, get, post},
 };
+use futures_util::{
+    TryFutureExt,
+    future::{Either, ready},
+};
+use http::{HeaderValue, header::CONNECTION};
 use hyper::{
     body::Incoming,
     service::{Service, service_fn},
@@ -23,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Edge, http as http_edge, opaque, responses, upgrade::Seat};
+use super::{Edge, http as http_edge, hygiene, opaque, responses, upgrade::Seat};
 use crate::config::{Profile, Route};
 
 /// What a client hears that is one too many.
@@ -66,9 +71,15 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
         tune(&stream);
         let (service, drain) = (service.clone(), edge.drain.closing.clone());
         let seat = Seat::new(permit);
+        let asked = Arc::clone(&edge);
         let service = service_fn(move |mut request: http::Request<Incoming>| {
+            if let Err(error) = hygiene::check(&request) {
+                return Either::Left(ready(Ok(last(asked.refuse(&error)))));
+            }
+            let is_last = hygiene::is_last(&request);
             request.extensions_mut().insert(seat.clone());
-            service.call(request)
+            let answer = service.call(request);
+            Either::Right(answer.map_ok(move |it| if is_last { last(it) } else { it }))
         });
         let header_timeout = edge.limits.upgrade_timeout;
         edge.tracker.spawn(async move {
@@ -88,6 +99,12 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
             }
         });
     }
+}
+
+/// The answer after which the connection ends.
+fn last(mut response: Response) -> Response {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn tune(stream: &TcpStream) {

@@ -39,7 +39,7 @@ pub fn stream(data: &[u8]) {
     while let Ok(frame) = proto::Frame::decode_length_delimited(&mut input) {
         let late = frame.channel % 2 == 0;
         if let Some(Body::Attach(attach)) = frame.body {
-            attached(attach, &routes);
+            attached(attach, routes);
             continue;
         }
         if mux.on_frame(frame, CREDIT).is_err() {
@@ -65,13 +65,13 @@ pub fn calls(data: &[u8]) {
         0 => {
             let Ok(request) = proto::PrepareRequest::decode(input) else { return };
             for conversation in request.conversations {
-                let Some(prepared) = conversation_in(conversation, &routes) else { continue };
+                let Some(prepared) = conversation_in(conversation, routes) else { continue };
                 printable(&prepared.warm.upgrade.headers);
             }
         }
         1 => {
             let Ok(attach) = proto::Attach::decode(input) else { return };
-            attached(attach, &routes);
+            attached(attach, routes);
         }
         2 => {
             let Ok(fault) = proto::Fault::decode(input) else { return };

@@ -25,6 +25,7 @@ mod continuity_database;
 mod crash;
 mod drain;
 mod failover;
+mod foreign_grpc;
 mod leaving;
 mod ledger;
 mod opaque_messages;
@@ -35,6 +36,8 @@ mod responses_http;
 mod resume;
 mod roll;
 mod slow_client;
+mod smuggling;
 mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod upgrade;

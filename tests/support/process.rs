@@ -41,6 +41,8 @@ pub struct Program {
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     pub log: PathBuf,
+    /// The binary of another release; None for the one under test.
+    pub binary: Option<PathBuf>,
     /// Whether it sees `/proc`, without which it can neither tell others who it is nor see
     /// whether others live.
     pub sees_processes: bool,
@@ -49,7 +51,7 @@ pub struct Program {
 impl Program {
     pub fn new(log: PathBuf, args: &[&str]) -> Self {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Self { args, env: Vec::new(), log, sees_processes: true }
+        Self { args, env: Vec::new(), log, binary: None, sees_processes: true }
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -60,7 +62,7 @@ impl Program {
     /// Starts it; its output is appended to the log.
     pub fn start(&self) -> Process {
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let child = command(self.sees_processes)
+        let child = command(self.binary.as_deref(), self.sees_processes)
             .args(&self.args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -84,8 +86,8 @@ impl Program {
 }
 
 /// On Linux the kernel kills it when the thread that started it is gone.
-fn command(sees_processes: bool) -> Command {
-    let program = env!("CARGO_BIN_EXE_ringspan");
+fn command(binary: Option<&Path>, sees_processes: bool) -> Command {
+    let program = binary.unwrap_or(Path::new(env!("CARGO_BIN_EXE_ringspan")));
     let setpriv = Path::new("/usr/bin/setpriv");
     if !setpriv.exists() {
         assert!(sees_processes, "to hide /proc needs the programs of util-linux");

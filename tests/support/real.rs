@@ -19,6 +19,8 @@ use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 const NPM: [&str; 3] = ["@openai/codex@0.169.0", "openai@6", "ws"];
 /// The packages of pip.
 const PIP: [&str; 1] = ["openai[realtime]"];
+/// The packages of gRPC for Python.
+const GRPC: [&str; 4] = ["grpcio", "grpcio-tools", "grpcio-health-checking", "grpcio-reflection"];
 /// How long one script may take.
 const SCRIPT: Duration = Duration::from_mins(3);
 
@@ -66,14 +68,23 @@ fn install_npm() -> Result<PathBuf, String> {
 }
 
 fn install_python() -> Result<PathBuf, String> {
-    let dir = target().join("python");
+    install_pip("python", &PIP)
+}
+
+fn install_grpc() -> Result<PathBuf, String> {
+    install_pip("grpc", &GRPC)
+}
+
+/// The interpreter of an environment with these packages.
+fn install_pip(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
+    let dir = target().join(name);
     let done = dir.join("installed");
     let python = dir.join("bin/python");
     if !done.exists() {
         fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
         step(&dir, "python3", &["-m", "venv", "."])?;
         let mut args = vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-        args.extend(PIP);
+        args.extend(packages);
         step(&dir, &python, &args)?;
         fs::write(done, "").map_err(|error| error.to_string())?;
     }
@@ -112,6 +123,12 @@ pub async fn npm() -> Option<PathBuf> {
 pub async fn python() -> Option<PathBuf> {
     static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     installed("openai for Python", &PYTHON, install_python).await
+}
+
+/// The interpreter that has gRPC.
+pub async fn grpc() -> Option<PathBuf> {
+    static GRPC: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    installed("gRPC for Python", &GRPC, install_grpc).await
 }
 
 /// The program of Codex.

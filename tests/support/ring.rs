@@ -199,11 +199,16 @@ impl Ring {
 
     /// `ringspan migrate run`, which must succeed.
     pub async fn migrate(&self) {
+        self.migrate_with(None).await;
+    }
+
+    /// The same by the binary of another release.
+    pub async fn migrate_with(&self, binary: Option<PathBuf>) {
         let log = self.dir().join("migrate.log");
-        let (code, log) = Program::new(log, &["migrate", "run"])
-            .env("RINGSPAN_DATABASE_URL", &self.database_url)
-            .run(MIGRATION)
-            .await;
+        let mut program =
+            Program::new(log, &["migrate", "run"]).env("RINGSPAN_DATABASE_URL", &self.database_url);
+        program.binary = binary;
+        let (code, log) = program.run(MIGRATION).await;
         assert_eq!(code, 0, "migrate run: {log}");
     }
 
@@ -444,6 +449,11 @@ impl Node {
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.program = self.program.env(name, value);
         self
+    }
+
+    /// Lets its next process be of another release; None for the one under test.
+    pub fn of_release(&mut self, binary: Option<PathBuf>) {
+        self.program.binary = binary;
     }
 
     /// URL of a path of the client listener.

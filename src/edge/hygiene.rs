@@ -1,0 +1,78 @@
+//! What is wrong with a request whoever sends it and wherever it goes, and what a client may
+//! not claim. Requests that two readers could understand in two ways are refused, not mended.
+
+use http::{
+    HeaderMap, HeaderName, Request,
+    header::{AUTHORIZATION, CONTENT_LENGTH, FORWARDED, TRANSFER_ENCODING, UPGRADE},
+};
+
+use crate::error::{Code, Error, Result};
+
+/// Headers by which a proxy speaks to what is behind it.
+const CLAIMS: [&str; 3] = ["x-real-ip", "x-original-url", "x-rewrite-url"];
+
+/// Refuses what no upstream should be asked to understand.
+///
+/// # Errors
+/// `invalid_request` with the reason.
+pub(super) fn check<B>(request: &Request<B>) -> Result<()> {
+    let bad = |text: &str| Err(Error::new(Code::InvalidRequest, text.to_owned()));
+    let headers = request.headers();
+    if headers.contains_key(UPGRADE) && has_body(headers) {
+        return bad("an upgrade has no body");
+    }
+    if headers.get_all(AUTHORIZATION).iter().count() > 1 {
+        return bad("a request has one Authorization");
+    }
+    if has_dots(request.uri().path()) {
+        return bad("the path has a part that is only dots");
+    }
+    Ok(())
+}
+
+/// Whether the connection ends with this request. One in chunks may have had a length as well,
+/// which hyper takes out: for a proxy that went by the length, what follows the chunks is body.
+pub(super) fn is_last<B>(request: &Request<B>) -> bool {
+    request.headers().contains_key(TRANSFER_ENCODING)
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(CONTENT_LENGTH).is_some_and(|len| len.as_bytes() != b"0")
+}
+
+/// Whether an upstream could read a path as one above its own: routes are matched by what is
+/// written, and so are the paths that pass beside them.
+fn has_dots(path: &str) -> bool {
+    let decoded = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/");
+    let parts = decoded.replace("%5c", "/").replace('\\', "/");
+    parts.split('/').any(|part| matches!(part, "." | ".."))
+}
+
+/// Takes out what only a proxy may say. ringspan cannot tell whether one stands before it.
+pub(super) fn remove_claims(headers: &mut HeaderMap) {
+    let claims = |name: &&HeaderName| {
+        **name == FORWARDED
+            || name.as_str().starts_with("x-forwarded-")
+            || CLAIMS.contains(&name.as_str())
+    };
+    let found: Vec<_> = headers.keys().filter(claims).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_leads_upwards_is_seen_however_it_is_written() {
+        for path in ["/v1/../admin", "/v1/%2E%2e/x", "/v1/%2e./x", "/a/..%2Fb", "/a\\..\\b", "/."] {
+            assert!(has_dots(path), "{path}");
+        }
+        for path in ["/v1/responses", "/rooms/a..b", "/rooms/...", "/%25", "/"] {
+            assert!(!has_dots(path), "{path}");
+        }
+    }
+}
