@@ -203,11 +203,13 @@ pub struct Error {
     pub message: String,
     /// The request field at fault, where there is one.
     pub param: Option<&'static str>,
+    /// How long to wait before a retry, where more is known than the code says.
+    pub after: Option<Duration>,
 }
 
 impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, blame: code.blame(), message: message.into(), param: None }
+        Self { code, blame: code.blame(), message: message.into(), param: None, after: None }
     }
 
     /// The same failure with the blame laid elsewhere than the code's default.
@@ -215,6 +217,21 @@ impl Error {
     pub fn blame(mut self, blame: Blame) -> Self {
         self.blame = blame;
         self
+    }
+
+    /// The same failure with a known time until a retry makes sense.
+    #[must_use]
+    pub fn after(mut self, after: Duration) -> Self {
+        self.after = Some(after);
+        self
+    }
+
+    /// How long to wait before a retry, if one makes sense, in whole seconds and at least one.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        let after = self.after.or(self.code.retry_after())?;
+        let whole = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        Some(Duration::from_secs(whole.max(1)))
     }
 
     #[must_use]

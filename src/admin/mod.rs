@@ -101,7 +101,7 @@ impl IntoResponse for Failure {
             .unwrap_or(axum::http::StatusCode::INTERNAL_SERVER_ERROR);
         let body = axum::Json(serde_json::json!({ "error": error.body() }));
         let mut response = (status, body).into_response();
-        if let Some(wait) = error.code.retry_after() {
+        if let Some(wait) = error.retry_after() {
             let wait = HeaderValue::from(wait.as_secs());
             response.headers_mut().insert(header::RETRY_AFTER, wait);
         }

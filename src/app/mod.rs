@@ -172,6 +172,8 @@ impl App {
             upstreams.iter().map(|upstream| &**upstream),
             config.limits.dial_timeout,
             config.limits.max_message_bytes,
+            config.breaker,
+            metrics.clone(),
         )?;
         let auth = Authenticator::new(
             config.auth,

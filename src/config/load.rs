@@ -3,7 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Config, Limits, LogFormat, Node, Rebalance, Telemetry, Timing, auth, check, continuity,
+    BreakerRules, Config, Limits, LogFormat, Node, Rebalance, Telemetry, Timing, auth, check,
+    continuity,
     fault::{Faults, Got},
     file::File,
     peers,
@@ -59,6 +60,7 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
         timing: timing(&settings),
         rebalance: rebalance(&settings),
         limits: limits(&settings),
+        breaker: breaker(&settings),
         routes: found.routes,
         auth,
         allowed_origins: settings.texts(Key::AllowedOrigins),
@@ -203,6 +205,15 @@ fn limits(settings: &Resolved) -> Limits {
         dial_timeout: settings.duration(Key::DialTimeout),
         turn_idle_timeout: settings.duration(Key::TurnIdleTimeout),
         write_timeout: settings.duration(Key::WriteTimeout),
+    }
+}
+
+fn breaker(settings: &Resolved) -> BreakerRules {
+    let open = settings.duration(Key::BreakerOpen);
+    BreakerRules {
+        failures: settings.count(Key::BreakerFailures),
+        open,
+        max_open: settings.duration(Key::BreakerMaxOpen).max(open),
     }
 }
 

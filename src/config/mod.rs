@@ -46,6 +46,7 @@ pub struct Config {
     /// None: sessions stay where they are when a node joins.
     pub rebalance: Option<Rebalance>,
     pub limits: Limits,
+    pub breaker: BreakerRules,
     pub routes: Vec<Arc<Route>>,
     pub auth: Auth,
     /// Web origins that may connect; empty: all.
@@ -212,13 +213,22 @@ pub enum KeySource {
     Cookie(String),
 }
 
+/// When an endpoint that fails is left alone, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerRules {
+    /// Failures in a row.
+    pub failures: u32,
+    /// The first time; doubles with each failed probe.
+    pub open: Duration,
+    pub max_open: Duration,
+}
+
 /// What sessions are connected to.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     pub name: String,
-    /// `ws://` or `wss://`.
-    pub url: Uri,
-    pub auth: UpstreamAuth,
+    /// At least one. Each session has one of them, the others in reserve.
+    pub endpoints: Vec<Endpoint>,
     /// The connection is renewed at a turn boundary before this age.
     pub max_connection_age: Duration,
     /// Offer permessage-deflate.
@@ -227,16 +237,52 @@ pub struct Upstream {
     pub ca_file: Option<std::path::PathBuf>,
 }
 
-impl fmt::Debug for Upstream {
+/// One place of an upstream, or one credential for it.
+#[derive(Clone)]
+pub struct Endpoint {
+    pub name: String,
+    /// `ws://` or `wss://`.
+    pub url: Uri,
+    pub auth: UpstreamAuth,
+    /// Share of the sessions relative to the others.
+    pub weight: u32,
+}
+
+impl Endpoint {
+    /// The one endpoint of an upstream that has no others, with the client's credential.
+    #[must_use]
+    pub fn sole(url: Uri) -> Self {
+        Self { name: "default".into(), url, auth: UpstreamAuth::Passthrough, weight: 100 }
+    }
+
+    /// Whether it is given the operator's credential.
+    #[must_use]
+    pub fn is_operators(&self) -> bool {
+        matches!(self.auth, UpstreamAuth::Bearer(_))
+    }
+
+    /// Whether an answer of this status speaks against the endpoint rather than the request:
+    /// also what it says of a credential, if that is the operator's.
+    #[must_use]
+    pub fn is_blamed_for(&self, status: u16) -> bool {
+        blames_endpoint(status, self.is_operators())
+    }
+}
+
+/// The same for an endpoint that is given the operator's credential, or is not.
+#[must_use]
+pub fn blames_endpoint(status: u16, operators: bool) -> bool {
+    status >= 500 || operators && matches!(status, 401 | 403 | 429)
+}
+
+impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
+        f.debug_struct("Endpoint")
             .field("name", &self.name)
             // Its query may hold a credential.
             .field("url", &url::redact(&self.url.to_string()))
             .field("auth", &self.auth)
-            .field("max_connection_age", &self.max_connection_age)
-            .field("compression", &self.compression)
-            .field("ca_file", &self.ca_file)
+            .field("weight", &self.weight)
             .finish()
     }
 }

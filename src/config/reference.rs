@@ -3,7 +3,7 @@
 use std::fmt::{Arguments, Write};
 
 use super::{
-    fields::{AUTH, AUTH_KEY, Field, ROUTE, UPSTREAM},
+    fields::{AUTH, AUTH_KEY, ENDPOINT, Field, ROUTE, UPSTREAM},
     settings::{Otherwise, SETTINGS, Section, Setting},
 };
 
@@ -59,6 +59,7 @@ pub fn markdown() -> String {
     out.push_str(FILE_HEAD);
     for (title, fields) in [
         ("[[upstream]]", UPSTREAM),
+        ("[[upstream.endpoint]]", ENDPOINT),
         ("[[route]]", ROUTE),
         ("[auth]", AUTH),
         ("[[auth.key]]", AUTH_KEY),

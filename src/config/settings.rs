@@ -240,6 +240,12 @@ settings! {
             "Offer permessage-deflate to upstreams that do not say otherwise in the file.";
         DialTimeout "dial-timeout" duration(10, 5 * MINUTE), Is("10s"),
             "Limit of connecting to an upstream, TLS and upgrade included.";
+        BreakerFailures "breaker-failures" Count { min: 1, max: 1000 }, Is("5"),
+            "Failed dials, or failed turns of different sessions, in a row after which an endpoint is left alone for a time.";
+        BreakerOpen "breaker-open" duration(10, HOUR), Is("1s"),
+            "How long it is left alone the first time, less up to a half at random; doubled with each probe that fails.";
+        BreakerMaxOpen "breaker-max-open" duration(10, HOUR), Is("10s"),
+            "The longest that it is left alone before the next probe.";
         TurnIdleTimeout "turn-idle-timeout" duration(100, 24 * HOUR), Is("300s"),
             "A running turn without any upstream event for so long is over.";
     }

@@ -33,7 +33,7 @@ use crate::{
     },
     store::AliasKind,
     telemetry::propagation,
-    upstream::{HttpError, Upgrade},
+    upstream::{DialError, HttpError, Upgrade},
     wire::{Batch, Kind, Message},
 };
 
@@ -312,14 +312,16 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
         return edge.refuse(&Error::new(Code::NotFound, "no route has this path"));
     };
     let identified = edge.auth.identify(request.headers());
-    if let Err(error) = identified.await {
-        return edge.refuse(&error);
-    }
+    let principal = match identified.await {
+        Ok(identity) => identity.principal,
+        Err(error) => return edge.refuse(&error),
+    };
+    let key = endpoint_key(&edge, &route, principal, request.uri().path()).await;
     let mut request = request.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
     if edge.auth.consumes_credential() {
         request.headers_mut().remove(http::header::AUTHORIZATION);
     }
-    match edge.http.forward(&route.upstream, request).await {
+    match edge.http.forward(&route.upstream, &key, request).await {
         Ok(response) => {
             let (parts, body) = response.into_parts();
             let mut response = Response::new(Body::new(body));
@@ -331,6 +333,10 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
                 crate::wire::handshake::forwardable_response_headers(&parts.headers);
             response
         }
+        Err(HttpError::GivenUp(retry)) => {
+            let upstream = route.upstream.name.clone();
+            edge.refuse(&DialError::GivenUp { upstream, retry }.told())
+        }
         Err(HttpError::Timeout(_)) => {
             edge.refuse(&Error::new(Code::UpstreamTimeout, "the upstream did not answer in time"))
         }
@@ -341,12 +347,27 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
     }
 }
 
+/// What decides between several endpoints: a response that is named is with the session that
+/// made it, everything else stays together for a principal.
+async fn endpoint_key(edge: &Edge, route: &Route, principal: Principal, path: &str) -> [u8; 16] {
+    let rest = path.strip_prefix(&route.path).and_then(|rest| rest.strip_prefix('/'));
+    let id = rest.and_then(|rest| rest.split('/').next()).filter(|id| !id.is_empty());
+    let Some(id) = id.filter(|_| route.upstream.endpoints.len() > 1) else { return principal.0 };
+    let session = edge.router.alias(principal, AliasKind::Response, id).await;
+    session.ok().flatten().map_or(principal.0, |session| session.0)
+}
+
 /// The responses route whose path shares the most with this one: its upstream is meant.
-fn upstream_of<'a>(edge: &'a Edge, path: &str) -> Option<&'a Arc<Route>> {
+fn upstream_of(edge: &Edge, path: &str) -> Option<Arc<Route>> {
     let shared = |route: &&Arc<Route>| {
         let parent = route.path.rsplit_once('/').map_or("", |(parent, _)| parent);
         path.strip_prefix(parent).filter(|rest| rest.starts_with('/')).map(|_| parent.len())
     };
     let responses = |route: &&Arc<Route>| route.profile == crate::config::Profile::Responses;
-    edge.routes.iter().filter(responses).filter(|route| shared(route).is_some()).max_by_key(shared)
+    edge.routes
+        .iter()
+        .filter(responses)
+        .filter(|route| shared(route).is_some())
+        .max_by_key(shared)
+        .cloned()
 }

@@ -6,6 +6,7 @@
 //! leaves together.
 
 mod attach;
+mod endpoint;
 mod journal;
 mod leaving;
 mod timing;
@@ -152,6 +153,10 @@ pub(super) struct Actor {
     /// Turns that the ledger is being told of.
     journal: Vec<Entry>,
     upstream: Upstream,
+    /// The endpoint that failed this session last; another one is preferred.
+    shunned: Option<usize>,
+    /// Turns in a row that failed by the fault of the endpoint, on this connection.
+    strikes: u32,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
     /// What the session's spans point back at: the transfer that brought it here, or what
@@ -222,6 +227,8 @@ impl Actor {
             archived: Archived::new(claimed.first),
             journal: Vec::new(),
             upstream: Upstream::None,
+            shunned: None,
+            strikes: 0,
             upgrade: attach.upgrade.clone(),
             origin: TraceContext::default(),
             headers: HeaderMap::new(),

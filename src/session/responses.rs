@@ -205,20 +205,13 @@ fn outcome(batch: &Batch) -> TurnOutcome {
 
 /// How a dial's failure is told to the turns that waited for it: the upstream's own words
 /// where it had any.
-pub(super) fn dial_error(error: &DialError) -> (u16, Value, Code) {
-    let code = match error {
-        DialError::Timeout(_) => Code::UpstreamTimeout,
-        DialError::Refused(_) | DialError::Unavailable(_) => Code::UpstreamUnavailable,
+pub(super) fn dial_error(error: &DialError) -> (u16, Value, Option<Duration>) {
+    let told = error.told();
+    let retry = told.retry_after();
+    let DialError::Refused(refusal) = error else {
+        return (told.code.status(), told.body(), retry);
     };
-    if let DialError::Refused(refusal) = error
-        && let Ok(mut body) = serde_json::from_slice::<Value>(&refusal.body)
-        && body["error"].is_object()
-    {
-        return (refusal.status, body["error"].take(), code);
-    }
-    let status = match error {
-        DialError::Refused(refusal) => refusal.status,
-        _ => code.status(),
-    };
-    (status, Error::new(code, "no connection to the upstream for this turn").body(), code)
+    let own = serde_json::from_slice::<Value>(&refusal.body).ok();
+    let own = own.map(|mut body| body["error"].take()).filter(Value::is_object);
+    (refusal.status, own.unwrap_or_else(|| told.body()), retry)
 }

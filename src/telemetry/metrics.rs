@@ -18,9 +18,9 @@ pub use labels::{
     Outcome, Place, ResumeOutcome, Side, Signal, StoreFailure, TakeoverReason, TurnOutcome,
 };
 use labels::{
-    ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLedgerRefusal,
-    ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide,
-    BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
+    ByArchiveFailure, ByClaim, ByDial, ByDirection, ByEndpoint, ByError, ByHandoff,
+    ByLedgerRefusal, ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume,
+    ByRoute, BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
 };
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use tokio::time::Instant;
@@ -252,9 +252,9 @@ impl Metrics {
         self.0.upstream_dials.get_or_create(&labels).inc();
     }
 
-    /// The breaker of an upstream changed.
-    pub fn breaker(&self, upstream: &str, state: BreakerState) {
-        let labels = ByUpstream { upstream: upstream.to_owned() };
+    /// The breaker of an upstream's endpoint changed.
+    pub fn breaker(&self, upstream: &str, endpoint: &str, state: BreakerState) {
+        let labels = ByEndpoint { upstream: upstream.to_owned(), endpoint: endpoint.to_owned() };
         self.0.breaker.get_or_create(&labels).set(state as i64);
     }
 

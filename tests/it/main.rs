@@ -29,6 +29,7 @@ mod ledger;
 mod opaque_messages;
 mod opaque_session;
 mod outage;
+mod pool;
 mod responses;
 mod responses_http;
 mod resume;

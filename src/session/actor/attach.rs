@@ -138,6 +138,7 @@ impl Actor {
             }
             (Frame::Messages { batch, .. }, Some(_)) => {
                 let (id, key) = (self.clients[at].id, self.clients[at].turn_key);
+                self.leave_endpoint();
                 for message in batch.messages() {
                     let actions = self
                         .turns

@@ -11,10 +11,9 @@ use tracing::{Instrument, Span, field::Empty};
 
 use super::{Actor, Exit, OPAQUE, UPSTREAM_WINDOW, Upstream};
 use crate::{
-    error::{Code, Error},
     link::Frame,
     session::{AttachError, responses, stats::UpstreamState, turns::Turns},
-    telemetry::{metrics::Outcome, propagation},
+    telemetry::propagation,
     upstream::DialError,
     wire::{Batch, CloseFrame, Incoming, SocketError},
 };
@@ -24,21 +23,24 @@ impl Actor {
         let dialer = self.ctx.dialer.clone();
         let upstream = Arc::clone(&self.route.upstream);
         let mut upgrade = self.upgrade.clone();
+        let (id, avoid) = (self.id, self.shunned);
         let span = tracing::info_span!(
             parent: None,
             "dial",
             otel.kind = "client",
             otel.status_code = Empty,
-            server.address = upstream.url.host(),
-            server.port = upstream.url.port_u16(),
-            session.id = %self.id,
+            session.id = %id,
             ringspan.upstream = upstream.name,
+            ringspan.endpoint = Empty,
         );
         propagation::enter(&span, &mut upgrade.headers);
         propagation::link(&span, &self.origin);
         self.stats.set_upstream(UpstreamState::Dialing);
         let dial = async move {
-            let dialled = dialer.dial(&upstream, &upgrade).await;
+            let dialled = dialer.dial(&upstream, &id.0, avoid, &upgrade).await;
+            if let Ok(connection) = &dialled {
+                Span::current().record("ringspan.endpoint", connection.member.name());
+            }
             dialled.inspect_err(|_| propagation::failed(&Span::current()))
         };
         self.upstream = Upstream::Dialing(Box::pin(dial.instrument(span)));
@@ -59,15 +61,15 @@ impl Actor {
         let name = &self.route.upstream.name;
         match result {
             Ok(connection) => {
-                self.ctx.metrics.upstream_dial(name, Outcome::Ok);
                 self.headers.clone_from(&connection.headers);
                 self.subprotocol.clone_from(&connection.subprotocol);
                 let gauge = self.ctx.metrics.upstream_connection(name);
-                self.upstream = Upstream::Connected(Box::new(connection), gauge);
                 self.last_upstream = Instant::now();
                 self.stats.set_upstream(UpstreamState::Connected);
-                let text = format!("connected to {name}");
+                self.strikes = 0;
+                let text = format!("connected to {name}, endpoint {}", connection.member.name());
                 self.ctx.events.note("upstream", &self.id, text);
+                self.upstream = Upstream::Connected(Box::new(connection), gauge);
                 for (attach, reply) in std::mem::take(&mut self.waiting) {
                     self.admit(&attach, reply);
                 }
@@ -76,13 +78,12 @@ impl Actor {
                 None
             }
             Err(error) => {
-                self.ctx.metrics.upstream_dial(name, Outcome::Failed);
                 tracing::warn!(session = %self.id, upstream = %name, %error, "upstream dial failed");
                 self.upstream = Upstream::None;
                 self.stats.set_upstream(UpstreamState::None);
                 if let Some(turns) = &mut self.turns {
-                    let (status, body, code) = responses::dial_error(&error);
-                    let actions = turns.on_unreachable(status, &body, code);
+                    let (status, body, retry) = responses::dial_error(&error);
+                    let actions = turns.on_unreachable(status, &body, retry);
                     self.perform(actions);
                 }
                 for (_, reply) in std::mem::take(&mut self.waiting) {
@@ -159,6 +160,7 @@ impl Actor {
     pub(super) fn on_upstream(&mut self, batch: Batch) {
         if let Some(turns) = &mut self.turns {
             let actions = turns.on_upstream(&batch);
+            self.judge_endpoint(&actions);
             self.perform(actions);
         } else if let Some(stream) = self.streams.get_mut(OPAQUE) {
             let now = self.last_upstream;
@@ -175,6 +177,9 @@ impl Actor {
     ) -> Option<Exit> {
         tracing::debug!(session = %self.id, why, "upstream connection ended");
         self.ctx.events.note("upstream", &self.id, why.to_owned());
+        if self.turns.as_ref().is_some_and(|turns| turns.running() > 0) {
+            self.shun();
+        }
         self.upstream = Upstream::None;
         self.stats.set_upstream(UpstreamState::None);
         self.retime = true;
@@ -213,16 +218,20 @@ impl Actor {
             tracing::info!(session = %self.id, "upstream connection reached its age, renewing it");
             connection.socket.queue_close(1000, "");
             drop(connection.socket.poll_flush(&mut Cx::from_waker(std::task::Waker::noop())));
-            self.upstream = Upstream::None;
-            // Nothing runs; what comes from now on waits for the new connection.
-            let actions = self.turns.as_mut().map(Turns::on_disconnected).unwrap_or_default();
-            self.perform(actions);
-            self.stats.set_upstream(UpstreamState::None);
+            self.let_go();
             // Without a client the next request brings it back.
             if !self.clients.is_empty() {
                 self.dial();
             }
         }
+    }
+
+    /// Gives up a connection on which nothing runs; what comes from now on waits for another.
+    pub(super) fn let_go(&mut self) {
+        self.upstream = Upstream::None;
+        let actions = self.turns.as_mut().map(Turns::on_disconnected).unwrap_or_default();
+        self.perform(actions);
+        self.stats.set_upstream(UpstreamState::None);
     }
 
     /// Closes the upstream politely, within `limit`.
@@ -242,12 +251,6 @@ impl Actor {
 fn attach_error(error: &DialError) -> AttachError {
     match error {
         DialError::Refused(refusal) => AttachError::Refused(refusal.clone()),
-        DialError::Unavailable(_) => {
-            Error::new(Code::UpstreamUnavailable, "the upstream could not be reached").into()
-        }
-        DialError::Timeout(_) => {
-            Error::new(Code::UpstreamTimeout, "the upstream did not answer the upgrade in time")
-                .into()
-        }
+        error => error.told().into(),
     }
 }

@@ -6,9 +6,10 @@ use super::{
     Counter, Gauge, Histogram,
     catalogue::{Catalogue, Remaining, Since},
     labels::{
-        Build, ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLedgerRefusal,
-        ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute,
-        BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
+        Build, ByArchiveFailure, ByClaim, ByDial, ByDirection, ByEndpoint, ByError, ByHandoff,
+        ByLedgerRefusal, ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile,
+        ByResume, ByRoute, BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn,
+        ByUpstream,
     },
     process,
 };
@@ -61,7 +62,7 @@ pub(super) struct Families {
     pub(super) drain_remaining: Gauge,
     pub(super) upstream_connections: Family<ByUpstream, Gauge>,
     pub(super) upstream_dials: Family<ByDial, Counter>,
-    pub(super) breaker: Family<ByUpstream, Gauge>,
+    pub(super) breaker: Family<ByEndpoint, Gauge>,
     pub(super) peer_connections: Family<BySide, Gauge>,
     pub(super) peer_rtt: Histogram,
     pub(super) store_seconds: Histograms<ByOperation>,
@@ -268,7 +269,7 @@ impl Families {
             breaker: c.add(
                 "breaker_state",
                 None,
-                "Circuit breaker of an upstream: 0 closed, 1 half open, 2 open",
+                "Circuit breaker of an upstream's endpoint on this node: 0 closed, 1 half open, 2 open",
                 Family::default(),
             ),
             peer_connections: c.add(

@@ -239,6 +239,7 @@ label_set!(ByClaim { outcome: ClaimOutcome });
 label_set!(ByTakeover { reason: TakeoverReason });
 label_set!(ByHandoff { reason: HandoffReason, outcome: Outcome });
 label_set!(ByUpstream { upstream: String });
+label_set!(ByEndpoint { upstream: String, endpoint: String });
 label_set!(ByDial { upstream: String, outcome: Outcome });
 label_set!(BySide { side: Side });
 label_set!(ByOperation { operation: &'static str });

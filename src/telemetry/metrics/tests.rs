@@ -43,7 +43,7 @@ fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
     m.handoff(HandoffReason::Drain, Outcome::Ok, took);
     m.drain(DrainState::HandingOff, 5);
     m.upstream_dial("u", Outcome::Timeout);
-    m.breaker("u", BreakerState::Open);
+    m.breaker("u", "e", BreakerState::Open);
     m.peer_rtt(took);
     m.store("claim", took);
     m.ledger_batch(LedgerWrite::Begin, 3);

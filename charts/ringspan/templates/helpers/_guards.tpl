@@ -175,9 +175,11 @@ key, what is wrong, what would be right.
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $v.config.upstream -}}
+{{- range $upstream := $v.config.upstream -}}
+{{- range concat (list $upstream) (default list $upstream.endpoint) -}}
 {{- if and (kindIs "map" .auth) (not (has .auth.bearer_env (concat (list) (include "ringspan.envNames" $root | fromJsonArray)))) (empty $v.extraEnvFrom) -}}
 {{- include "ringspan.fault" (list $faults (printf "config.upstream: %s wants the variable %s, which neither secrets.env nor extraEnv gives" .name .auth.bearer_env)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
