@@ -45,6 +45,7 @@ pub enum Code {
     /// Between nodes: one node is full, others may have room.
     NodeFull,
     QueueFull,
+    RateLimited,
     NotAuthorized,
     Forbidden,
     SessionConflict,
@@ -72,6 +73,8 @@ impl Code {
             Self::TooManySessions => "too_many_sessions",
             Self::NodeFull => "node_full",
             Self::QueueFull => "queue_full",
+            // The word that clients of the Responses API know.
+            Self::RateLimited => "rate_limit_exceeded",
             Self::NotAuthorized => "not_authorized",
             Self::Forbidden => "forbidden",
             Self::SessionConflict => "session_conflict",
@@ -99,6 +102,7 @@ impl Code {
             Self::TooManySessions,
             Self::NodeFull,
             Self::QueueFull,
+            Self::RateLimited,
             Self::NotAuthorized,
             Self::Forbidden,
             Self::SessionConflict,
@@ -125,7 +129,7 @@ impl Code {
             Self::SessionUnavailable | Self::OwnerMoving | Self::NodeDraining => 503,
             Self::OutcomeUnknown | Self::UpstreamUnavailable => 502,
             Self::UpstreamTimeout => 504,
-            Self::TooManySessions | Self::NodeFull | Self::QueueFull => 429,
+            Self::TooManySessions | Self::NodeFull | Self::QueueFull | Self::RateLimited => 429,
             Self::NotAuthorized => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
@@ -171,7 +175,8 @@ impl Code {
             | Self::NodeDraining
             | Self::UpstreamUnavailable
             | Self::UpstreamTimeout
-            | Self::QueueFull => Some(Duration::from_secs(1)),
+            | Self::QueueFull
+            | Self::RateLimited => Some(Duration::from_secs(1)),
             Self::TooManySessions | Self::NodeFull => Some(Duration::from_secs(5)),
             _ => None,
         }

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    BreakerRules, Config, Limits, LogFormat, Node, Rebalance, Telemetry, Timing, auth, check,
-    continuity,
+    BreakerRules, Config, Limits, LogFormat, Node, PrincipalLimits, Rebalance, Telemetry, Timing,
+    auth, check, continuity,
     fault::{Faults, Got},
     file::File,
     peers,
@@ -192,6 +192,7 @@ fn rebalance(settings: &Resolved) -> Option<Rebalance> {
 }
 
 fn limits(settings: &Resolved) -> Limits {
+    let limit = |key| Some(settings.count(key)).filter(|limit| *limit > 0);
     Limits {
         max_message_bytes: settings.count(Key::MaxMessageBytes),
         link_window_bytes: settings.count(Key::LinkWindow),
@@ -205,6 +206,11 @@ fn limits(settings: &Resolved) -> Limits {
         dial_timeout: settings.duration(Key::DialTimeout),
         turn_idle_timeout: settings.duration(Key::TurnIdleTimeout),
         write_timeout: settings.duration(Key::WriteTimeout),
+        principal: PrincipalLimits {
+            sessions: limit(Key::SessionsPerPrincipal),
+            turns: limit(Key::TurnsPerPrincipal),
+            turns_per_minute: limit(Key::TurnRatePerPrincipal),
+        },
     }
 }
 

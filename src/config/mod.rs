@@ -130,6 +130,16 @@ pub struct Limits {
     pub turn_idle_timeout: Duration,
     /// A client that takes nothing for so long is dropped.
     pub write_timeout: Duration,
+    pub principal: PrincipalLimits,
+}
+
+/// What one principal may use on all nodes together; None: as much as there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrincipalLimits {
+    pub sessions: Option<u32>,
+    /// Turns at once.
+    pub turns: Option<u32>,
+    pub turns_per_minute: Option<u32>,
 }
 
 /// One path of the client listener and what it leads to.

@@ -266,6 +266,12 @@ settings! {
             "Clients attached to one session.";
         TurnQueue "turn-queue" Count { min: 1, max: 4096 }, Is("16"),
             "Turns waiting in one lane of a session.";
+        SessionsPerPrincipal "sessions-per-principal" Count { min: 1, max: 1_000_000 }, Unset,
+            "Sessions that one principal may have on all nodes together.";
+        TurnsPerPrincipal "turns-per-principal" Count { min: 1, max: 1_000_000 }, Unset,
+            "Turns of one principal that may run at once on all nodes together.";
+        TurnRatePerPrincipal "turn-rate-per-principal" Count { min: 1, max: 60_000 }, Unset,
+            "Turns that one principal may begin in a minute on all nodes together, a sixth of them at once.";
         UpgradeTimeout "upgrade-timeout" duration(10, 5 * MINUTE), Is("10s"),
             "Limit of a client's request head, TLS and upgrade.";
         WriteTimeout "write-timeout" duration(10, HOUR), Is("30s"),

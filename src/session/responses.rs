@@ -67,7 +67,10 @@ impl Actor {
                         client.reply(Frame::Messages { batch, first_seq: 0, ended });
                     }
                 }
-                Action::Forget(turn) => self.streams.forget(turn),
+                Action::Forget(turn) => {
+                    self.slots.remove(&turn);
+                    self.streams.forget(turn);
+                }
                 Action::HangUp => self.hang_up(),
                 Action::Remembered(past) => self.remembered(past),
                 Action::Recall => self.read_archive(),
@@ -152,6 +155,9 @@ impl Actor {
 
     fn append(&mut self, turn: TurnNo, batch: Batch, done: bool) {
         let now = Instant::now();
+        if done {
+            self.slots.remove(&turn);
+        }
         let Some(stream) = self.streams.get_mut(turn) else { return };
         let outcome = done.then(|| outcome(&batch));
         stream.log.push(batch, now);

@@ -85,7 +85,7 @@ pub struct Bounds {
     pub payload_bytes: usize,
     /// Bytes of conversation kept.
     pub history_bytes: usize,
-    /// Turns are written to the ledger before they are sent.
+    /// Turns are asked for (the ledger, the limits of their principal) before they are sent.
     pub ledger: bool,
 }
 

@@ -30,6 +30,7 @@ mod opaque_messages;
 mod opaque_session;
 mod outage;
 mod pool;
+mod quotas;
 mod responses;
 mod responses_http;
 mod resume;

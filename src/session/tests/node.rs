@@ -186,6 +186,7 @@ pub(crate) fn limits() -> Limits {
         dial_timeout: PATIENCE,
         turn_idle_timeout: PATIENCE,
         write_timeout: PATIENCE,
+        principal: crate::config::PrincipalLimits::default(),
     }
 }
 
@@ -325,6 +326,7 @@ impl Node {
             dialer: dialer.clone(),
             archive: archive(&shared, &metrics, &tracker),
             aliases: AliasWriter::start(Arc::clone(&shared), &tracker),
+            quotas: None,
             ledger: Ledger::start(me, shared, metrics.clone(), &tracker),
             heirs: Arc::clone(&heirs),
             replicator: Replicator::start(me, heirs, ring.clone(), metrics.clone(), &tracker),
@@ -351,6 +353,7 @@ impl Node {
             dialer: self.dialer.clone(),
             archive: archive(&store, &self.metrics, &self.tracker),
             aliases: AliasWriter::start(Arc::clone(&store), &self.tracker),
+            quotas: None,
             ledger: Ledger::start(self.me, store, self.metrics.clone(), &self.tracker),
             heirs: Arc::new(Alone),
             replicator: Replicator::start(

@@ -8,7 +8,7 @@ use super::{
     labels::{
         Build, ByArchiveFailure, ByClaim, ByDial, ByDirection, ByEndpoint, ByError, ByHandoff,
         ByLedgerRefusal, ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile,
-        ByResume, ByRoute, BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn,
+        ByQuota, ByResume, ByRoute, BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn,
         ByUpstream,
     },
     process,
@@ -68,6 +68,7 @@ pub(super) struct Families {
     pub(super) store_seconds: Histograms<ByOperation>,
     pub(super) ledger_batch: Histograms<ByLedgerWrite>,
     pub(super) ledger_refusals: Family<ByLedgerRefusal, Counter>,
+    pub(super) quota_refusals: Family<ByQuota, Counter>,
     pub(super) store_errors: Family<ByStoreFailure, Counter>,
     pub(super) errors: Family<ByError, Counter>,
     pub(super) otlp_sent: Family<BySignal, Counter>,
@@ -300,6 +301,12 @@ impl Families {
                 "ledger_refusals",
                 None,
                 "Turns that the ledger did not let be sent",
+                Family::default(),
+            ),
+            quota_refusals: c.add(
+                "quota_refusals",
+                None,
+                "Sessions and turns that a principal's limits did not let begin",
                 Family::default(),
             ),
             store_errors: c.add(

@@ -48,6 +48,7 @@ fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
     m.store("claim", took);
     m.ledger_batch(LedgerWrite::Begin, 3);
     m.ledger_refusal(LedgerRefusal::Unwritten);
+    m.quota_refusal(QuotaLimit::TurnRate);
     m.store_error("claim", StoreFailure::Timeout);
     m.error(&Error::new(Code::QueueFull, "full"));
     m.otlp_sent(Signal::Traces).inc();
