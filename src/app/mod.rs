@@ -302,6 +302,7 @@ impl App {
                 admin,
                 Arc::clone(&node) as Arc<dyn admin::NodeView>,
                 node.metrics.clone(),
+                config.admin_token,
                 stop.background.clone(),
             )),
             client: tokio::spawn(edge::serve(client, edge, stop.accept.clone())),
@@ -334,7 +335,10 @@ impl App {
         let result = tokio::select! {
             biased;
             () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead")),
-            () = signals.wanted() => Ok(true),
+            () = signals.wanted() => {
+                tracing::info!(target: "audit", action = "drain", actor = "signal", outcome = "accepted", "administrative act");
+                Ok(true)
+            }
             _ = wanted.wait_for(Option::is_some) => Ok(false),
             ended = &mut peer => Err(failure("peer", ended.map(Result::err))),
             ended = &mut admin => Err(failure("admin", ended.map(|r| r.err().map(Into::into)))),

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     BreakerRules, Config, Limits, LogFormat, Node, PrincipalLimits, Rebalance, Telemetry, Timing,
-    auth, check, continuity,
+    admin, auth, check, continuity,
     fault::{Faults, Got},
     file::File,
     peers,
@@ -49,6 +49,7 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
     let found = routes::build(&settings, &file, env, &mut faults, &mut warnings);
     let auth = auth::build(&settings, &file, &mut faults);
     let peer = peers::security(&settings, &mut faults);
+    let admin_token = admin::token(&settings, &mut faults);
     let history_keys = continuity::keys(&settings, &mut faults);
     check::relations(&settings, &mut faults);
     check::warn(&settings, &found.upstreams, &auth, &mut warnings);
@@ -66,6 +67,7 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
         allowed_origins: settings.texts(Key::AllowedOrigins),
         peer,
         history_keys,
+        admin_token,
         telemetry: telemetry(&settings),
         warnings,
     };

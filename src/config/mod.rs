@@ -1,6 +1,7 @@
 //! One validated configuration. What is in here is correct: every fault was reported,
 //! all at once, before any port was bound.
 
+mod admin;
 mod auth;
 mod check;
 mod continuity;
@@ -52,6 +53,7 @@ pub struct Config {
     /// Web origins that may connect; empty: all.
     pub allowed_origins: Vec<String>,
     pub peer: PeerSecurity,
+    pub admin_token: AdminToken,
     /// Keys of the conversations in the database; empty where no route keeps any there.
     pub history_keys: HistoryKeys,
     pub telemetry: Telemetry,
@@ -306,13 +308,33 @@ pub enum UpstreamAuth {
     Bearer(Secret),
 }
 
+/// What the admin listener asks of who changes something.
+#[derive(Clone, Debug)]
+pub enum AdminToken {
+    /// To come from the node's own machine.
+    None,
+    Fixed(Secret),
+    /// Read at each use.
+    File(std::path::PathBuf),
+}
+
+impl AdminToken {
+    /// The token in the text of a file, if it is long enough.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Secret> {
+        let text = std::str::from_utf8(text).ok()?.trim();
+        (text.chars().count() >= value::SECRET_MIN).then(|| Secret::new(text))
+    }
+}
+
 /// How nodes prove themselves to each other.
 #[derive(Clone, Debug)]
 pub enum PeerSecurity {
     /// Asked for explicitly, or every peer address is on loopback.
     Plaintext,
-    /// A secret shared by the ring, in each call's metadata.
-    Token(Secret),
+    /// Secrets shared by the ring, in each call's metadata: the first is shown, all are
+    /// accepted, so that one is replaced node by node.
+    Tokens(Vec<Secret>),
     /// Both sides show a certificate of the ring's authority.
     Mtls { cert: std::path::PathBuf, key: std::path::PathBuf, ca: std::path::PathBuf },
 }

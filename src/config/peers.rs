@@ -15,11 +15,14 @@ use super::{
 /// Largest file of a shared secret, in bytes.
 const TOKEN_FILE_MAX: u64 = 4096;
 
+/// The one that is shown and the one that it replaces, or will be replaced by.
+const MAX_TOKENS: usize = 2;
+
 /// Chooses the one way that was configured.
 pub fn security(settings: &Resolved, faults: &mut Faults) -> PeerSecurity {
     let mtls = mtls(settings, faults);
-    let token = token(settings, faults);
-    match (mtls, token) {
+    let tokens = tokens(settings, faults);
+    match (mtls, tokens) {
         (Some(_), Some(_)) => {
             let key = [Key::PeerToken, Key::PeerTokenFile]
                 .into_iter()
@@ -29,7 +32,7 @@ pub fn security(settings: &Resolved, faults: &mut Faults) -> PeerSecurity {
             PeerSecurity::Plaintext
         }
         (Some(mtls), None) => mtls,
-        (None, Some(token)) => PeerSecurity::Token(token),
+        (None, Some(tokens)) => PeerSecurity::Tokens(tokens),
         (None, None) => {
             let asked =
                 [Key::PeerToken, Key::PeerTokenFile, Key::PeerCert, Key::PeerKey, Key::PeerCa];
@@ -62,19 +65,26 @@ fn mtls(settings: &Resolved, faults: &mut Faults) -> Option<PeerSecurity> {
     Some(PeerSecurity::Mtls { cert: cert?, key: key?, ca: ca? })
 }
 
-fn token(settings: &Resolved, faults: &mut Faults) -> Option<Secret> {
-    let direct = settings.secret(Key::PeerToken);
+fn tokens(settings: &Resolved, faults: &mut Faults) -> Option<Vec<Secret>> {
+    let direct = settings.secret(Key::PeerToken).map(|tokens| {
+        let tokens = split(tokens.expose());
+        if tokens.is_none() {
+            settings.fault(Key::PeerToken, expected(), faults);
+        }
+        tokens.unwrap_or_default()
+    });
     let Some(path) = settings.text(Key::PeerTokenFile) else { return direct };
     if direct.is_some() {
         settings.fault(Key::PeerTokenFile, "only one of peer-token and peer-token-file", faults);
         return direct;
     }
     match read_bounded(Path::new(&path), TOKEN_FILE_MAX) {
-        Ok(text) if text.trim().chars().count() >= SECRET_MIN => Some(Secret::new(text.trim())),
-        Ok(_) => {
-            let expected = format!("a file with a token of at least {SECRET_MIN} characters");
-            settings.fault(Key::PeerTokenFile, expected, faults);
-            None
+        Ok(text) => {
+            let tokens = split(&text);
+            if tokens.is_none() {
+                settings.fault(Key::PeerTokenFile, format!("a file with {}", expected()), faults);
+            }
+            tokens
         }
         Err(reason) => {
             let expected = format!("a readable file of at most 4KiB ({reason})");
@@ -100,4 +110,19 @@ fn plaintext(settings: &Resolved, faults: &mut Faults) {
     } else if settings.members(Key::StaticMembers).iter().any(|(_, address)| !host(address)) {
         settings.fault(Key::StaticMembers, remedy, faults);
     }
+}
+
+/// Tokens separated by commas or lines, each long enough, and not more than needed to replace
+/// one by another.
+fn split(text: &str) -> Option<Vec<Secret>> {
+    let tokens = text.split([',', '\n']).map(str::trim).filter(|token| !token.is_empty());
+    let tokens: Vec<_> = tokens.map(Secret::new).collect();
+    let long = tokens.iter().all(|token| token.expose().chars().count() >= SECRET_MIN);
+    (long && matches!(tokens.len(), 1..=MAX_TOKENS)).then_some(tokens)
+}
+
+fn expected() -> String {
+    format!(
+        "one token or two of at least {SECRET_MIN} characters each, separated by a comma or a line"
+    )
 }

@@ -174,6 +174,10 @@ settings! {
         PeerListen "peer-listen" Address, Is("127.0.0.1:50051"), "Address for other nodes (gRPC).";
         AdminListen "admin-listen" Address, Is("127.0.0.1:9090"),
             "Address for health, metrics, the status page and the API.";
+        AdminToken "admin-token" Secret, Unset,
+            "Secret that the admin listener asks of whoever has a node drain; prefer the variable or `--admin-token-file`, since flags can be read by other users of the machine. Without one only callers from the node's own machine may.";
+        AdminTokenFile "admin-token-file" Path, Unset,
+            "File that holds this secret; read at each use, so that it is rotated by writing it.";
         NodeId "node-id" Name, Computed("`POD_NAME`, else the host name"),
             "Stable name of this node, unique in its ring.";
         Advertise "advertise" HostPort,
@@ -285,9 +289,9 @@ settings! {
     }
     Peers {
         PeerToken "peer-token" Secret, Unset,
-            "Secret shared by all nodes; prefer the variable or `--peer-token-file`, since flags can be read by other users of the machine.";
-        PeerTokenFile "peer-token-file" Path, Unset, "File that holds the shared secret.";
-        PeerCert "peer-cert" Path, Unset, "PEM certificate (chain) of this node, for mTLS.";
+            "Secret shared by all nodes, or two separated by a comma: the first is shown, both are accepted, so that it can be replaced node by node. Prefer the variable or `--peer-token-file`, since flags can be read by other users of the machine.";
+        PeerTokenFile "peer-token-file" Path, Unset, "File that holds the shared secret, or two of them on two lines.";
+        PeerCert "peer-cert" Path, Unset, "PEM certificate (chain) of this node, for mTLS; it names the host of `advertise` or the node id. Read again when it changes.";
         PeerKey "peer-key" Path, Unset, "PEM private key of this node, for mTLS.";
         PeerCa "peer-ca" Path, Unset, "PEM authority that signs every node's certificate, for mTLS.";
         PeerAllowPlaintext "peer-allow-plaintext" Switch, Is("false"),

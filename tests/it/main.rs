@@ -14,6 +14,7 @@
 )]
 
 mod access;
+mod attacks;
 mod bad_days;
 mod balance;
 mod checker;
@@ -29,6 +30,7 @@ mod ledger;
 mod opaque_messages;
 mod opaque_session;
 mod outage;
+mod peers;
 mod pool;
 mod quotas;
 mod responses;

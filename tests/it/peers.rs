@@ -148,6 +148,7 @@ async fn a_peer_token_is_replaced_node_by_node() {
     let third = token("third", new);
     start(&third).await;
     assert_reach_each_other(&second, &third, "new").await;
+    second.kill9().await;
     let late = token("late", old);
     start(&late).await;
     assert_apart(&third, &late, "late").await;

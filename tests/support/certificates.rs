@@ -25,8 +25,21 @@ impl Authority {
         let dir = tempfile::tempdir().unwrap();
         let own = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         openssl(&[
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-keyout", &own("ca.key"), "-out", &own("ca.pem"), "-subj", "/CN=ring", "-days", "30",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-keyout",
+            &own("ca.key"),
+            "-out",
+            &own("ca.pem"),
+            "-subj",
+            "/CN=ring",
+            "-days",
+            "30",
         ]);
         Self { dir }
     }
@@ -42,8 +55,18 @@ impl Authority {
         let (key, csr) = (own(format!("{file}.key")), own(format!("{file}.csr")));
         let (extensions, cert) = (own(format!("{file}.ext")), own(format!("{file}.pem")));
         openssl(&[
-            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-keyout", &key, "-out", &csr, "-subj", "/CN=node",
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-keyout",
+            &key,
+            "-out",
+            &csr,
+            "-subj",
+            "/CN=node",
         ]);
         let text = format!(
             "subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n"
@@ -51,8 +74,21 @@ impl Authority {
         fs::write(&extensions, text).unwrap();
         let (ca, ca_key) = (own("ca.pem".into()), own("ca.key".into()));
         openssl(&[
-            "x509", "-req", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial",
-            "-days", &days.to_string(), "-extfile", &extensions, "-out", &cert,
+            "x509",
+            "-req",
+            "-in",
+            &csr,
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-days",
+            &days.to_string(),
+            "-extfile",
+            &extensions,
+            "-out",
+            &cert,
         ]);
         Certificate { cert: cert.into(), key: key.into() }
     }

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod balancer;
+pub mod certificates;
 pub mod checker;
 pub mod codexish;
 pub mod crowd;

@@ -24,6 +24,13 @@ CASES = [
             "secrets": {**INLINE, "inline": {**INLINE["inline"], "historyKey": "A" * 43 + "="}},
         },
     ),
+    Case(
+        "a token for the admin listener",
+        {
+            "admin": {"token": True},
+            "secrets": {**INLINE, "inline": {**INLINE["inline"], "adminToken": "not-a-secret-0123456789"}},
+        },
+    ),
     Case("migrations elsewhere", {"migrations": {"strategy": "external"}}),
     Case("no policy, no test", {"networkPolicy": {"enabled": False}, "test": {"enabled": False}}),
     Case(

@@ -20,7 +20,7 @@ OTHERS = re.compile(
 )
 # Keys of the file that are values of the chart by another name, or none of the operator's business.
 NOT_IN_CONFIG = {
-    "admin_listen", "advertise", "cluster_domain", "database_direct_url",
+    "admin_listen", "admin_token", "admin_token_file", "advertise", "cluster_domain", "database_direct_url",
     "database_max_connections", "database_url", "drain_cleanup", "drain_dwell", "drain_timeout",
     "headless_service", "heartbeat_interval", "history_key", "history_key_file", "lease_margin", "lease_ttl", "listen",
     "migrate_on_start", "node_id", "otlp_endpoint", "peer_allow_plaintext", "peer_ca", "peer_cert",

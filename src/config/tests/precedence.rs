@@ -173,7 +173,7 @@ fn a_shared_token_may_stand_in_a_file() {
     std::fs::write(file.path(), "0123456789abcdef\n").unwrap();
     let config = Given::upstream().flag(Key::PeerTokenFile, file.path().to_str().unwrap()).config();
     match config.peer {
-        PeerSecurity::Token(token) => assert_eq!(token.expose(), "0123456789abcdef"),
+        PeerSecurity::Tokens(tokens) => assert_eq!(tokens[0].expose(), "0123456789abcdef"),
         other => panic!("{other:?}"),
     }
 }

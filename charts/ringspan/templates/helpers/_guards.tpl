@@ -134,6 +134,9 @@ key, what is wrong, what would be right.
 {{- if and (include "ringspan.hasPeers" $root) (eq $v.peer.auth "token") (lt (len $s.inline.peerToken) 16) -}}
 {{- include "ringspan.fault" (list $faults "secrets.inline.peerToken: at least 16 characters (openssl rand -hex 32)") -}}
 {{- end -}}
+{{- if and $v.admin.token (lt (len $s.inline.adminToken) 16) -}}
+{{- include "ringspan.fault" (list $faults "secrets.inline.adminToken: at least 16 characters (openssl rand -hex 32)") -}}
+{{- end -}}
 {{- if and (include "ringspan.keepsHistory" $root) (not (regexMatch "^[A-Za-z0-9+/=_-]{43,}" $s.inline.historyKey)) -}}
 {{- include "ringspan.fault" (list $faults "secrets.inline.historyKey: a route has continuity database; 32 bytes in base64 (openssl rand -base64 32)") -}}
 {{- end -}}
