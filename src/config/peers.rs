@@ -5,15 +5,12 @@ use std::path::{Path, PathBuf};
 use super::{
     PeerSecurity, Secret,
     fault::Faults,
-    file::read_bounded,
+    mounted,
     resolve::Resolved,
     settings::Key,
     url::is_loopback,
     value::{SECRET_MIN, split_host_port},
 };
-
-/// Largest file of a shared secret, in bytes.
-const TOKEN_FILE_MAX: u64 = 4096;
 
 /// The one that is shown and the one that it replaces, or will be replaced by.
 const MAX_TOKENS: usize = 2;
@@ -66,32 +63,14 @@ fn mtls(settings: &Resolved, faults: &mut Faults) -> Option<PeerSecurity> {
 }
 
 fn tokens(settings: &Resolved, faults: &mut Faults) -> Option<Vec<Secret>> {
-    let direct = settings.secret(Key::PeerToken).map(|tokens| {
-        let tokens = split(tokens.expose());
-        if tokens.is_none() {
-            settings.fault(Key::PeerToken, expected(), faults);
-        }
-        tokens.unwrap_or_default()
-    });
-    let Some(path) = settings.text(Key::PeerTokenFile) else { return direct };
-    if direct.is_some() {
-        settings.fault(Key::PeerTokenFile, "only one of peer-token and peer-token-file", faults);
-        return direct;
+    let keys = [Key::PeerToken, Key::PeerTokenFile];
+    let tokens = mounted::either(settings, keys, split, &expected(), faults);
+    // One that is too short beside another: the setting as a whole is long enough.
+    let direct = settings.text(Key::PeerToken).filter(|_| settings.sound(&[Key::PeerToken]));
+    if direct.is_some_and(|text| split(&text).is_none()) {
+        settings.fault(Key::PeerToken, expected(), faults);
     }
-    match read_bounded(Path::new(&path), TOKEN_FILE_MAX) {
-        Ok(text) => {
-            let tokens = split(&text);
-            if tokens.is_none() {
-                settings.fault(Key::PeerTokenFile, format!("a file with {}", expected()), faults);
-            }
-            tokens
-        }
-        Err(reason) => {
-            let expected = format!("a readable file of at most 4KiB ({reason})");
-            settings.fault(Key::PeerTokenFile, expected, faults);
-            None
-        }
-    }
+    tokens
 }
 
 /// Refuses plaintext that would leave this machine, unless it was asked for.

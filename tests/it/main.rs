@@ -15,6 +15,7 @@
 
 mod access;
 mod attacks;
+mod autobahn;
 mod bad_days;
 mod balance;
 mod checker;
@@ -38,5 +39,6 @@ mod responses_http;
 mod resume;
 mod roll;
 mod slow_client;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;

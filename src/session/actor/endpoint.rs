@@ -59,6 +59,13 @@ impl Actor {
         self.shun();
     }
 
+    /// The connection ends: if that was in a turn, the next one is made elsewhere.
+    pub(super) fn lost_in_turn(&mut self) {
+        if self.turns.as_ref().is_some_and(|turns| turns.running() > 0) {
+            self.shun();
+        }
+    }
+
     /// The next dial goes elsewhere, if there is an elsewhere. Of this session alone: without
     /// it a session whose key leads to an endpoint that hangs would stay there for ever.
     pub(super) fn shun(&mut self) {

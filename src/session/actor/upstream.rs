@@ -12,7 +12,9 @@ use tracing::{Instrument, Span, field::Empty};
 use super::{Actor, Exit, OPAQUE, UPSTREAM_WINDOW, Upstream};
 use crate::{
     link::Frame,
-    session::{AttachError, responses, stats::UpstreamState, turns::Turns},
+    session::{
+        AttachError, handoff::UPSTREAM_CLOSE, responses, stats::UpstreamState, turns::Turns,
+    },
     telemetry::propagation,
     upstream::DialError,
     wire::{Batch, CloseFrame, Incoming, SocketError},
@@ -114,6 +116,7 @@ impl Actor {
     }
 
     pub(in crate::session) fn hang_up(&mut self) {
+        // Not politely: what it still works on is of no use to anybody.
         self.upstream = Upstream::None;
         self.stats.set_upstream(UpstreamState::None);
         self.want_upstream();
@@ -141,11 +144,15 @@ impl Actor {
                 }
             }
             Some(Ok(Incoming::Close(frame))) => {
+                // Its own code comes back; without one, none.
+                let (code, reason) = frame.as_ref().map_or((1005, ""), |f| (f.code, &*f.reason));
+                self.lost_in_turn();
+                self.part(code, reason);
                 return self.upstream_gone(frame, "the upstream closed");
             }
             Some(Err(SocketError::Protocol { close, what })) => {
-                connection.socket.queue_close(close, what);
-                drop(connection.socket.poll_flush(cx));
+                self.lost_in_turn();
+                self.part(close, what);
                 let frame = CloseFrame { code: close, reason: what.to_owned() };
                 return self.upstream_gone(Some(frame), what);
             }
@@ -177,9 +184,7 @@ impl Actor {
     ) -> Option<Exit> {
         tracing::debug!(session = %self.id, why, "upstream connection ended");
         self.ctx.events.note("upstream", &self.id, why.to_owned());
-        if self.turns.as_ref().is_some_and(|turns| turns.running() > 0) {
-            self.shun();
-        }
+        self.lost_in_turn();
         self.upstream = Upstream::None;
         self.stats.set_upstream(UpstreamState::None);
         self.retime = true;
@@ -188,6 +193,19 @@ impl Actor {
         self.perform(actions);
         self.want_upstream();
         None
+    }
+
+    /// Gives the connection up politely; nobody waits for that.
+    fn part(&mut self, code: u16, reason: &str) {
+        let upstream = std::mem::replace(&mut self.upstream, Upstream::None);
+        self.stats.set_upstream(UpstreamState::None);
+        if let Upstream::Connected(connection, gauge) = upstream {
+            let reason = reason.to_owned();
+            self.ctx.tracker.spawn(async move {
+                connection.close(code, &reason, UPSTREAM_CLOSE).await;
+                drop(gauge);
+            });
+        }
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
@@ -216,8 +234,7 @@ impl Actor {
         if self.turns.is_some() && now >= connection.since + self.route.upstream.max_connection_age
         {
             tracing::info!(session = %self.id, "upstream connection reached its age, renewing it");
-            connection.socket.queue_close(1000, "");
-            drop(connection.socket.poll_flush(&mut Cx::from_waker(std::task::Waker::noop())));
+            self.part(1000, "");
             self.let_go();
             // Without a client the next request brings it back.
             if !self.clients.is_empty() {
