@@ -7,7 +7,8 @@ use sha2::Digest;
 
 use super::*;
 use crate::{
-    config::{ApiKey, ApiKeys, Jwks, Jwt},
+    config::{ApiKey, ApiKeys, BreakerRules, Jwks, Jwt},
+    telemetry::metrics::Metrics,
     upstream::Dialer,
 };
 
@@ -47,7 +48,9 @@ static TOKENS: LazyLock<Option<Arc<Tokens>>> = LazyLock::new(|| {
 });
 
 fn fetcher() -> Option<Fetcher> {
-    Dialer::new(std::iter::empty(), Duration::from_secs(1), 1024).ok()?.fetcher().ok()
+    let limit = Duration::from_secs(1);
+    let rules = BreakerRules { failures: 1, open: limit, max_open: limit };
+    Dialer::new(std::iter::empty(), limit, 1024, rules, Metrics::new()).ok()?.fetcher().ok()
 }
 
 /// The `Authorization` and `Origin` of a request, a line each.
