@@ -45,6 +45,7 @@ pub enum Code {
     /// Between nodes: one node is full, others may have room.
     NodeFull,
     QueueFull,
+    RateLimited,
     NotAuthorized,
     Forbidden,
     SessionConflict,
@@ -72,6 +73,8 @@ impl Code {
             Self::TooManySessions => "too_many_sessions",
             Self::NodeFull => "node_full",
             Self::QueueFull => "queue_full",
+            // The word that clients of the Responses API know.
+            Self::RateLimited => "rate_limit_exceeded",
             Self::NotAuthorized => "not_authorized",
             Self::Forbidden => "forbidden",
             Self::SessionConflict => "session_conflict",
@@ -99,6 +102,7 @@ impl Code {
             Self::TooManySessions,
             Self::NodeFull,
             Self::QueueFull,
+            Self::RateLimited,
             Self::NotAuthorized,
             Self::Forbidden,
             Self::SessionConflict,
@@ -125,7 +129,7 @@ impl Code {
             Self::SessionUnavailable | Self::OwnerMoving | Self::NodeDraining => 503,
             Self::OutcomeUnknown | Self::UpstreamUnavailable => 502,
             Self::UpstreamTimeout => 504,
-            Self::TooManySessions | Self::NodeFull | Self::QueueFull => 429,
+            Self::TooManySessions | Self::NodeFull | Self::QueueFull | Self::RateLimited => 429,
             Self::NotAuthorized => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
@@ -171,7 +175,8 @@ impl Code {
             | Self::NodeDraining
             | Self::UpstreamUnavailable
             | Self::UpstreamTimeout
-            | Self::QueueFull => Some(Duration::from_secs(1)),
+            | Self::QueueFull
+            | Self::RateLimited => Some(Duration::from_secs(1)),
             Self::TooManySessions | Self::NodeFull => Some(Duration::from_secs(5)),
             _ => None,
         }
@@ -203,11 +208,13 @@ pub struct Error {
     pub message: String,
     /// The request field at fault, where there is one.
     pub param: Option<&'static str>,
+    /// How long to wait before a retry, where more is known than the code says.
+    pub after: Option<Duration>,
 }
 
 impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, blame: code.blame(), message: message.into(), param: None }
+        Self { code, blame: code.blame(), message: message.into(), param: None, after: None }
     }
 
     /// The same failure with the blame laid elsewhere than the code's default.
@@ -215,6 +222,21 @@ impl Error {
     pub fn blame(mut self, blame: Blame) -> Self {
         self.blame = blame;
         self
+    }
+
+    /// The same failure with a known time until a retry makes sense.
+    #[must_use]
+    pub fn after(mut self, after: Duration) -> Self {
+        self.after = Some(after);
+        self
+    }
+
+    /// How long to wait before a retry, if one makes sense, in whole seconds and at least one.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        let after = self.after.or(self.code.retry_after())?;
+        let whole = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        Some(Duration::from_secs(whole.max(1)))
     }
 
     #[must_use]

@@ -67,6 +67,8 @@ const PURE: &[&str] = &[
     "session/seal.rs",
     "session/turns.rs",
     "session/turns/",
+    "upstream/breaker.rs",
+    "upstream/choice.rs",
 ];
 const IMPURE: &[&str] =
     &["tokio", "tokio_util", "sqlx", "tonic", "axum", "hyper", "std::net", "std::fs", "std::env"];

@@ -1,19 +1,21 @@
 //! The JSON API.
 
+use std::net::SocketAddr;
+
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{ConnectInfo, Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
 
 use super::{
-    Admin, Failure,
+    Admin, Failure, access,
     view::{DrainAnswer, DrainOrder, RingInfo, SessionPage, SessionQuery, SessionStory},
 };
-use crate::error::Code;
+use crate::error::{Code, Error};
 
 pub(super) async fn ring(State(admin): State<Admin>) -> Json<RingInfo> {
     Json(admin.view.ring().await)
@@ -43,17 +45,27 @@ pub(super) async fn session(
 
 pub(super) async fn drain(
     State(admin): State<Admin>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Failure> {
-    if !same_site(&headers) {
-        let why = "A page of another site may not drain this node.";
-        return Err(Failure::new(Code::Forbidden, why));
+    const ACTION: &str = "drain";
+
+    let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
+    let actor = if same_site(&headers) {
+        access::judge(&admin.token, &headers, peer).await
+    } else {
+        Err(Error::new(Code::Forbidden, "A page of another site may not drain this node."))
+    };
+    if let Err(error) = &actor {
+        access::record(ACTION, &actor, peer, "denied");
+        return Err(Failure(error.clone()));
     }
     let order =
         if body.is_empty() { Ok(DrainOrder::default()) } else { serde_json::from_slice(&body) };
     let order = order.map_err(|fault| Failure::new(Code::InvalidRequest, fault.to_string()))?;
     let answer = admin.view.drain(order).await;
+    access::record(ACTION, &actor, peer, answer.as_str());
     let status = match answer {
         DrainAnswer::Accepted => StatusCode::ACCEPTED,
         DrainAnswer::Already | DrainAnswer::Tightened => StatusCode::OK,

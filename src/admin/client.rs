@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::{
     client::legacy::{Client as Http, connect::HttpConnector},
@@ -14,6 +14,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::view::{
     DrainAnswer, DrainOrder, Health, RingInfo, SessionInfo, SessionPage, SessionQuery,
 };
+use crate::config::Secret;
 
 /// Upper bound of one exchange. The listener answers from memory or with one query.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +42,8 @@ pub enum ClientError {
 pub struct Client {
     http: Http<HttpConnector, Full<Bytes>>,
     base: String,
+    /// Shown with what changes something.
+    token: Option<Secret>,
 }
 
 impl Client {
@@ -56,7 +59,13 @@ impl Client {
             return Err(bad());
         }
         let http = Http::builder(TokioExecutor::new()).build_http();
-        Ok(Self { http, base: full.trim_end_matches('/').to_owned() })
+        Ok(Self { http, base: full.trim_end_matches('/').to_owned(), token: None })
+    }
+
+    /// The same client with a token for what changes something.
+    #[must_use]
+    pub fn with_token(self, token: Option<Secret>) -> Self {
+        Self { token, ..self }
     }
 
     /// How the node is, ready or not.
@@ -167,9 +176,12 @@ impl Client {
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let unreachable =
             |reason: String| ClientError::Unreachable { url: self.base.clone(), reason };
-        let request = Request::builder()
+        let mut request = Request::builder().uri(format!("{}{path}", self.base));
+        if let Some(token) = self.token.as_ref().filter(|_| method != Method::GET) {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
+        }
+        let request = request
             .method(method)
-            .uri(format!("{}{path}", self.base))
             .body(Full::new(body))
             .map_err(|_| ClientError::BadUrl(self.base.clone()))?;
         let exchange = async {

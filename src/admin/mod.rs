@@ -1,8 +1,10 @@
 //! The admin listener: health, metrics, the status page and its API.
 //!
-//! It is meant for operators and probes inside the cluster and asks nobody who they are:
-//! bind it where only they can reach it. What it can change is one thing, a drain.
+//! It is meant for operators and probes inside the cluster: whoever reaches it may read. What
+//! it can change is one thing, a drain, and that takes the admin token, or without one a caller
+//! on the node's own machine.
 
+mod access;
 mod api;
 pub mod client;
 mod events;
@@ -11,7 +13,7 @@ mod page;
 pub mod terminal;
 pub mod view;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub use view::NodeView;
 
 use crate::{
+    config::AdminToken,
     error::{Code, Error},
     telemetry::Metrics,
 };
@@ -37,6 +40,7 @@ struct Admin {
     view: Arc<dyn NodeView>,
     metrics: Metrics,
     feed: Arc<events::Feed>,
+    token: Arc<AdminToken>,
 }
 
 /// Answers on `listener` until `shutdown`, and then for a short while what is under way.
@@ -47,11 +51,13 @@ pub async fn serve(
     listener: TcpListener,
     view: Arc<dyn NodeView>,
     metrics: Metrics,
+    token: AdminToken,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let router = router(view, metrics, shutdown.clone());
+    let router = router(view, metrics, token, shutdown.clone());
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let server =
-        axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        axum::serve(listener, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let deadline = async {
         shutdown.cancelled().await;
         tokio::time::sleep(LINGER).await;
@@ -63,7 +69,12 @@ pub async fn serve(
 }
 
 /// All routes of the listener.
-fn router(view: Arc<dyn NodeView>, metrics: Metrics, shutdown: CancellationToken) -> Router {
+fn router(
+    view: Arc<dyn NodeView>,
+    metrics: Metrics,
+    token: AdminToken,
+    shutdown: CancellationToken,
+) -> Router {
     let feed = Arc::new(events::Feed::new(shutdown));
     Router::new()
         .route("/", get(page::index))
@@ -76,7 +87,7 @@ fn router(view: Arc<dyn NodeView>, metrics: Metrics, shutdown: CancellationToken
         .route("/api/v1/events", get(events::subscribe))
         .route("/api/v1/drain", post(api::drain))
         .fallback(api::not_found)
-        .with_state(Admin { view, metrics, feed })
+        .with_state(Admin { view, metrics, feed, token: Arc::new(token) })
 }
 
 /// A failure in the form that all of ringspan's HTTP answers share.
@@ -101,9 +112,13 @@ impl IntoResponse for Failure {
             .unwrap_or(axum::http::StatusCode::INTERNAL_SERVER_ERROR);
         let body = axum::Json(serde_json::json!({ "error": error.body() }));
         let mut response = (status, body).into_response();
-        if let Some(wait) = error.code.retry_after() {
+        if let Some(wait) = error.retry_after() {
             let wait = HeaderValue::from(wait.as_secs());
             response.headers_mut().insert(header::RETRY_AFTER, wait);
+        }
+        if error.code == Code::NotAuthorized {
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
         }
         response
     }

@@ -19,8 +19,15 @@ pub(in crate::admin) mod fake;
 
 use fake::Fake;
 
+/// A node that is asked from this address.
+fn at(fake: &Arc<Fake>, peer: &str, token: AdminToken) -> Router {
+    let peer: SocketAddr = peer.parse().unwrap();
+    router(fake.clone(), Metrics::new(), token, CancellationToken::new())
+        .layer(axum::Extension(axum::extract::ConnectInfo(peer)))
+}
+
 fn node(fake: &Arc<Fake>) -> Router {
-    router(fake.clone(), Metrics::new(), CancellationToken::new())
+    at(fake, "127.0.0.1:1", AdminToken::None)
 }
 
 async fn ask(router: &Router, request: Request<Body>) -> (StatusCode, http::HeaderMap, String) {
@@ -111,6 +118,32 @@ async fn a_page_of_another_site_cannot_drain_the_node() {
 }
 
 #[tokio::test]
+async fn from_elsewhere_a_node_is_read_by_anybody_and_drained_by_the_token_alone() {
+    const TOKEN: &str = "a-token-of-the-operators";
+    let drain = |shown: Option<&str>| {
+        let request = Request::post("/api/v1/drain");
+        let shown = shown.map(|token| format!("Bearer {token}"));
+        let request = shown.into_iter().fold(request, |r, shown| r.header("authorization", shown));
+        request.body(Body::empty()).unwrap()
+    };
+    let fake = Arc::new(Fake::default());
+    let bare = at(&fake, "10.1.2.3:4", AdminToken::None);
+    assert_eq!(ask(&bare, drain(Some(TOKEN))).await.0, StatusCode::FORBIDDEN);
+    let guarded = at(&fake, "10.1.2.3:4", AdminToken::Fixed(crate::config::Secret::new(TOKEN)));
+    for path in ["/health/live", "/health/ready", "/metrics", "/api/v1/ring", "/"] {
+        assert_eq!(ask(&guarded, get_request(path)).await.0, StatusCode::OK, "{path}");
+    }
+    for shown in [None, Some("a-guess-of-somebody")] {
+        let (status, headers, _) = ask(&guarded, drain(shown)).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        assert_eq!(headers["www-authenticate"], "Bearer");
+    }
+    assert!(!fake.draining.load(Ordering::Relaxed));
+    assert_eq!(ask(&guarded, drain(Some(TOKEN))).await.0, StatusCode::ACCEPTED);
+    assert!(fake.draining.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
 async fn the_page_runs_nothing_but_its_own_script() {
     let node = node(&Arc::new(Fake::default()));
     let (status, headers, body) = ask(&node, get_request("/")).await;
@@ -195,7 +228,13 @@ async fn the_command_line_reads_what_the_node_says() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(serve(listener, fake.clone(), Metrics::new(), shutdown.clone()));
+    let server = tokio::spawn(serve(
+        listener,
+        fake.clone(),
+        Metrics::new(),
+        AdminToken::None,
+        shutdown.clone(),
+    ));
     let client = Client::new(&addr.to_string()).unwrap();
     assert_eq!(client.ring().await.unwrap(), fake::ring());
     let query = SessionQuery { key: Some("room-3".into()), ..Default::default() };
@@ -221,7 +260,8 @@ async fn shutdown_ends_open_event_streams() {
     let addr = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let view = Arc::new(Fake::default());
-    let server = tokio::spawn(serve(listener, view, Metrics::new(), shutdown.clone()));
+    let server =
+        tokio::spawn(serve(listener, view, Metrics::new(), AdminToken::None, shutdown.clone()));
     let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
     let request = b"GET /api/v1/events HTTP/1.1\r\nhost: x\r\n\r\n";
     tokio::io::AsyncWriteExt::write_all(&mut socket, request).await.unwrap();
@@ -250,5 +290,7 @@ async fn look_at_the_page() {
             let _ = events.send(fake::event(n));
         }
     });
-    serve(listener, fake, Metrics::new(), CancellationToken::new()).await.unwrap();
+    serve(listener, fake, Metrics::new(), AdminToken::None, CancellationToken::new())
+        .await
+        .unwrap();
 }

@@ -228,6 +228,20 @@ pub enum DrainAnswer {
     Refused,
 }
 
+impl DrainAnswer {
+    /// The word of the audit log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Already => "already",
+            Self::Tightened => "tightened",
+            Self::LastActive => "last_active",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// A node as the admin listener sees it.
 #[async_trait]
 pub trait NodeView: Send + Sync + 'static {

@@ -11,8 +11,8 @@ use crate::{
     ownership::witness::Witness,
     store::{
         Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn,
-        Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError, Transferred, TurnKey,
-        TurnMark, TurnRow,
+        Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError, Transferred,
+        TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
     },
     telemetry::metrics::Metrics,
 };
@@ -170,5 +170,13 @@ impl Store for Metered {
 
     async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
         self.timed("sweep_turns", self.inner.sweep_turns(age, limit)).await
+    }
+
+    async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission> {
+        self.timed("admit_turn", self.inner.admit_turn(wish)).await
+    }
+
+    async fn keep_turns(&self, me: Incarnation, principal: Principal, running: u32) -> Result<()> {
+        self.timed("keep_turns", self.inner.keep_turns(me, principal, running)).await
     }
 }

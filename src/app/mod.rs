@@ -40,6 +40,7 @@ use crate::{
         aliases::AliasWriter,
         archive::Archive,
         ledger::Ledger,
+        quota::Quotas,
         replica::{Heirs, Replicator},
     },
     store::{self, Store, schema},
@@ -172,6 +173,8 @@ impl App {
             upstreams.iter().map(|upstream| &**upstream),
             config.limits.dial_timeout,
             config.limits.max_message_bytes,
+            config.breaker,
+            metrics.clone(),
         )?;
         let auth = Authenticator::new(
             config.auth,
@@ -221,6 +224,13 @@ impl App {
             dialer,
             aliases: AliasWriter::start(Arc::clone(&store), &background),
             ledger: Ledger::start(me, Arc::clone(&store), metrics.clone(), &background),
+            quotas: Quotas::start(
+                me,
+                config.limits.principal,
+                Arc::clone(&store),
+                metrics.clone(),
+                &background,
+            ),
             heirs: Arc::clone(&peers) as Arc<dyn Heirs>,
             replicator,
             archive,
@@ -292,6 +302,7 @@ impl App {
                 admin,
                 Arc::clone(&node) as Arc<dyn admin::NodeView>,
                 node.metrics.clone(),
+                config.admin_token,
                 stop.background.clone(),
             )),
             client: tokio::spawn(edge::serve(client, edge, stop.accept.clone())),
@@ -324,7 +335,10 @@ impl App {
         let result = tokio::select! {
             biased;
             () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead")),
-            () = signals.wanted() => Ok(true),
+            () = signals.wanted() => {
+                tracing::info!(target: "audit", action = "drain", actor = "signal", outcome = "accepted", "administrative act");
+                Ok(true)
+            }
             _ = wanted.wait_for(Option::is_some) => Ok(false),
             ended = &mut peer => Err(failure("peer", ended.map(Result::err))),
             ended = &mut admin => Err(failure("admin", ended.map(|r| r.err().map(Into::into)))),

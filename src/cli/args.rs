@@ -203,6 +203,9 @@ pub struct DrainArgs {
     /// Drain also if no node would be left to own sessions
     #[arg(long)]
     pub force: bool,
+    /// File of the admin token; the variable `RINGSPAN_ADMIN_TOKEN` holds the token itself
+    #[arg(long, value_name = "FILE", env = "RINGSPAN_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<std::path::PathBuf>,
 }
 
 /// `ringspan config`

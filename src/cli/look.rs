@@ -3,16 +3,21 @@
 
 use std::io::Write;
 
+use anyhow::Context as _;
 use serde_json::json;
 
 use super::{
     Exit,
     args::{DrainArgs, LookArgs, SessionsArgs},
+    env,
 };
-use crate::admin::{
-    client::Client,
-    terminal::{render_ring, render_sessions},
-    view::{DrainAnswer, DrainOrder, RingInfo, SessionPage, SessionQuery},
+use crate::{
+    admin::{
+        client::Client,
+        terminal::{render_ring, render_sessions},
+        view::{DrainAnswer, DrainOrder, RingInfo, SessionPage, SessionQuery},
+    },
+    config::{AdminToken, Secret},
 };
 
 /// Prints the members.
@@ -59,7 +64,7 @@ pub(super) async fn sessions(args: SessionsArgs, out: &mut impl Write) -> anyhow
 
 /// Has the node behind the admin listener drain, if it is the one that is meant.
 pub(super) async fn drain(args: DrainArgs, out: &mut impl Write) -> anyhow::Result<Exit> {
-    let client = client(&args.look)?;
+    let client = client(&args.look)?.with_token(admin_token(&args)?);
     let reached = client.health().await?.node_id;
     if reached != args.node {
         anyhow::bail!(other_node(&args, &reached, &client.ring().await?));
@@ -86,6 +91,16 @@ pub(super) async fn drain(args: DrainArgs, out: &mut impl Write) -> anyhow::Resu
 
 fn client(args: &LookArgs) -> anyhow::Result<Client> {
     Ok(Client::new(&args.admin.admin_url.to_string())?)
+}
+
+/// The token of the file, else of the variable; a listener without one asks for none.
+fn admin_token(args: &DrainArgs) -> anyhow::Result<Option<Secret>> {
+    let Some(path) = &args.admin_token_file else {
+        return Ok(env("RINGSPAN_ADMIN_TOKEN").filter(|token| !token.is_empty()).map(Secret::new));
+    };
+    let text = std::fs::read(path).with_context(|| format!("the token of {}", path.display()))?;
+    let token = AdminToken::parse(&text);
+    Ok(Some(token.with_context(|| format!("{} holds no admin token", path.display()))?))
 }
 
 /// A node drains itself only, and the ring does not know admin addresses: what to do when

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
-    Auth, Upstream, UpstreamAuth,
+    Auth, Endpoint, Upstream,
     database::Database,
     fault::Faults,
     resolve::Resolved,
@@ -89,27 +89,41 @@ pub fn warn(
     }
     let open = !settings.address(Key::Listen).ip().is_loopback();
     for upstream in upstreams {
-        let name = &upstream.name;
-        let bearer = matches!(upstream.auth, UpstreamAuth::Bearer(_));
-        let ours = matches!(auth, Auth::ApiKey(_) | Auth::Jwt(_));
-        if bearer && open && !ours {
-            warnings.push(format!(
-                "upstream {name}: whoever reaches the client listener uses the operator's \
-                 credential; set auth.mode to api_key or jwt"
-            ));
-        }
-        if !bearer && ours {
-            warnings.push(format!(
-                "upstream {name}: auth is passthrough, but what clients show is meant for \
-                 ringspan and is not passed on; set its auth to {{ bearer_env = … }}"
-            ));
-        }
-        let plain = upstream.url.scheme_str() == Some("ws");
-        if bearer && plain && !upstream.url.host().is_some_and(is_loopback) {
-            warnings.push(format!(
-                "upstream {name}: the operator's credential crosses the network in plain text; \
-                 use wss://"
-            ));
-        }
+        warn_of(upstream, open, auth, warnings);
+    }
+}
+
+fn warn_of(upstream: &Upstream, open: bool, auth: &Auth, warnings: &mut Vec<String>) {
+    let name = &upstream.name;
+    let ours = matches!(auth, Auth::ApiKey(_) | Auth::Jwt(_));
+    let any = |judge: fn(&Endpoint) -> bool| upstream.endpoints.iter().any(judge);
+    if any(Endpoint::is_operators) && open && !ours {
+        warnings.push(format!(
+            "upstream {name}: whoever reaches the client listener uses the operator's \
+             credential; set auth.mode to api_key or jwt"
+        ));
+    }
+    if any(|endpoint| !endpoint.is_operators()) && ours {
+        warnings.push(format!(
+            "upstream {name}: auth is passthrough, but what clients show is meant for \
+             ringspan and is not passed on; set its auth to {{ bearer_env = … }}"
+        ));
+    }
+    let exposed = |endpoint: &Endpoint| {
+        endpoint.is_operators()
+            && endpoint.url.scheme_str() == Some("ws")
+            && !endpoint.url.host().is_some_and(is_loopback)
+    };
+    if any(exposed) {
+        warnings.push(format!(
+            "upstream {name}: the operator's credential crosses the network in plain text; \
+             use wss://"
+        ));
+    }
+    if any(Endpoint::is_operators) && any(|endpoint| !endpoint.is_operators()) {
+        warnings.push(format!(
+            "upstream {name}: some endpoints see the client's credential and others the \
+             operator's, by which session it is"
+        ));
     }
 }

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use toml::Value as Toml;
 
 use super::{
-    Auth, KeySource, Profile, Route, UpstreamAuth,
+    Auth, KeySource, Profile, Route,
     fault::Got,
+    file::Credential,
     load::Loaded,
     resolve::Source,
     routes::{RESPONSES, RESPONSES_ALIAS},
@@ -85,22 +86,38 @@ fn upstreams(out: &mut String, loaded: &Loaded) {
             continue;
         }
         done.push(&upstream.name);
-        let url = super::url::redact(&upstream.url.to_string());
-        push(out, format_args!("\n[[upstream]]\nname = {}\n", quoted(&upstream.name)));
-        push(out, format_args!("url = {}\n", quoted(&url)));
         let entry = loaded.file.upstreams.iter().find(|e| e.name.as_ref() == Some(&upstream.name));
-        match (&upstream.auth, entry.and_then(|entry| entry.bearer_env.as_deref())) {
-            (UpstreamAuth::Bearer(_), Some(variable)) => {
-                push(out, format_args!("auth = {{ bearer_env = {} }}\n", quoted(variable)));
-            }
-            _ => out.push_str("auth = \"passthrough\"\n"),
-        }
+        push(out, format_args!("\n[[upstream]]\nname = {}\n", quoted(&upstream.name)));
+        let sole = upstream.endpoints.first().map(|endpoint| &endpoint.url);
+        let url = entry.and_then(|entry| entry.url.as_ref()).or(sole);
+        place(out, url, Some(entry.map_or(&Credential::Clients, |entry| &entry.auth)));
         let age = duration_text(upstream.max_connection_age);
         push(out, format_args!("max_connection_age = {}\n", quoted(&age)));
         push(out, format_args!("compression = {}\n", upstream.compression));
         if let Some(path) = &upstream.ca_file {
             push(out, format_args!("ca_file = {}\n", quoted(&path.to_string_lossy())));
         }
+        for endpoint in entry.into_iter().flat_map(|entry| &entry.endpoints) {
+            let name = quoted(endpoint.name.as_deref().unwrap_or_default());
+            push(out, format_args!("\n[[upstream.endpoint]]\nname = {name}\n"));
+            place(out, endpoint.url.as_ref(), endpoint.auth.as_ref());
+            push(out, format_args!("weight = {}\n", endpoint.weight));
+        }
+    }
+}
+
+/// URL and credential, where they are given.
+fn place(out: &mut String, url: Option<&http::Uri>, auth: Option<&Credential>) {
+    if let Some(url) = url {
+        let url = super::url::redact(&url.to_string());
+        push(out, format_args!("url = {}\n", quoted(&url)));
+    }
+    match auth {
+        Some(Credential::Variable(name)) => {
+            push(out, format_args!("auth = {{ bearer_env = {} }}\n", quoted(name)));
+        }
+        Some(Credential::Clients) => out.push_str("auth = \"passthrough\"\n"),
+        None => {}
     }
 }
 

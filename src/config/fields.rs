@@ -13,6 +13,8 @@ pub enum Shape {
     KeySources,
     /// Array of [`AUTH_KEY`] tables.
     Keys,
+    /// Array of [`ENDPOINT`] tables.
+    Endpoints,
 }
 
 /// One field of a table.
@@ -68,6 +70,34 @@ pub const UPSTREAM: &[Field] = &[
         Shape::Scalar(Kind::Path),
         None,
         "PEM file of trust anchors besides the system's.",
+    ),
+    optional(
+        "endpoint",
+        Shape::Endpoints,
+        None,
+        "Several places or credentials of this upstream, as `[[upstream.endpoint]]` tables; sessions are spread over them by weight and leave one that fails.",
+    ),
+];
+
+/// `[[upstream.endpoint]]`
+pub const ENDPOINT: &[Field] = &[
+    required(
+        "name",
+        Kind::Name,
+        "Name in metrics and logs; sessions are spread by it, so it should stay.",
+    ),
+    optional("url", Shape::Scalar(Kind::UpstreamUrl), None, "Its URL; otherwise the upstream's."),
+    optional(
+        "auth",
+        Shape::UpstreamAuth,
+        None,
+        "Whose credential it sees; otherwise as the upstream's `auth` says.",
+    ),
+    optional(
+        "weight",
+        Shape::Scalar(Kind::Count { min: 1, max: 10_000 }),
+        Some("100"),
+        "Its share of the sessions relative to the others.",
     ),
 ];
 

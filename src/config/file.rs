@@ -8,7 +8,7 @@ use toml::{Table, Value as Toml};
 use super::{
     SocketsAtDrain,
     fault::{Faults, Got, unknown},
-    fields::{AUTH, AUTH_KEY, Field, ROUTE, Shape, UPSTREAM},
+    fields::{AUTH, AUTH_KEY, ENDPOINT, Field, ROUTE, Shape, UPSTREAM},
     settings::{InFile, Key, SETTINGS},
     value::{Kind, Value},
 };
@@ -38,12 +38,42 @@ pub struct UpstreamEntry {
     pub place: String,
     pub name: Option<String>,
     pub url: Option<Uri>,
-    /// Variable that holds the operator's credential; None passes the client's on.
-    pub bearer_env: Option<String>,
+    pub auth: Credential,
     pub max_connection_age: Duration,
     /// None: as the setting `upstream-compression` says.
     pub compression: Option<bool>,
     pub ca_file: Option<String>,
+    pub endpoints: Vec<EndpointEntry>,
+}
+
+/// `[[upstream.endpoint]]`. What was missing or wrong is None, and already a fault.
+pub struct EndpointEntry {
+    /// `upstream[0].endpoint[0]`, for faults.
+    pub place: String,
+    pub name: Option<String>,
+    /// None: the upstream's.
+    pub url: Option<Uri>,
+    /// None: as the upstream's.
+    pub auth: Option<Credential>,
+    pub weight: u32,
+}
+
+/// Whose credential an upstream sees.
+pub enum Credential {
+    Clients,
+    /// The operator's, in this variable.
+    Variable(String),
+}
+
+impl Credential {
+    /// The variable, if there is one.
+    #[must_use]
+    pub fn variable(&self) -> Option<&str> {
+        match self {
+            Self::Clients => None,
+            Self::Variable(name) => Some(name),
+        }
+    }
 }
 
 /// `[[route]]`. What was missing or wrong is None, and already a fault.
@@ -307,29 +337,28 @@ impl<'a> Entry<'a> {
     }
 
     /// `auth = "passthrough"` or `auth = { bearer_env = "NAME" }`.
-    fn bearer_env(&mut self) -> Option<String> {
+    fn auth(&mut self) -> Credential {
         let key = format!("{}.auth", self.place);
-        match self.table.get("auth")? {
-            Toml::String(text) if text == "passthrough" => None,
-            Toml::Table(auth)
-                if auth.len() == 1 && auth.get("bearer_env").is_some_and(Toml::is_str) =>
-            {
-                let name = auth.get("bearer_env")?;
-                let kind = Kind::Name;
+        let expected = match self.table.get("auth") {
+            None => return Credential::Clients,
+            Some(Toml::String(text)) if text == "passthrough" => return Credential::Clients,
+            Some(Toml::Table(auth)) if auth.len() == 1 => {
+                let name = auth.get("bearer_env").and_then(Toml::as_str);
                 // Whoever puts the credential itself here must not find it in a log.
-                let Some(name) = name.as_str().filter(|name| kind.read(name).is_ok()) else {
-                    let got = Got::Secret(super::Secret::new(""));
-                    self.walk().fault(&key, got, "the name of an environment variable");
-                    return None;
-                };
-                Some(name.to_owned())
+                match name.filter(|name| Kind::Name.read(name).is_ok()) {
+                    Some(name) => return Credential::Variable(name.to_owned()),
+                    None => "{ bearer_env = \"NAME\" }, the name of an environment variable",
+                }
             }
-            _ => {
-                let got = Got::Secret(super::Secret::new(""));
-                self.walk().fault(&key, got, "\"passthrough\" or { bearer_env = \"NAME\" }");
-                None
-            }
-        }
+            Some(_) => "\"passthrough\" or { bearer_env = \"NAME\" }",
+        };
+        self.walk().fault(&key, Got::Secret(super::Secret::new("")), expected);
+        Credential::Clients
+    }
+
+    fn endpoints(&mut self) -> Vec<EndpointEntry> {
+        let (table, path) = (self.table, format!("{}.endpoint", self.place));
+        self.walk().entries(table, &path, ENDPOINT, endpoint)
     }
 
     fn session_key(&mut self) -> Vec<String> {
@@ -358,10 +387,27 @@ fn upstream(entry: &mut Entry<'_>) -> UpstreamEntry {
             Some(Value::Uri(url)) => Some(url),
             _ => None,
         },
-        bearer_env: entry.bearer_env(),
+        auth: entry.auth(),
         max_connection_age: entry.duration("max_connection_age"),
         compression: entry.switch("compression"),
         ca_file: entry.text("ca_file"),
+        endpoints: entry.endpoints(),
+    }
+}
+
+fn endpoint(entry: &mut Entry<'_>) -> EndpointEntry {
+    EndpointEntry {
+        place: entry.place.clone(),
+        name: entry.text("name"),
+        url: match entry.value("url") {
+            Some(Value::Uri(url)) => Some(url),
+            _ => None,
+        },
+        auth: entry.table.contains_key("auth").then(|| entry.auth()),
+        weight: match entry.value("weight") {
+            Some(Value::Number(weight)) => u32::try_from(weight).unwrap_or(u32::MAX),
+            _ => 1,
+        },
     }
 }
 

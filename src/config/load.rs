@@ -3,7 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Config, Limits, LogFormat, Node, Rebalance, Telemetry, Timing, auth, check, continuity,
+    BreakerRules, Config, Limits, LogFormat, Node, PrincipalLimits, Rebalance, Telemetry, Timing,
+    admin, auth, check, continuity,
     database::{self, Database},
     fault::{Faults, Got},
     file::File,
@@ -60,6 +61,7 @@ pub(super) fn judge(
     let found = routes::build(&settings, &file, env, &mut faults, &mut warnings);
     let auth = auth::build(&settings, &file, &mut faults);
     let peer = peers::security(&settings, &mut faults);
+    let admin_token = admin::token(&settings, &mut faults);
     let history_keys = continuity::keys(&settings, &mut faults);
     check::relations(&settings, &mut faults);
     check::warn(&settings, &database, &found.upstreams, &auth, &mut warnings);
@@ -71,11 +73,13 @@ pub(super) fn judge(
         timing: timing(&settings),
         rebalance: rebalance(&settings),
         limits: limits(&settings),
+        breaker: breaker(&settings),
         routes: found.routes,
         auth,
         allowed_origins: settings.texts(Key::AllowedOrigins),
         peer,
         history_keys,
+        admin_token,
         telemetry: telemetry(&settings),
         warnings,
     };
@@ -209,6 +213,7 @@ fn rebalance(settings: &Resolved) -> Option<Rebalance> {
 }
 
 fn limits(settings: &Resolved) -> Limits {
+    let limit = |key| Some(settings.count(key)).filter(|limit| *limit > 0);
     Limits {
         max_message_bytes: settings.count(Key::MaxMessageBytes),
         link_window_bytes: settings.count(Key::LinkWindow),
@@ -222,6 +227,20 @@ fn limits(settings: &Resolved) -> Limits {
         dial_timeout: settings.duration(Key::DialTimeout),
         turn_idle_timeout: settings.duration(Key::TurnIdleTimeout),
         write_timeout: settings.duration(Key::WriteTimeout),
+        principal: PrincipalLimits {
+            sessions: limit(Key::SessionsPerPrincipal),
+            turns: limit(Key::TurnsPerPrincipal),
+            turns_per_minute: limit(Key::TurnRatePerPrincipal),
+        },
+    }
+}
+
+fn breaker(settings: &Resolved) -> BreakerRules {
+    let open = settings.duration(Key::BreakerOpen);
+    BreakerRules {
+        failures: settings.count(Key::BreakerFailures),
+        open,
+        max_open: settings.duration(Key::BreakerMaxOpen).max(open),
     }
 }
 

@@ -1,6 +1,7 @@
 //! One validated configuration. What is in here is correct: every fault was reported,
 //! all at once, before any port was bound.
 
+mod admin;
 mod auth;
 mod check;
 mod continuity;
@@ -50,11 +51,13 @@ pub struct Config {
     /// None: sessions stay where they are when a node joins.
     pub rebalance: Option<Rebalance>,
     pub limits: Limits,
+    pub breaker: BreakerRules,
     pub routes: Vec<Arc<Route>>,
     pub auth: Auth,
     /// Web origins that may connect; empty: all.
     pub allowed_origins: Vec<String>,
     pub peer: PeerSecurity,
+    pub admin_token: AdminToken,
     /// Keys of the conversations in the database; empty where no route keeps any there.
     pub history_keys: HistoryKeys,
     pub telemetry: Telemetry,
@@ -133,6 +136,16 @@ pub struct Limits {
     pub turn_idle_timeout: Duration,
     /// A client that takes nothing for so long is dropped.
     pub write_timeout: Duration,
+    pub principal: PrincipalLimits,
+}
+
+/// What one principal may use on all nodes together; None: as much as there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrincipalLimits {
+    pub sessions: Option<u32>,
+    /// Turns at once.
+    pub turns: Option<u32>,
+    pub turns_per_minute: Option<u32>,
 }
 
 /// One path of the client listener and what it leads to.
@@ -216,13 +229,22 @@ pub enum KeySource {
     Cookie(String),
 }
 
+/// When an endpoint that fails is left alone, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerRules {
+    /// Failures in a row.
+    pub failures: u32,
+    /// The first time; doubles with each failed probe.
+    pub open: Duration,
+    pub max_open: Duration,
+}
+
 /// What sessions are connected to.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     pub name: String,
-    /// `ws://` or `wss://`.
-    pub url: Uri,
-    pub auth: UpstreamAuth,
+    /// At least one. Each session has one of them, the others in reserve.
+    pub endpoints: Vec<Endpoint>,
     /// The connection is renewed at a turn boundary before this age.
     pub max_connection_age: Duration,
     /// Offer permessage-deflate.
@@ -231,16 +253,52 @@ pub struct Upstream {
     pub ca_file: Option<std::path::PathBuf>,
 }
 
-impl fmt::Debug for Upstream {
+/// One place of an upstream, or one credential for it.
+#[derive(Clone)]
+pub struct Endpoint {
+    pub name: String,
+    /// `ws://` or `wss://`.
+    pub url: Uri,
+    pub auth: UpstreamAuth,
+    /// Share of the sessions relative to the others.
+    pub weight: u32,
+}
+
+impl Endpoint {
+    /// The one endpoint of an upstream that has no others, with the client's credential.
+    #[must_use]
+    pub fn sole(url: Uri) -> Self {
+        Self { name: "default".into(), url, auth: UpstreamAuth::Passthrough, weight: 100 }
+    }
+
+    /// Whether it is given the operator's credential.
+    #[must_use]
+    pub fn is_operators(&self) -> bool {
+        matches!(self.auth, UpstreamAuth::Bearer(_))
+    }
+
+    /// Whether an answer of this status speaks against the endpoint rather than the request:
+    /// also what it says of a credential, if that is the operator's.
+    #[must_use]
+    pub fn is_blamed_for(&self, status: u16) -> bool {
+        blames_endpoint(status, self.is_operators())
+    }
+}
+
+/// The same for an endpoint that is given the operator's credential, or is not.
+#[must_use]
+pub fn blames_endpoint(status: u16, operators: bool) -> bool {
+    status >= 500 || operators && matches!(status, 401 | 403 | 429)
+}
+
+impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
+        f.debug_struct("Endpoint")
             .field("name", &self.name)
             // Its query may hold a credential.
             .field("url", &url::redact(&self.url.to_string()))
             .field("auth", &self.auth)
-            .field("max_connection_age", &self.max_connection_age)
-            .field("compression", &self.compression)
-            .field("ca_file", &self.ca_file)
+            .field("weight", &self.weight)
             .finish()
     }
 }
@@ -254,13 +312,33 @@ pub enum UpstreamAuth {
     Bearer(Secret),
 }
 
+/// What the admin listener asks of who changes something.
+#[derive(Clone, Debug)]
+pub enum AdminToken {
+    /// To come from the node's own machine.
+    None,
+    Fixed(Secret),
+    /// Read at each use.
+    File(std::path::PathBuf),
+}
+
+impl AdminToken {
+    /// The token in the text of a file, if it is long enough.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Secret> {
+        let text = std::str::from_utf8(text).ok()?.trim();
+        (text.chars().count() >= value::SECRET_MIN).then(|| Secret::new(text))
+    }
+}
+
 /// How nodes prove themselves to each other.
 #[derive(Clone, Debug)]
 pub enum PeerSecurity {
     /// Asked for explicitly, or every peer address is on loopback.
     Plaintext,
-    /// A secret shared by the ring, in each call's metadata.
-    Token(Secret),
+    /// Secrets shared by the ring, in each call's metadata: the first is shown, all are
+    /// accepted, so that one is replaced node by node.
+    Tokens(Vec<Secret>),
     /// Both sides show a certificate of the ring's authority.
     Mtls { cert: std::path::PathBuf, key: std::path::PathBuf, ca: std::path::PathBuf },
 }

@@ -12,11 +12,14 @@ use super::{
     value::{SECRET_MIN, split_host_port},
 };
 
+/// The one that is shown and the one that it replaces, or will be replaced by.
+const MAX_TOKENS: usize = 2;
+
 /// Chooses the one way that was configured.
 pub fn security(settings: &Resolved, faults: &mut Faults) -> PeerSecurity {
     let mtls = mtls(settings, faults);
-    let token = token(settings, faults);
-    match (mtls, token) {
+    let tokens = tokens(settings, faults);
+    match (mtls, tokens) {
         (Some(_), Some(_)) => {
             let key = [Key::PeerToken, Key::PeerTokenFile]
                 .into_iter()
@@ -26,7 +29,7 @@ pub fn security(settings: &Resolved, faults: &mut Faults) -> PeerSecurity {
             PeerSecurity::Plaintext
         }
         (Some(mtls), None) => mtls,
-        (None, Some(token)) => PeerSecurity::Token(token),
+        (None, Some(tokens)) => PeerSecurity::Tokens(tokens),
         (None, None) => {
             let asked =
                 [Key::PeerToken, Key::PeerTokenFile, Key::PeerCert, Key::PeerKey, Key::PeerCa];
@@ -59,12 +62,15 @@ fn mtls(settings: &Resolved, faults: &mut Faults) -> Option<PeerSecurity> {
     Some(PeerSecurity::Mtls { cert: cert?, key: key?, ca: ca? })
 }
 
-fn token(settings: &Resolved, faults: &mut Faults) -> Option<Secret> {
+fn tokens(settings: &Resolved, faults: &mut Faults) -> Option<Vec<Secret>> {
     let keys = [Key::PeerToken, Key::PeerTokenFile];
-    let long_enough = |text: &str| text.chars().count() >= SECRET_MIN;
-    let read = |text: &str| long_enough(text).then(|| Secret::new(text));
-    let expected = format!("a token of at least {SECRET_MIN} characters");
-    mounted::either(settings, keys, read, &expected, faults)
+    let tokens = mounted::either(settings, keys, split, &expected(), faults);
+    // One that is too short beside another: the setting as a whole is long enough.
+    let direct = settings.text(Key::PeerToken).filter(|_| settings.sound(&[Key::PeerToken]));
+    if direct.is_some_and(|text| split(&text).is_none()) {
+        settings.fault(Key::PeerToken, expected(), faults);
+    }
+    tokens
 }
 
 /// Refuses plaintext that would leave this machine, unless it was asked for.
@@ -83,4 +89,19 @@ fn plaintext(settings: &Resolved, faults: &mut Faults) {
     } else if settings.members(Key::StaticMembers).iter().any(|(_, address)| !host(address)) {
         settings.fault(Key::StaticMembers, remedy, faults);
     }
+}
+
+/// Tokens separated by commas or lines, each long enough, and not more than needed to replace
+/// one by another.
+fn split(text: &str) -> Option<Vec<Secret>> {
+    let tokens = text.split([',', '\n']).map(str::trim).filter(|token| !token.is_empty());
+    let tokens: Vec<_> = tokens.map(Secret::new).collect();
+    let long = tokens.iter().all(|token| token.expose().chars().count() >= SECRET_MIN);
+    (long && matches!(tokens.len(), 1..=MAX_TOKENS)).then_some(tokens)
+}
+
+fn expected() -> String {
+    format!(
+        "one token or two of at least {SECRET_MIN} characters each, separated by a comma or a line"
+    )
 }

@@ -3,7 +3,7 @@
 use std::fmt::{Arguments, Write};
 
 use super::{
-    fields::{AUTH, AUTH_KEY, Field, ROUTE, UPSTREAM},
+    fields::{AUTH, AUTH_KEY, ENDPOINT, Field, ROUTE, UPSTREAM},
     settings::{Otherwise, SETTINGS, Section, Setting},
 };
 
@@ -65,6 +65,7 @@ pub fn markdown() -> String {
     out.push_str(FILE_HEAD);
     for (title, fields) in [
         ("[[upstream]]", UPSTREAM),
+        ("[[upstream.endpoint]]", ENDPOINT),
         ("[[route]]", ROUTE),
         ("[auth]", AUTH),
         ("[[auth.key]]", AUTH_KEY),

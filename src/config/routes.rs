@@ -3,10 +3,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    Continuity, KeySource, Profile, Route, Secret, SocketsAtDrain, Upstream, UpstreamAuth,
-    continuity,
+    Continuity, Endpoint, KeySource, Profile, Route, Secret, SocketsAtDrain, Upstream,
+    UpstreamAuth, continuity,
     fault::{Faults, Got},
-    file::{File, RouteEntry, UpstreamEntry},
+    file::{Credential, File, RouteEntry, UpstreamEntry},
     path::{self, Pattern},
     resolve::{Env, Resolved},
     settings::Key,
@@ -72,35 +72,72 @@ fn upstream(
     env: Env<'_>,
     faults: &mut Faults,
 ) -> Option<Arc<Upstream>> {
-    let auth = match &entry.bearer_env {
-        None => UpstreamAuth::Passthrough,
-        Some(name) => match env(name).filter(|token| !token.is_empty()) {
-            // A credential that is no header value could be neither sent nor explained later.
-            Some(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                UpstreamAuth::Bearer(Secret::new(token))
-            }
-            given => {
-                let got = given.map_or(Got::Missing, |token| Got::Secret(Secret::new(token)));
-                let expected = format!("the credential of {} (visible ASCII)", entry.place);
-                faults.push(format!("the variable {name}"), got, expected);
-                UpstreamAuth::Passthrough
-            }
-        },
-    };
+    let auth = credential(&entry.auth, &entry.place, env, faults);
     let ca_file = entry.ca_file.as_ref().map(PathBuf::from);
     if ca_file.as_deref().is_some_and(|path| !path.is_file()) {
         let got = Got::Text(entry.ca_file.clone().unwrap_or_default());
         faults.push(file.place(&entry.place, "ca_file"), got, "a PEM file");
     }
     let default = settings.switch(Key::UpstreamCompression);
+    let endpoints = endpoints(entry, &auth, file, env, faults);
+    let sole = Endpoint { auth, ..Endpoint::sole(entry.url.clone()?) };
     Some(Arc::new(Upstream {
         name: entry.name.clone()?,
-        url: entry.url.clone()?,
-        auth,
+        endpoints: if entry.endpoints.is_empty() { vec![sole] } else { endpoints? },
         max_connection_age: entry.max_connection_age,
         compression: entry.compression.unwrap_or(default),
         ca_file,
     }))
+}
+
+/// The credential that a variable holds, for what stands at `place`.
+fn credential(auth: &Credential, place: &str, env: Env<'_>, faults: &mut Faults) -> UpstreamAuth {
+    let Some(name) = auth.variable() else { return UpstreamAuth::Passthrough };
+    match env(name).filter(|token| !token.is_empty()) {
+        // A credential that is no header value could be neither sent nor explained later.
+        Some(token) if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            UpstreamAuth::Bearer(Secret::new(token))
+        }
+        given => {
+            let got = given.map_or(Got::Missing, |token| Got::Secret(Secret::new(token)));
+            let expected = format!("the credential of {place} (visible ASCII)");
+            faults.push(format!("the variable {name}"), got, expected);
+            UpstreamAuth::Passthrough
+        }
+    }
+}
+
+/// The endpoints of an upstream; None if one of them is not sound.
+fn endpoints(
+    upstream: &UpstreamEntry,
+    auth: &UpstreamAuth,
+    file: &File,
+    env: Env<'_>,
+    faults: &mut Faults,
+) -> Option<Vec<Endpoint>> {
+    let mut endpoints: Vec<Option<Endpoint>> = Vec::with_capacity(upstream.endpoints.len());
+    for entry in &upstream.endpoints {
+        let named = |other: &Option<Endpoint>| {
+            other.as_ref().is_some_and(|other| Some(&other.name) == entry.name.as_ref())
+        };
+        if endpoints.iter().any(named) {
+            let got = Got::Text(entry.name.clone().unwrap_or_default());
+            faults.push(file.place(&entry.place, "name"), got, "a name that stands only once");
+        }
+        let auth = match &entry.auth {
+            None => auth.clone(),
+            Some(auth) => credential(auth, &entry.place, env, faults),
+        };
+        let url = entry.url.clone().or_else(|| upstream.url.clone());
+        let weight = entry.weight;
+        endpoints.push(entry.name.clone().zip(url).map(|(name, url)| Endpoint {
+            name,
+            url,
+            auth,
+            weight,
+        }));
+    }
+    endpoints.into_iter().collect()
 }
 
 fn route(
@@ -226,8 +263,7 @@ fn shortcut(
     }
     let upstream = Arc::new(Upstream {
         name: "upstream".into(),
-        url: with_default_path(url, RESPONSES),
-        auth: UpstreamAuth::Passthrough,
+        endpoints: vec![Endpoint::sole(with_default_path(url, RESPONSES))],
         max_connection_age: MAX_CONNECTION_AGE,
         compression: settings.switch(Key::UpstreamCompression),
         ca_file: None,

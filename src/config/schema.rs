@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    fields::{AUTH, AUTH_KEY, Field, ROUTE, Shape, UPSTREAM},
+    fields::{AUTH, AUTH_KEY, ENDPOINT, Field, ROUTE, Shape, UPSTREAM},
     settings::{InFile, Otherwise, SETTINGS},
     value::Kind,
 };
@@ -59,6 +59,9 @@ fn table(fields: &[Field]) -> Value {
                 "items": { "type": "string", "pattern": "^(path|header|query|cookie):.+$" },
             }),
             Shape::Keys => json!({ "type": "array", "items": table(AUTH_KEY) }),
+            Shape::Endpoints => {
+                json!({ "type": "array", "minItems": 1, "items": table(ENDPOINT) })
+            }
         };
         if let Some(text) = field.default {
             property["default"] = match field.shape {

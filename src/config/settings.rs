@@ -174,6 +174,10 @@ settings! {
         PeerListen "peer-listen" Address, Is("127.0.0.1:50051"), "Address for other nodes (gRPC).";
         AdminListen "admin-listen" Address, Is("127.0.0.1:9090"),
             "Address for health, metrics, the status page and the API.";
+        AdminToken "admin-token" Secret, Unset,
+            "Secret that the admin listener asks of whoever has a node drain; prefer the variable or `--admin-token-file`, since flags can be read by other users of the machine. Without one only callers from the node's own machine may.";
+        AdminTokenFile "admin-token-file" Path, Unset,
+            "File that holds this secret; read at each use, so that it is rotated by writing it.";
         NodeId "node-id" Name, Computed("`POD_NAME`, else the host name"),
             "Stable name of this node, unique in its ring.";
         Advertise "advertise" HostPort,
@@ -246,6 +250,12 @@ settings! {
             "Offer permessage-deflate to upstreams that do not say otherwise in the file.";
         DialTimeout "dial-timeout" duration(10, 5 * MINUTE), Is("10s"),
             "Limit of connecting to an upstream, TLS and upgrade included.";
+        BreakerFailures "breaker-failures" Count { min: 1, max: 1000 }, Is("5"),
+            "Failed dials, or failed turns of different sessions, in a row after which an endpoint is left alone for a time.";
+        BreakerOpen "breaker-open" duration(10, HOUR), Is("1s"),
+            "How long it is left alone the first time, less up to a half at random; doubled with each probe that fails.";
+        BreakerMaxOpen "breaker-max-open" duration(10, HOUR), Is("10s"),
+            "The longest that it is left alone before the next probe.";
         TurnIdleTimeout "turn-idle-timeout" duration(100, 24 * HOUR), Is("300s"),
             "A running turn without any upstream event for so long is over.";
     }
@@ -266,6 +276,12 @@ settings! {
             "Clients attached to one session.";
         TurnQueue "turn-queue" Count { min: 1, max: 4096 }, Is("16"),
             "Turns waiting in one lane of a session.";
+        SessionsPerPrincipal "sessions-per-principal" Count { min: 1, max: 1_000_000 }, Unset,
+            "Sessions that one principal may have on all nodes together.";
+        TurnsPerPrincipal "turns-per-principal" Count { min: 1, max: 1_000_000 }, Unset,
+            "Turns of one principal that may run at once on all nodes together.";
+        TurnRatePerPrincipal "turn-rate-per-principal" Count { min: 1, max: 60_000 }, Unset,
+            "Turns that one principal may begin in a minute on all nodes together, a sixth of them at once.";
         UpgradeTimeout "upgrade-timeout" duration(10, 5 * MINUTE), Is("10s"),
             "Limit of a client's request head, TLS and upgrade.";
         WriteTimeout "write-timeout" duration(10, HOUR), Is("30s"),
@@ -279,9 +295,9 @@ settings! {
     }
     Peers {
         PeerToken "peer-token" Secret, Unset,
-            "Secret shared by all nodes; prefer the variable or `--peer-token-file`, since flags can be read by other users of the machine.";
-        PeerTokenFile "peer-token-file" Path, Unset, "File that holds the shared secret.";
-        PeerCert "peer-cert" Path, Unset, "PEM certificate (chain) of this node, for mTLS.";
+            "Secret shared by all nodes, or two separated by a comma: the first is shown, both are accepted, so that it can be replaced node by node. Prefer the variable or `--peer-token-file`, since flags can be read by other users of the machine.";
+        PeerTokenFile "peer-token-file" Path, Unset, "File that holds the shared secret, or two of them on two lines.";
+        PeerCert "peer-cert" Path, Unset, "PEM certificate (chain) of this node, for mTLS; it names the host of `advertise` or the node id. Read again when it changes.";
         PeerKey "peer-key" Path, Unset, "PEM private key of this node, for mTLS.";
         PeerCa "peer-ca" Path, Unset, "PEM authority that signs every node's certificate, for mTLS.";
         PeerAllowPlaintext "peer-allow-plaintext" Switch, Is("false"),

@@ -1,19 +1,21 @@
 //! The Responses API over HTTP: one turn a request, as SSE or as JSON, on the same session
 //! and the same link as over WebSocket. Other paths pass through to the upstream.
 
-use std::{io::Read, sync::Arc};
+use std::{io::Read, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
     extract::Request,
     response::Response,
 };
+use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderValue, StatusCode, Uri,
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Limited, combinators::UnsyncBoxBody};
 use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Edge,
@@ -21,7 +23,7 @@ use super::{
     key, reply, sse,
 };
 use crate::{
-    config::Route,
+    config::{Limits, Route},
     error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     link::Frame,
@@ -33,9 +35,12 @@ use crate::{
     },
     store::AliasKind,
     telemetry::propagation,
-    upstream::{HttpError, Upgrade},
+    upstream::{DialError, HttpError, Upgrade},
     wire::{Batch, Kind, Message},
 };
+
+/// Bytes of a body that a client sends in a second at least.
+const SLOWEST: f64 = 16.0 * 1024.0;
 
 /// Owners that one request follows.
 const MAX_MOVES: u32 = 3;
@@ -65,7 +70,7 @@ async fn turn(
     let named = key::responses(request.headers())?;
     let repeat = key::idempotency(request.headers())?;
     let (parts, body) = request.into_parts();
-    let bytes = read_body(&parts.headers, body, edge.limits.max_message_bytes).await?;
+    let bytes = read_body(&parts.headers, body, &edge.limits).await?;
     let fields = Fields::parse(&bytes)
         .ok_or_else(|| Error::new(Code::InvalidRequest, "the body is not a JSON object"))?;
     let stream = fields.get("stream").unwrap_or(false);
@@ -233,8 +238,9 @@ fn begins(first: &Step) -> bool {
 }
 
 /// The body, inflated and bounded.
-async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes> {
-    let bytes = Limited::new(body, limit).collect().await.map_err(|_| too_large())?.to_bytes();
+async fn read_body(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes> {
+    let limit = limits.max_message_bytes;
+    let bytes = receive(body, limit, limits.upgrade_timeout).await?;
     match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(bytes),
         Some(b"zstd") => {
@@ -248,6 +254,27 @@ async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Byte
             Err(Error::new(Code::InvalidRequest, "content-encoding must be identity or zstd"))
         }
     }
+}
+
+/// The body as it was sent. A client has `patience` and then a second for each
+/// [`SLOWEST`] bytes: who sends less holds a place that others need.
+async fn receive(body: Body, limit: usize, patience: Duration) -> Result<Bytes> {
+    let mut deadline = Instant::now() + patience;
+    let mut body = std::pin::pin!(Limited::new(body, limit));
+    let mut bytes = BytesMut::new();
+    loop {
+        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| too_slow())?;
+        let Some(frame) = frame else { return Ok(bytes.freeze()) };
+        if let Ok(data) = frame.map_err(|_| too_large())?.into_data() {
+            deadline += Duration::from_secs(1)
+                .mul_f64(f64::from(u32::try_from(data.len()).unwrap_or(u32::MAX)) / SLOWEST);
+            bytes.extend_from_slice(&data);
+        }
+    }
+}
+
+fn too_slow() -> Error {
+    Error::new(Code::InvalidRequest, "the body came too slowly")
 }
 
 fn too_large() -> Error {
@@ -312,12 +339,14 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
         return edge.refuse(&Error::new(Code::NotFound, "no route has this path"));
     };
     let identified = edge.auth.identify(request.headers());
-    if let Err(error) = identified.await {
-        return edge.refuse(&error);
-    }
+    let principal = match identified.await {
+        Ok(identity) => identity.principal,
+        Err(error) => return edge.refuse(&error),
+    };
+    let key = endpoint_key(&edge, &route, principal, request.uri().path()).await;
     let mut request = request.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
     *request.headers_mut() = edge.forwarded_headers(request.headers());
-    match edge.http.forward(&route.upstream, request).await {
+    match edge.http.forward(&route.upstream, &key, request).await {
         Ok(response) => {
             let (parts, body) = response.into_parts();
             let mut response = Response::new(Body::new(body));
@@ -329,6 +358,10 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
                 crate::wire::handshake::forwardable_response_headers(&parts.headers);
             response
         }
+        Err(HttpError::GivenUp(retry)) => {
+            let upstream = route.upstream.name.clone();
+            edge.refuse(&DialError::GivenUp { upstream, retry }.told())
+        }
         Err(HttpError::Timeout(_)) => {
             edge.refuse(&Error::new(Code::UpstreamTimeout, "the upstream did not answer in time"))
         }
@@ -339,12 +372,27 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
     }
 }
 
+/// What decides between several endpoints: a response that is named is with the session that
+/// made it, everything else stays together for a principal.
+async fn endpoint_key(edge: &Edge, route: &Route, principal: Principal, path: &str) -> [u8; 16] {
+    let rest = path.strip_prefix(&route.path).and_then(|rest| rest.strip_prefix('/'));
+    let id = rest.and_then(|rest| rest.split('/').next()).filter(|id| !id.is_empty());
+    let Some(id) = id.filter(|_| route.upstream.endpoints.len() > 1) else { return principal.0 };
+    let session = edge.router.alias(principal, AliasKind::Response, id).await;
+    session.ok().flatten().map_or(principal.0, |session| session.0)
+}
+
 /// The responses route whose path shares the most with this one: its upstream is meant.
-fn upstream_of<'a>(edge: &'a Edge, path: &str) -> Option<&'a Arc<Route>> {
+fn upstream_of(edge: &Edge, path: &str) -> Option<Arc<Route>> {
     let shared = |route: &&Arc<Route>| {
         let parent = route.path.rsplit_once('/').map_or("", |(parent, _)| parent);
         path.strip_prefix(parent).filter(|rest| rest.starts_with('/')).map(|_| parent.len())
     };
     let responses = |route: &&Arc<Route>| route.profile == crate::config::Profile::Responses;
-    edge.routes.iter().filter(responses).filter(|route| shared(route).is_some()).max_by_key(shared)
+    edge.routes
+        .iter()
+        .filter(responses)
+        .filter(|route| shared(route).is_some())
+        .max_by_key(shared)
+        .cloned()
 }

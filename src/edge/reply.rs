@@ -17,7 +17,7 @@ pub(super) fn error(error: &Error) -> Response {
     let body = serde_json::json!({ "error": error.body() }).to_string();
     let mut response = json(error.code.status(), body);
     let headers = response.headers_mut();
-    if let Some(after) = error.code.retry_after() {
+    if let Some(after) = error.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
     }
     if error.code == Code::NotAuthorized {

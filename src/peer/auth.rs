@@ -3,22 +3,29 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::sync::watch;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::Interceptor,
-    transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig},
+    transport::server::{TcpConnectInfo, TlsConnectInfo},
 };
 
-use crate::config::{PeerSecurity, Secret};
+use super::tls::{self, Files};
+use crate::{
+    config::{PeerSecurity, Secret},
+    ids::Incarnation,
+    ring::Ring,
+};
 
-/// Shows our token with every call.
+/// Shows our token with every call: the first, where several are accepted.
 #[derive(Clone)]
 pub(super) struct Show(Option<MetadataValue<Ascii>>);
 
 impl Show {
     pub(super) fn new(security: &PeerSecurity) -> anyhow::Result<Self> {
-        let PeerSecurity::Token(token) = security else { return Ok(Self(None)) };
+        let PeerSecurity::Tokens(tokens) = security else { return Ok(Self(None)) };
+        let Some(token) = tokens.first() else { return Ok(Self(None)) };
         let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.expose())
             .parse()
             .context("the peer token has characters that a header cannot carry")?;
@@ -36,48 +43,64 @@ impl Interceptor for Show {
     }
 }
 
-/// Asks for the token before anything of a call is read.
+/// Asks for a token, or for the certificate of a member, before anything of a call is read.
 #[derive(Clone)]
-pub(super) struct Ask(Option<Arc<Secret>>);
+pub(super) enum Ask {
+    Nothing,
+    Tokens(Arc<[Secret]>),
+    /// The transport has checked the authority and the dates.
+    Certificate(watch::Receiver<Arc<Ring>>),
+}
 
 impl Ask {
-    pub(super) fn new(security: &PeerSecurity) -> Self {
+    pub(super) fn new(security: &PeerSecurity, ring: watch::Receiver<Arc<Ring>>) -> Self {
         match security {
-            PeerSecurity::Token(token) => Self(Some(Arc::new(token.clone()))),
-            PeerSecurity::Plaintext | PeerSecurity::Mtls { .. } => Self(None),
+            PeerSecurity::Tokens(tokens) => Self::Tokens(tokens.as_slice().into()),
+            PeerSecurity::Plaintext => Self::Nothing,
+            PeerSecurity::Mtls { .. } => Self::Certificate(ring),
         }
     }
 }
 
 impl Interceptor for Ask {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(token) = &self.0 else { return Ok(request) };
-        let shown = request.metadata().get("authorization");
-        let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        if shown.is_some_and(|shown| token.matches(shown)) {
-            return Ok(request);
+        match self {
+            Self::Nothing => Ok(request),
+            Self::Tokens(tokens) => {
+                let shown = request.metadata().get("authorization");
+                let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+                // All of them, so that the time does not tell which one was right.
+                let right =
+                    |shown| tokens.iter().fold(false, |yes, token| yes | token.matches(shown));
+                if shown.is_some_and(right) {
+                    return Ok(request);
+                }
+                Err(Status::unauthenticated("the peer token is missing or wrong"))
+            }
+            Self::Certificate(ring) => {
+                if is_named(&request, &ring.borrow(), None) {
+                    return Ok(request);
+                }
+                // It may have joined a moment ago: it tries again.
+                Err(Status::unauthenticated("the peer certificate names no member of this ring"))
+            }
         }
-        Err(Status::unauthenticated("the peer token is missing or wrong"))
     }
 }
 
-/// The client's half of mTLS, if it is asked for.
-pub(super) fn client_tls(security: &PeerSecurity) -> anyhow::Result<Option<ClientTlsConfig>> {
-    let Some((identity, ca)) = certificates(security)? else { return Ok(None) };
-    Ok(Some(ClientTlsConfig::new().identity(identity).ca_certificate(ca)))
+/// Whether the caller's certificate names this member, or any. True without mTLS.
+pub(super) fn is_named<T>(request: &Request<T>, ring: &Ring, who: Option<Incarnation>) -> bool {
+    let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
+    let Some(info) = info else { return who.is_some() };
+    let certificates = info.peer_certs();
+    let Some(own) = certificates.as_ref().and_then(|all| all.first()) else { return false };
+    let members = ring.view.members.iter().filter(|member| member.state.is_alive());
+    let mut meant = members.filter(|member| who.is_none_or(|who| who == member.incarnation));
+    meant.any(|member| tls::names(own, member))
 }
 
-/// The server's half of mTLS, if it is asked for.
-pub(super) fn server_tls(security: &PeerSecurity) -> anyhow::Result<Option<ServerTlsConfig>> {
-    let Some((identity, ca)) = certificates(security)? else { return Ok(None) };
-    Ok(Some(ServerTlsConfig::new().identity(identity).client_ca_root(ca)))
-}
-
-fn certificates(security: &PeerSecurity) -> anyhow::Result<Option<(Identity, Certificate)>> {
-    let PeerSecurity::Mtls { cert, key, ca } = security else { return Ok(None) };
-    let read = |path: &std::path::Path, what: &str| {
-        std::fs::read(path).with_context(|| format!("peer {what} {}", path.display()))
-    };
-    let identity = Identity::from_pem(read(cert, "certificate")?, read(key, "key")?);
-    Ok(Some((identity, Certificate::from_pem(read(ca, "authority")?))))
+/// The files of mTLS, if it is asked for.
+pub(super) fn files(security: &PeerSecurity) -> Option<Files> {
+    let PeerSecurity::Mtls { cert, key, ca } = security else { return None };
+    Some(Files { cert: cert.clone(), key: key.clone(), ca: ca.clone() })
 }

@@ -1,6 +1,6 @@
 //! Between the types of this program and those of the wire.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -15,6 +15,9 @@ use crate::{
     upstream::{Refusal, Upgrade},
     wire::CloseFrame,
 };
+
+/// Longest wait that a peer may have a client told, in milliseconds.
+const MAX_RETRY_MS: u64 = 3_600_000;
 
 pub(super) fn headers_out(headers: &HeaderMap) -> Vec<proto::Header> {
     let header = |(name, value): (&HeaderName, &HeaderValue)| proto::Header {
@@ -126,6 +129,7 @@ pub(super) fn fault_out(error: &Error) -> proto::Fault {
         code: error.code.as_str().to_owned(),
         blame: error.blame.label().to_owned(),
         message: error.message.clone(),
+        retry_after_ms: error.after.and_then(|after| u64::try_from(after.as_millis()).ok()),
         ..proto::Fault::default()
     }
 }
@@ -148,7 +152,11 @@ pub(super) fn failure_in(fault: proto::Fault) -> Error {
         Some(Blame::Us) | None => Blame::Peer,
         Some(blame) => blame,
     };
-    Error::new(code, fault.message).blame(blame)
+    let error = Error::new(code, fault.message).blame(blame);
+    match fault.retry_after_ms {
+        Some(after) => error.after(Duration::from_millis(after.min(MAX_RETRY_MS))),
+        None => error,
+    }
 }
 
 pub(super) fn owner_in(not_owner: proto::NotOwner) -> Owner {

@@ -23,11 +23,12 @@ use super::{
         frame::Body,
         peer_server::{Peer, PeerServer},
     },
+    tls,
 };
 use crate::{
     config::{PeerSecurity, Route},
     error::{Code, Error},
-    ids::SessionId,
+    ids::{Incarnation, SessionId},
     ownership::witness::Witness,
     ring::Ring,
     session::{AttachError, Registry},
@@ -117,6 +118,8 @@ impl Peer for Incoming {
         &self,
         request: Request<Streaming<proto::Frame>>,
     ) -> Result<Response<Frames>, Status> {
+        let certificate =
+            Request::from_parts(request.metadata().clone(), request.extensions().clone(), ());
         let mut streaming = request.into_inner();
         let first = timeout(HELLO, streaming.message())
             .await
@@ -125,6 +128,10 @@ impl Peer for Incoming {
             return Err(Status::invalid_argument("the first frame must be Hello"));
         };
         let protocol = self.check(&hello)?;
+        let caller = Incarnation(hello.incarnation);
+        if !auth::is_named(&certificate, &self.ring.borrow(), Some(caller)) {
+            return Err(Status::unauthenticated("the peer certificate is another member's"));
+        }
         let mux = Mux::new(self.identity.max_message_bytes);
         mux.control(
             0,
@@ -325,6 +332,8 @@ pub async fn serve(
     listener: TcpListener,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let ask = auth::Ask::new(security, incoming.ring.clone());
+    let (tracker, shutdown) = (incoming.tracker.clone(), incoming.shutdown.clone());
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -332,25 +341,27 @@ pub async fn serve(
         .initial_connection_window_size(WINDOW)
         .max_frame_size(FRAME)
         .max_concurrent_streams(MAX_STREAMS);
-    if let Some(tls) = auth::server_tls(security)? {
-        server = server.tls_config(tls)?;
-    }
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<PeerServer<Incoming>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    server
+    let router = server
         .add_service(InterceptedService::new(
             PeerServer::new(incoming).max_decoding_message_size(MAX_CALL),
-            auth::Ask::new(security),
+            ask,
         ))
         .add_service(health)
-        .add_service(reflection)
+        .add_service(reflection);
+    if let Some(files) = auth::files(security) {
+        let connections = tls::accept(listener, files, &tracker, &shutdown).await?;
+        router.serve_with_incoming_shutdown(connections, stop).await?;
+    } else {
         // The server's own setting holds only for listeners that it binds; without it the end
         // of each answer waits 40 ms for the caller's acknowledgement.
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
-        .await?;
+        let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
+        router.serve_with_incoming_shutdown(connections, stop).await?;
+    }
     Ok(())
 }

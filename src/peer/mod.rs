@@ -15,6 +15,7 @@ mod outgoing;
 mod testify;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use describe::{SessionReport, StoryEvent, story};
 pub use incoming::{Incoming, serve};

@@ -12,13 +12,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Streaming,
     service::interceptor::InterceptedService,
-    transport::{Channel, ClientTlsConfig, Endpoint},
+    transport::{Channel, Endpoint},
 };
 
 use super::{
     PROTOCOL, auth, convert,
     mux::{Counted, Mux, Outgoing},
     proto::{self, frame::Body, peer_client::PeerClient},
+    tls,
 };
 use crate::{
     config::PeerSecurity,
@@ -86,7 +87,7 @@ pub struct Peers {
     ring: watch::Receiver<Arc<Ring>>,
     metrics: Metrics,
     show: auth::Show,
-    tls: Option<ClientTlsConfig>,
+    tls: Option<tls::Client>,
     known: Mutex<HashMap<Incarnation, Arc<Peer>>>,
     attach_timeout: Duration,
     tracker: TaskTracker,
@@ -107,10 +108,10 @@ struct Open {
 }
 
 impl Peers {
-    /// Reads certificates; connects to nobody yet.
+    /// Connects to nobody yet.
     ///
     /// # Errors
-    /// A certificate or key that cannot be read.
+    /// A token that no header can carry.
     pub fn new(
         identity: Identity,
         security: &PeerSecurity,
@@ -125,7 +126,7 @@ impl Peers {
             ring,
             metrics,
             show: auth::Show::new(security)?,
-            tls: auth::client_tls(security)?,
+            tls: auth::files(security).map(tls::Client::new),
             known: Mutex::default(),
             attach_timeout,
             tracker,
@@ -262,7 +263,7 @@ impl Peers {
             .initial_connection_window_size(WINDOW)
             .max_frame_size(FRAME);
         if let Some(tls) = &self.tls {
-            endpoint = endpoint.tls_config(tls.clone()).map_err(|error| error.to_string())?;
+            endpoint = tls.secure(endpoint).await.map_err(|error| format!("{error:#}"))?;
         }
         let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
         let mut client: Client = PeerClient::with_interceptor(channel, self.show.clone());

@@ -214,10 +214,10 @@ async fn what_the_owner_answers_reaches_the_edge_as_it_was_meant() {
 
 #[tokio::test]
 async fn a_node_of_another_ring_another_life_or_without_the_secret_is_refused() {
-    let token = PeerSecurity::Token(Secret::new("the ring's own secret"));
+    let token = PeerSecurity::Tokens(vec![Secret::new("the ring's own secret")]);
     let pair = Pair::with(Gate::open(SampleAuth::Open).await, token.clone()).await;
     let attach = wish(&pair.route, "room");
-    let wrong = PeerSecurity::Token(Secret::new("some other secret"));
+    let wrong = PeerSecurity::Tokens(vec![Secret::new("some other secret")]);
     let strangers = [
         (callers(&pair.edge, "ring", &wrong), pair.owner.me),
         (callers(&pair.edge, "ring", &PeerSecurity::Plaintext), pair.owner.me),

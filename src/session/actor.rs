@@ -6,13 +6,14 @@
 //! leaves together.
 
 mod attach;
+mod endpoint;
 mod journal;
 mod leaving;
 mod timing;
 mod upstream;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
@@ -31,10 +32,11 @@ use super::{
     clients::{Client, Delivery, Streams},
     continuity::Archived,
     history::Past,
+    quota::Slot,
     registry::Ownership,
     responses::Held,
     stats::Stats,
-    turns::{Bounds, ClientId, Severed, Turns},
+    turns::{Bounds, ClientId, Severed, TurnNo, Turns},
 };
 use crate::{
     config::{Continuity, Limits, Profile, Route},
@@ -42,7 +44,7 @@ use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     link::Frame,
     telemetry::{
-        metrics::{GaugeGuard, GaugeShare, Place},
+        metrics::{GaugeGuard, GaugeShare},
         propagation::Context as TraceContext,
     },
     upstream::{Connection, DialError, Upgrade},
@@ -55,13 +57,13 @@ const UPSTREAM_WINDOW: usize = 64 * 1024;
 /// Reason of the close that a client gets when the log has moved on without it.
 pub(super) const TOO_SLOW: &str = "too slow; resume from last_seq";
 
-fn turn_bounds(limits: &Limits, route: &Route) -> Bounds {
+fn turn_bounds(limits: &Limits, route: &Route, counted: bool) -> Bounds {
     Bounds {
         queue: limits.turn_queue,
         // Room for a few of the largest requests.
         payload_bytes: limits.max_message_bytes.saturating_mul(4),
         history_bytes: limits.history_bytes,
-        ledger: route.ledger,
+        ledger: route.ledger || counted,
     }
 }
 
@@ -152,7 +154,13 @@ pub(super) struct Actor {
     pub(super) archived: Archived,
     /// Turns that the ledger is being told of.
     journal: Vec<Entry>,
+    /// Turns that count for their principal.
+    pub(super) slots: HashMap<TurnNo, Slot>,
     upstream: Upstream,
+    /// The endpoint that failed this session last; another one is preferred.
+    shunned: Option<usize>,
+    /// Turns in a row that failed by the fault of the endpoint, on this connection.
+    strikes: u32,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
     /// What the session's spans point back at: the transfer that brought it here, or what
@@ -197,7 +205,8 @@ impl Actor {
         let mut streams = Streams::default();
         let turns = match route.profile {
             Profile::Responses => {
-                let turns = Turns::new(turn_bounds(&ctx.limits, &route), past);
+                let turns =
+                    Turns::new(turn_bounds(&ctx.limits, &route, ctx.quotas.is_some()), past);
                 let unread = route.continuity == Continuity::Database && !claimed.first;
                 Some(if unread { turns.with_unread() } else { turns })
             }
@@ -222,7 +231,10 @@ impl Actor {
             severed: Vec::new(),
             archived: Archived::new(claimed.first),
             journal: Vec::new(),
+            slots: HashMap::new(),
             upstream: Upstream::None,
+            shunned: None,
+            strikes: 0,
             upgrade: attach.upgrade.clone(),
             origin: TraceContext::default(),
             headers: HeaderMap::new(),
@@ -419,11 +431,7 @@ impl Actor {
         let mut at = 0;
         while at < self.clients.len() {
             if self.clients[at].deliver(&self.streams, cx, progress) == Delivery::TooSlow {
-                let place = if *self.clients[at].label.edge_node == *self.ctx.node_id {
-                    Place::Local
-                } else {
-                    Place::Remote
-                };
+                let place = self.place_of(&self.clients[at].label);
                 self.ctx.metrics.slow_client(&self.route.path, place);
                 let frame = CloseFrame { code: 1013, reason: TOO_SLOW.into() };
                 self.clients[at].link.tx.send(Frame::Close(Some(frame)));

@@ -267,7 +267,7 @@ pub fn done_item(message: &Message) -> Option<String> {
 /// there: Codex ignores an error without one until its idle time-out.
 #[must_use]
 pub fn error_event(error: &Error, lane: Option<&str>) -> Message {
-    error_event_with(error.code.status(), &error.body(), error.code.retry_after(), lane)
+    error_event_with(error.code.status(), &error.body(), error.retry_after(), lane)
 }
 
 /// Field of an `outcome_unknown`: the number of the last event that its client was sent.
@@ -289,7 +289,7 @@ pub fn unknown_event(
     if let Some(last) = last_sequence {
         body[LAST_SEQUENCE] = last.into();
     }
-    error_event_with(error.code.status(), &body, error.code.retry_after(), lane)
+    error_event_with(error.code.status(), &body, error.retry_after(), lane)
 }
 
 /// The number of the last event of a lane in a batch that carries one.

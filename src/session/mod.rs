@@ -16,7 +16,7 @@ mod handoff;
 pub mod history;
 pub mod ledger;
 mod log;
-
+pub mod quota;
 mod recopy;
 mod registry;
 pub mod replica;

@@ -22,20 +22,21 @@ use super::{
     archive::Archive,
     handoff,
     ledger::Ledger,
+    quota::Quotas,
     replica::{Heirs, Replicator},
     stats::Stats,
     warm::{Prepared, WarmStore},
 };
 use crate::{
     config::{Limits, Route},
-    error::{Code, Error},
+    error::{Blame, Code, Error},
     ids::{Epoch, Incarnation, Principal, SessionId},
     ownership::lease::LeaseHandle,
     ring::Ring,
     store::{Claim, Claimed, SessionRow, Store, StoreError},
     telemetry::{
         events::Events,
-        metrics::{ClaimOutcome, Metrics, TakeoverReason},
+        metrics::{ClaimOutcome, Metrics, QuotaLimit, TakeoverReason},
         propagation,
     },
     upstream::Dialer,
@@ -54,6 +55,8 @@ pub struct Context {
     pub dialer: Dialer,
     pub aliases: AliasWriter,
     pub ledger: Ledger,
+    /// None where turns have no limits.
+    pub quotas: Option<Quotas>,
     pub heirs: Arc<dyn Heirs>,
     pub replicator: Replicator,
     pub archive: Archive,
@@ -355,6 +358,7 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
         key_label: attach.key_label.clone(),
         me: ctx.me,
         seen: None,
+        limit: ctx.limits.principal.sessions,
     };
     // The row names this node, and no task has the session: it was handed over.
     let mut handed = false;
@@ -399,6 +403,13 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
                         claim.seen = Some(row.epoch);
                     }
                 }
+            }
+            Claimed::Full => {
+                ctx.metrics.claim(ClaimOutcome::Full);
+                ctx.metrics.quota_refusal(QuotaLimit::Sessions);
+                let limit = ctx.limits.principal.sessions.unwrap_or_default();
+                let text = format!("at most {limit} sessions may be open; retry after one ended");
+                return Err(Error::new(Code::TooManySessions, text).blame(Blame::Client).into());
             }
             Claimed::Fenced => {
                 ctx.metrics.claim(ClaimOutcome::Failed);

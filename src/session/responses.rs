@@ -67,7 +67,10 @@ impl Actor {
                         client.reply(Frame::Messages { batch, first_seq: 0, ended });
                     }
                 }
-                Action::Forget(turn) => self.streams.forget(turn),
+                Action::Forget(turn) => {
+                    self.slots.remove(&turn);
+                    self.streams.forget(turn);
+                }
                 Action::HangUp => self.hang_up(),
                 Action::Remembered(past) => self.remembered(past),
                 Action::Recall => self.read_archive(),
@@ -152,6 +155,9 @@ impl Actor {
 
     fn append(&mut self, turn: TurnNo, batch: Batch, done: bool) {
         let now = Instant::now();
+        if done {
+            self.slots.remove(&turn);
+        }
         let Some(stream) = self.streams.get_mut(turn) else { return };
         let outcome = done.then(|| outcome(&batch));
         stream.log.push(batch, now);
@@ -205,20 +211,13 @@ fn outcome(batch: &Batch) -> TurnOutcome {
 
 /// How a dial's failure is told to the turns that waited for it: the upstream's own words
 /// where it had any.
-pub(super) fn dial_error(error: &DialError) -> (u16, Value, Code) {
-    let code = match error {
-        DialError::Timeout(_) => Code::UpstreamTimeout,
-        DialError::Refused(_) | DialError::Unavailable(_) => Code::UpstreamUnavailable,
+pub(super) fn dial_error(error: &DialError) -> (u16, Value, Option<Duration>) {
+    let told = error.told();
+    let retry = told.retry_after();
+    let DialError::Refused(refusal) = error else {
+        return (told.code.status(), told.body(), retry);
     };
-    if let DialError::Refused(refusal) = error
-        && let Ok(mut body) = serde_json::from_slice::<Value>(&refusal.body)
-        && body["error"].is_object()
-    {
-        return (refusal.status, body["error"].take(), code);
-    }
-    let status = match error {
-        DialError::Refused(refusal) => refusal.status,
-        _ => code.status(),
-    };
-    (status, Error::new(code, "no connection to the upstream for this turn").body(), code)
+    let own = serde_json::from_slice::<Value>(&refusal.body).ok();
+    let own = own.map(|mut body| body["error"].take()).filter(Value::is_object);
+    (refusal.status, own.unwrap_or_else(|| told.body()), retry)
 }

@@ -14,7 +14,10 @@ mod parting;
 mod recall;
 mod upstream;
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
 
 use keys::Keyed;
 use lane::{Lane, Turn};
@@ -82,7 +85,7 @@ pub struct Bounds {
     pub payload_bytes: usize,
     /// Bytes of conversation kept.
     pub history_bytes: usize,
-    /// Turns are written to the ledger before they are sent.
+    /// Turns are asked for (the ledger, the limits of their principal) before they are sent.
     pub ledger: bool,
 }
 
@@ -361,7 +364,7 @@ impl Turns {
         &mut self,
         status: u16,
         body: &serde_json::Value,
-        code: Code,
+        retry_after: Option<Duration>,
     ) -> Vec<Action> {
         let mut actions = Vec::new();
         for lane in &mut self.lanes {
@@ -369,7 +372,7 @@ impl Turns {
                 self.done += 1;
                 actions.extend(turn.cut_short());
                 let name = lane.name.as_deref();
-                let event = error_event_with(status, body, code.retry_after(), name);
+                let event = error_event_with(status, body, retry_after, name);
                 let batch = Batch::one(&event);
                 actions.push(Action::Append { turn: turn.no, batch, done: true });
             }

@@ -2,6 +2,7 @@
 //! that was handed in says.
 
 mod conversations;
+mod quotas;
 mod table;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -14,7 +15,7 @@ use self::table::Table;
 use super::{
     Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
     Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, Transferred,
-    TurnKey, TurnMark, TurnRow,
+    TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -205,5 +206,14 @@ impl Store for Memory {
 
     async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
         Ok(self.call(|table, now| table.sweep_turns(now, age, limit)))
+    }
+
+    async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission> {
+        Ok(self.call(|table, now| table.admit_turn(wish, now)))
+    }
+
+    async fn keep_turns(&self, me: Incarnation, principal: Principal, running: u32) -> Result<()> {
+        self.call(|table, _| table.keep_turns(me, principal, running));
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod memory;
 pub mod postgres;
+mod quotas;
 pub mod schema;
 mod sql;
 pub mod sqlite;
@@ -19,6 +20,7 @@ use async_trait::async_trait;
 
 pub(crate) use self::turns::TurnId;
 pub use self::{
+    quotas::{Pace, TurnAdmission, TurnWish},
     turns::{Began, NewTurn, TurnKey, TurnMark, TurnRow, TurnState},
     types::{
         Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, Member, MemberState, NewMember,
@@ -146,7 +148,9 @@ pub trait Store: Send + Sync + 'static {
     /// has not expired. A session without a row is won whatever `seen` says (the row was
     /// swept; epochs grow across that). One's own session is won again, under a higher
     /// epoch, `from` being None: the task that served it has died. The turns of an earlier
-    /// epoch that have not ended become `Unknown` in the same transaction.
+    /// epoch that have not ended become `Unknown` in the same transaction. With a `limit` it is
+    /// [`Claimed::Full`] if the principal has as many other sessions with living owners;
+    /// claims that compete for the last place are decided one by one.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if the row belongs to another principal.
@@ -199,6 +203,16 @@ pub trait Store: Send + Sync + 'static {
     /// The turn of a session that has this idempotency key.
     async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>>;
 
+    /// Counts one more turn of a principal, if its limits allow that: turns that run on all
+    /// living nodes, and the pace at which they begin. Wishes of one principal are decided
+    /// one by one. A turn that was admitted counts until [`Store::keep_turns`], or until its
+    /// node is dead or gone.
+    async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission>;
+
+    /// Writes that so many turns of a principal run on this node, as many as were admitted or
+    /// fewer. Idempotent.
+    async fn keep_turns(&self, me: Incarnation, principal: Principal, running: u32) -> Result<()>;
+
     /// Records aliases, all or none. An existing alias of the same principal moves to the
     /// new session; of equal ones in a batch the last counts.
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()>;
@@ -224,7 +238,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes what ended at least `age` ago, at most `limit` rows of each kind: closed
     /// sessions with their turns, aliases whose session has no owner, dead or gone members
-    /// that no session names, and parts of conversations whose session has no living owner.
+    /// that no session names, parts of conversations whose session has no living owner, and
+    /// what is counted for nodes that are no more and of principals that rest.
     /// Answers how many rows went. Several nodes may sweep at once.
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64>;
 

@@ -8,6 +8,7 @@
 mod conversations;
 mod hint;
 mod members;
+mod quotas;
 mod sessions;
 mod turns;
 
@@ -30,7 +31,7 @@ use self::hint::Hint;
 use super::{
     Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
     Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
-    Transferred, TurnKey, TurnMark, TurnRow, schema,
+    Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish, schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -292,6 +293,14 @@ impl Store for Postgres {
 
     async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
         self.sweep_turns(age, limit).await
+    }
+
+    async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission> {
+        self.admit_turn(wish).await
+    }
+
+    async fn keep_turns(&self, me: Incarnation, principal: Principal, running: u32) -> Result<()> {
+        self.keep_turns(me, principal, running).await
     }
 }
 

@@ -7,6 +7,7 @@
 mod clock;
 mod conversations;
 mod members;
+mod quotas;
 mod sessions;
 mod turns;
 
@@ -23,7 +24,7 @@ use self::clock::{boot_id, now_ms};
 use super::{
     Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
     Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
-    Transferred, TurnKey, TurnMark, TurnRow, schema,
+    Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish, schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -98,6 +99,7 @@ impl Sqlite {
             "UPDATE alias SET updated_at = ?1",
             "UPDATE conversation SET updated_at = ?1",
             "UPDATE turn SET begun_at = ?1, updated_at = ?1",
+            "DELETE FROM turn_pace WHERE ?1 IS NOT NULL",
         ] {
             sqlx::query(rebase).bind(now_ms()).execute(&mut *tx).await?;
         }
@@ -293,5 +295,13 @@ impl Store for Sqlite {
 
     async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
         self.bounded(self.sweep_turns(age, limit)).await
+    }
+
+    async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission> {
+        self.bounded(self.admit_turn(wish)).await
+    }
+
+    async fn keep_turns(&self, me: Incarnation, principal: Principal, running: u32) -> Result<()> {
+        self.bounded(self.keep_turns(me, principal, running)).await
     }
 }

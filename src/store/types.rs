@@ -187,6 +187,16 @@ pub struct Claim {
     pub me: Incarnation,
     /// Epoch of the row as it was last read; None claims only a session without a row.
     pub seen: Option<Epoch>,
+    /// Sessions that the principal may have.
+    pub limit: Option<u32>,
+}
+
+impl Claim {
+    /// Whether nothing about the row as it is stands in the way.
+    #[must_use]
+    pub(super) fn would_win(&self, row: &SessionRow) -> bool {
+        self.seen == Some(row.epoch) && row.live_owner().is_none_or(|owner| owner == self.me)
+    }
 }
 
 /// What became of a [`Claim`].
@@ -202,6 +212,8 @@ pub enum Claimed {
     Lost(SessionRow),
     /// We are not allowed to own anything (dead, draining, or never registered).
     Fenced,
+    /// The principal has as many sessions as it may.
+    Full,
 }
 
 /// What became of a planned transfer.

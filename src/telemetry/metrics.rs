@@ -15,12 +15,13 @@ pub use catalogue::{MetricInfo, render_table};
 use families::Families;
 pub use labels::{
     ArchiveFailure, ClaimOutcome, Direction, HandoffReason, LedgerRefusal, LedgerWrite, Loss,
-    Outcome, Place, ResumeOutcome, Side, Signal, StoreFailure, TakeoverReason, TurnOutcome,
+    Outcome, Place, QuotaLimit, ResumeOutcome, Side, Signal, StoreFailure, TakeoverReason,
+    TurnOutcome,
 };
 use labels::{
-    ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLedgerRefusal,
-    ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute, BySide,
-    BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
+    ByArchiveFailure, ByClaim, ByDial, ByDirection, ByEndpoint, ByError, ByHandoff,
+    ByLedgerRefusal, ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByQuota,
+    ByResume, ByRoute, BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
 };
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use tokio::time::Instant;
@@ -247,9 +248,9 @@ impl Metrics {
         self.0.upstream_dials.get_or_create(&labels).inc();
     }
 
-    /// The breaker of an upstream changed.
-    pub fn breaker(&self, upstream: &str, state: BreakerState) {
-        let labels = ByUpstream { upstream: upstream.to_owned() };
+    /// The breaker of an upstream's endpoint changed.
+    pub fn breaker(&self, upstream: &str, endpoint: &str, state: BreakerState) {
+        let labels = ByEndpoint { upstream: upstream.to_owned(), endpoint: endpoint.to_owned() };
         self.0.breaker.get_or_create(&labels).set(state as i64);
     }
 
@@ -278,6 +279,11 @@ impl Metrics {
     /// The ledger did not let a turn be sent.
     pub fn ledger_refusal(&self, reason: LedgerRefusal) {
         self.0.ledger_refusals.get_or_create(&ByLedgerRefusal { reason }).inc();
+    }
+
+    /// A principal was refused for one of its limits.
+    pub fn quota_refusal(&self, limit: QuotaLimit) {
+        self.0.quota_refusals.get_or_create(&ByQuota { limit }).inc();
     }
 
     /// The store failed. `operation` is a name from the code, never data.

@@ -4,6 +4,7 @@ use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use http::{HeaderMap, HeaderValue, Uri, header::AUTHORIZATION};
+use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{
@@ -12,9 +13,14 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Fetcher, Refusal, Stream, Upgrade};
+use super::{
+    Fetcher, Refusal, Stream, Upgrade,
+    pool::{Member, Permit, Pool, session_number},
+};
 use crate::{
-    config::{Upstream, UpstreamAuth},
+    config::{BreakerRules, Endpoint, Upstream, UpstreamAuth},
+    error::{Code, Error},
+    telemetry::metrics::{Metrics, Outcome},
     wire::{
         Role, Socket, SocketOptions,
         handshake::{self, ClientRequest, HandshakeError},
@@ -33,6 +39,41 @@ pub enum DialError {
     /// No answer in time.
     #[error("the upstream did not answer within {0:?}")]
     Timeout(Duration),
+    /// The breakers of all endpoints are open; one may be dialled again after `retry`.
+    #[error("every endpoint of upstream {upstream:?} is failing; retry")]
+    GivenUp { upstream: String, retry: Duration },
+}
+
+impl DialError {
+    /// What a client is told of it, where the upstream itself said nothing.
+    #[must_use]
+    pub fn told(&self) -> Error {
+        match self {
+            Self::Refused(_) => {
+                Error::new(Code::UpstreamUnavailable, "the upstream refused the connection")
+            }
+            Self::Unavailable(_) => {
+                Error::new(Code::UpstreamUnavailable, "the upstream could not be reached")
+            }
+            Self::Timeout(_) => {
+                let text = "the upstream did not answer the upgrade in time";
+                Error::new(Code::UpstreamTimeout, text)
+            }
+            Self::GivenUp { retry, .. } => {
+                Error::new(Code::UpstreamUnavailable, self.to_string()).after(*retry)
+            }
+        }
+    }
+
+    /// Whether it speaks against the endpoint rather than the request. A refusal of the
+    /// operator's own credential, or of how much is asked with it, does too.
+    fn is_endpoints(&self, endpoint: &Endpoint) -> bool {
+        match self {
+            Self::Refused(refusal) => endpoint.is_blamed_for(refusal.status),
+            Self::Unavailable(_) | Self::Timeout(_) => true,
+            Self::GivenUp { .. } => false,
+        }
+    }
 }
 
 /// An upgraded upstream connection.
@@ -42,6 +83,10 @@ pub struct Connection {
     pub headers: HeaderMap,
     pub subprotocol: Option<String>,
     pub since: Instant,
+    /// Where it leads.
+    pub member: Member,
+    /// The endpoint was given the operator's credential.
+    pub operators: bool,
 }
 
 impl Connection {
@@ -61,11 +106,17 @@ impl Connection {
 
 /// Opens connections; holds what all of them share.
 #[derive(Clone)]
-pub struct Dialer {
+pub struct Dialer(Arc<Shared>);
+
+struct Shared {
     /// TLS settings by trust file; the key None is the machine's own trust store.
-    tls: Arc<HashMap<Option<PathBuf>, Arc<ClientConfig>>>,
+    tls: HashMap<Option<PathBuf>, Arc<ClientConfig>>,
     timeout: Duration,
     max_message_bytes: usize,
+    rules: BreakerRules,
+    /// By the upstream's name; as many as the configuration has.
+    pools: Mutex<HashMap<String, Arc<Pool>>>,
+    metrics: Metrics,
 }
 
 impl Dialer {
@@ -77,20 +128,33 @@ impl Dialer {
         upstreams: impl Iterator<Item = &'a Upstream>,
         timeout: Duration,
         max_message_bytes: usize,
+        rules: BreakerRules,
+        metrics: Metrics,
     ) -> anyhow::Result<Self> {
-        let mut tls = HashMap::new();
-        for upstream in upstreams.filter(|upstream| is_tls(&upstream.url)) {
-            if !tls.contains_key(&upstream.ca_file) {
+        let (mut tls, mut pools) = (HashMap::new(), HashMap::new());
+        for upstream in upstreams {
+            let secure = upstream.endpoints.iter().any(|endpoint| is_tls(&endpoint.url));
+            if secure && !tls.contains_key(&upstream.ca_file) {
                 let config = client_config(upstream.ca_file.as_ref())?;
                 tls.insert(upstream.ca_file.clone(), Arc::new(config));
             }
+            pools
+                .entry(upstream.name.clone())
+                .or_insert_with(|| Pool::new(upstream, rules, metrics.clone()));
         }
-        Ok(Self { tls: Arc::new(tls), timeout, max_message_bytes })
+        let pools = Mutex::new(pools);
+        let shared = Shared { tls, timeout, max_message_bytes, rules, pools, metrics };
+        Ok(Self(Arc::new(shared)))
+    }
+
+    pub(super) fn pool(&self, upstream: &Upstream) -> Arc<Pool> {
+        let make = || Pool::new(upstream, self.0.rules, self.0.metrics.clone());
+        Arc::clone(self.0.pools.lock().entry(upstream.name.clone()).or_insert_with(make))
     }
 
     /// TLS settings for an upstream's trust file, for its HTTP paths.
     pub(super) fn tls(&self, upstream: &Upstream) -> Option<Arc<ClientConfig>> {
-        self.tls.get(&upstream.ca_file).cloned()
+        self.0.tls.get(&upstream.ca_file).cloned()
     }
 
     /// Reads documents, trusting what the machine trusts.
@@ -98,33 +162,97 @@ impl Dialer {
     /// # Errors
     /// No TLS settings can be made.
     pub fn fetcher(&self) -> anyhow::Result<Fetcher> {
-        let shared = self.tls.get(&None).cloned();
+        let shared = self.0.tls.get(&None).cloned();
         let tls = shared.map_or_else(|| client_config(None).map(Arc::new), Ok)?;
         Ok(Fetcher::new(&tls))
     }
 
-    /// Connects and upgrades. Cancel-safe: a dropped call leaves no connection behind.
+    /// Connects and upgrades: to the endpoint that `key` (a session) has, and if that fails to
+    /// the next one, all within one timeout. `avoid` is dialled only if there is no other.
+    /// Cancel-safe: a dropped call leaves no connection behind.
     pub async fn dial(
         &self,
         upstream: &Upstream,
+        key: &[u8],
+        avoid: Option<usize>,
         upgrade: &Upgrade,
     ) -> Result<Connection, DialError> {
-        timeout(self.timeout, self.connect(upstream, upgrade))
+        let pool = self.pool(upstream);
+        let deadline = Instant::now() + self.0.timeout;
+        let mut tried = Vec::new();
+        let mut last = None;
+        loop {
+            let now = Instant::now();
+            let permit = match pool.choose(key, avoid, &tried, now) {
+                Ok(permit) => permit,
+                Err(until) => {
+                    let retry = until.map_or(Duration::ZERO, |until| until - now);
+                    let upstream = upstream.name.clone();
+                    return Err(last.unwrap_or(DialError::GivenUp { upstream, retry }));
+                }
+            };
+            let at = permit.member().at();
+            let Some(endpoint) = upstream.endpoints.get(at) else {
+                return Err(DialError::Unavailable("it is not configured".into()));
+            };
+            tried.push(at);
+            // One that hangs must leave time for another.
+            let left = deadline - now;
+            let limit = if pool.has_other(&tried, now) { left / 2 } else { left };
+            let error = match self.attempt(upstream, endpoint, permit, key, upgrade, limit).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            if !error.is_endpoints(endpoint) {
+                return Err(error);
+            }
+            tracing::debug!(upstream = upstream.name, endpoint = endpoint.name, %error, "dial failed");
+            last = Some(error);
+        }
+    }
+
+    async fn attempt(
+        &self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        permit: Permit,
+        key: &[u8],
+        upgrade: &Upgrade,
+        limit: Duration,
+    ) -> Result<Connection, DialError> {
+        let member = permit.member().clone();
+        let dialled = timeout(limit, self.connect(upstream, endpoint, member, upgrade))
             .await
-            .unwrap_or(Err(DialError::Timeout(self.timeout)))
+            .unwrap_or(Err(DialError::Timeout(limit)));
+        let outcome = match &dialled {
+            Ok(_) => Outcome::Ok,
+            Err(DialError::Timeout(_)) => Outcome::Timeout,
+            Err(_) => Outcome::Failed,
+        };
+        self.0.metrics.upstream_dial(&upstream.name, outcome);
+        match &dialled {
+            Err(error) if error.is_endpoints(endpoint) => {
+                let answered = matches!(error, DialError::Refused(_));
+                permit.failed(answered.then(|| session_number(key)));
+            }
+            _ => drop(permit.reached()),
+        }
+        dialled
     }
 
     async fn connect(
         &self,
         upstream: &Upstream,
+        endpoint: &Endpoint,
+        member: Member,
         upgrade: &Upgrade,
     ) -> Result<Connection, DialError> {
-        let stream = self.stream(upstream).await?;
-        let authority = upstream.url.authority().map_or("", http::uri::Authority::as_str);
-        let headers = request_headers(upstream, &upgrade.headers);
+        let stream = self.stream(upstream, &endpoint.url).await?;
+        let authority = endpoint.url.authority().map_or("", http::uri::Authority::as_str);
+        let headers = request_headers(endpoint, &upgrade.headers);
         let request = ClientRequest {
             host: authority,
-            path_and_query: &target_path(&upstream.url, &upgrade.path_and_query),
+            path_and_query: &target_path(&endpoint.url, &upgrade.path_and_query),
             headers: &headers,
             subprotocols: &upgrade.subprotocols,
             offer_deflate: upstream.compression,
@@ -140,7 +268,7 @@ impl Dialer {
                 HandshakeError::Invalid(what) => DialError::Unavailable(what.to_owned()),
             })?;
         let options = SocketOptions {
-            max_message_bytes: self.max_message_bytes,
+            max_message_bytes: self.0.max_message_bytes,
             deflate: connected.head.deflate,
         };
         Ok(Connection {
@@ -148,13 +276,15 @@ impl Dialer {
             headers: handshake::forwardable_response_headers(&connected.head.headers),
             subprotocol: connected.head.subprotocol,
             since: Instant::now(),
+            member,
+            operators: endpoint.is_operators(),
         })
     }
 
-    async fn stream(&self, upstream: &Upstream) -> Result<Stream, DialError> {
-        let host = upstream.url.host().unwrap_or_default().trim_matches(['[', ']']);
-        let secure = is_tls(&upstream.url);
-        let port = upstream.url.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    async fn stream(&self, upstream: &Upstream, url: &Uri) -> Result<Stream, DialError> {
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let secure = is_tls(url);
+        let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let tcp = TcpStream::connect((host, port)).await.map_err(|error| unavailable(&error))?;
         tcp.set_nodelay(true).map_err(|error| unavailable(&error))?;
         if !secure {
@@ -183,9 +313,9 @@ pub(super) fn is_tls(url: &Uri) -> bool {
 }
 
 /// The client's end-to-end headers, with the operator's credential where there is one.
-pub(super) fn request_headers(upstream: &Upstream, client: &HeaderMap) -> HeaderMap {
+pub(super) fn request_headers(endpoint: &Endpoint, client: &HeaderMap) -> HeaderMap {
     let mut headers = client.clone();
-    if let UpstreamAuth::Bearer(secret) = &upstream.auth {
+    if let UpstreamAuth::Bearer(secret) = &endpoint.auth {
         headers.remove(AUTHORIZATION);
         if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", secret.expose())) {
             value.set_sensitive(true);
@@ -247,16 +377,12 @@ mod tests {
 
     #[test]
     fn the_operators_credential_replaces_the_clients() {
-        let upstream = Upstream {
-            name: "u".into(),
-            url: "ws://up".parse().unwrap(),
+        let endpoint = Endpoint {
             auth: UpstreamAuth::Bearer(crate::config::Secret::new("operator")),
-            max_connection_age: Duration::from_secs(1),
-            compression: false,
-            ca_file: None,
+            ..Endpoint::sole("ws://up".parse().unwrap())
         };
         let mut client = HeaderMap::new();
         client.insert(AUTHORIZATION, HeaderValue::from_static("Bearer client"));
-        assert_eq!(request_headers(&upstream, &client)[AUTHORIZATION], "Bearer operator");
+        assert_eq!(request_headers(&endpoint, &client)[AUTHORIZATION], "Bearer operator");
     }
 }

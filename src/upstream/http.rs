@@ -11,13 +11,16 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Dialer,
     dial::{is_tls, request_headers},
 };
-use crate::{config::Upstream, wire::handshake};
+use crate::{
+    config::{Endpoint, Upstream},
+    wire::handshake,
+};
 
 /// A streamed request body; its error is the client's connection failing.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -31,11 +34,15 @@ pub enum HttpError {
     Timeout(Duration),
     #[error("the upstream could not be reached: {0}")]
     Unavailable(String),
+    /// The breakers of all endpoints are open; one may be asked again after this.
+    #[error("every endpoint of the upstream is failing")]
+    GivenUp(Duration),
 }
 
 /// Pooled connections to all upstreams.
 pub struct HttpClient {
     pools: HashMap<String, Pool>,
+    dialer: Dialer,
     timeout: Duration,
 }
 
@@ -58,39 +65,65 @@ impl HttpClient {
                 .build(connector);
             (upstream.name.clone(), pool)
         });
-        Self { pools: pools.collect(), timeout }
+        Self { pools: pools.collect(), dialer: dialer.clone(), timeout }
     }
 
-    /// Sends a client's request on, to the same path of the upstream.
+    /// Sends a client's request on, to the same path of the endpoint that `key` has.
     pub async fn forward(
         &self,
         upstream: &Upstream,
+        key: &[u8],
         request: Request<Body>,
     ) -> Result<Response<Incoming>, HttpError> {
         let pool = self
             .pools
             .get(&upstream.name)
             .ok_or_else(|| HttpError::Unavailable("it is not configured".into()))?;
-        let (parts, body) = request.into_parts();
-        let client = handshake::forwardable_request_headers(&parts.headers);
-        let mut headers = request_headers(upstream, &client);
-        let authority = upstream.url.authority().map_or("", http::uri::Authority::as_str);
-        if let Ok(host) = HeaderValue::from_str(authority) {
-            headers.insert(HOST, host);
+        let now = Instant::now();
+        // Its body is a stream, so it is sent once: there is no second endpoint to try.
+        let permit = self.dialer.pool(upstream).choose(key, None, &[], now).map_err(|until| {
+            HttpError::GivenUp(until.map_or(Duration::ZERO, |until| until - now))
+        })?;
+        let endpoint = upstream
+            .endpoints
+            .get(permit.member().at())
+            .ok_or_else(|| HttpError::Unavailable("it is not configured".into()))?;
+        let outgoing = outgoing(endpoint, request)?;
+        let answered = timeout(self.timeout, pool.request(outgoing)).await;
+        // Beyond the connection a client's own request may be to blame.
+        match answered {
+            Ok(Ok(response)) => {
+                permit.reached();
+                Ok(response)
+            }
+            Ok(Err(error)) => {
+                if error.is_connect() {
+                    permit.failed(None);
+                }
+                Err(HttpError::Unavailable(error.to_string()))
+            }
+            Err(_) => Err(HttpError::Timeout(self.timeout)),
         }
-        let uri = Uri::builder()
-            .scheme(if is_tls(&upstream.url) { Scheme::HTTPS } else { Scheme::HTTP })
-            .authority(authority)
-            .path_and_query(parts.uri.path_and_query().map_or("/", |path| path.as_str()))
-            .build()
-            .map_err(|error| HttpError::Unavailable(error.to_string()))?;
-        let mut outgoing = Request::new(body);
-        *outgoing.method_mut() = parts.method;
-        *outgoing.uri_mut() = uri;
-        *outgoing.headers_mut() = headers;
-        timeout(self.timeout, pool.request(outgoing))
-            .await
-            .map_err(|_| HttpError::Timeout(self.timeout))?
-            .map_err(|error| HttpError::Unavailable(error.to_string()))
     }
+}
+
+fn outgoing(endpoint: &Endpoint, request: Request<Body>) -> Result<Request<Body>, HttpError> {
+    let (parts, body) = request.into_parts();
+    let client = handshake::forwardable_request_headers(&parts.headers);
+    let mut headers = request_headers(endpoint, &client);
+    let authority = endpoint.url.authority().map_or("", http::uri::Authority::as_str);
+    if let Ok(host) = HeaderValue::from_str(authority) {
+        headers.insert(HOST, host);
+    }
+    let uri = Uri::builder()
+        .scheme(if is_tls(&endpoint.url) { Scheme::HTTPS } else { Scheme::HTTP })
+        .authority(authority)
+        .path_and_query(parts.uri.path_and_query().map_or("/", |path| path.as_str()))
+        .build()
+        .map_err(|error| HttpError::Unavailable(error.to_string()))?;
+    let mut outgoing = Request::new(body);
+    *outgoing.method_mut() = parts.method;
+    *outgoing.uri_mut() = uri;
+    *outgoing.headers_mut() = headers;
+    Ok(outgoing)
 }

@@ -1,8 +1,11 @@
 //! Connections to what sessions talk to. Knows no session and no ring.
 
+pub mod breaker;
+pub mod choice;
 mod dial;
 mod fetch;
 mod http;
+mod pool;
 mod stream;
 
 use ::http::HeaderMap;
@@ -10,6 +13,7 @@ use bytes::Bytes;
 pub use dial::{Connection, DialError, Dialer};
 pub use fetch::{Fetcher, read_text};
 pub use http::{HttpClient, HttpError};
+pub use pool::Member;
 pub use stream::Stream;
 
 /// What the client's upgrade or request said, as far as it is repeated to the upstream.

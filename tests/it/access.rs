@@ -14,7 +14,8 @@ use tokio::{
 };
 
 use crate::support::{
-    Received, Ring, RingOptions, Ws,
+    Received, Ring, RingOptions, Ws, http,
+    process::Program,
     responses::{create, user},
 };
 
@@ -164,4 +165,43 @@ async fn a_page_of_a_foreign_origin_gets_no_socket() {
     let mut own = from("https://app.example").await.unwrap();
     own.text("x").await;
     assert_eq!(own.expect_text().await, "x");
+}
+
+#[tokio::test]
+async fn draining_takes_the_admin_token_and_every_attempt_is_on_record() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "the-token-of-the-operators\n").unwrap();
+    let path = token.path().to_str().unwrap();
+    let options = RingOptions::nodes(2).setting("admin_token_file", format!("{path:?}"));
+    let ring = Ring::start(options).await;
+    let node = ring.node(0);
+    assert_eq!(http::get(&format!("{}/metrics", node.admin_url), &[]).await.status, 200);
+    let drain = async |name: &str, value: &str| {
+        let log = ring.dir().join(format!("drain-{}.log", name.to_lowercase()));
+        let args = ["drain", "node-0", "--admin-url", &node.admin_url];
+        Program::new(log, &args).env(name, value).run(NOTICED).await
+    };
+    let (code, said) = drain("RINGSPAN_ADMIN_TOKEN", "a-guess-of-somebody").await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("not_authorized"), "{said}");
+    assert_eq!(node.health().await.unwrap()["draining"], false);
+    let (code, said) = drain("RINGSPAN_ADMIN_TOKEN_FILE", path).await;
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(node.wait_exit(Duration::from_secs(30)).await, 0);
+    let log = node.log();
+    let acts: Vec<Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &Value| line["target"] == "audit")
+        .collect();
+    let told = |act: &Value, field: &str| act[field].as_str().unwrap_or_default().to_owned();
+    assert_eq!(acts.len(), 2, "{acts:?}");
+    assert_eq!(told(&acts[0], "outcome"), "denied");
+    assert_eq!(told(&acts[1], "outcome"), "accepted");
+    assert_eq!(told(&acts[1], "actor"), "admin-token");
+    for act in &acts {
+        assert_eq!(told(act, "action"), "drain");
+        assert!(told(act, "peer").starts_with("127.0.0.1:"), "{act}");
+    }
+    assert!(!log.contains("the-token-of-the-operators") && !log.contains("a-guess-of-somebody"));
 }

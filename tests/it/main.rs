@@ -14,6 +14,7 @@
 )]
 
 mod access;
+mod attacks;
 mod autobahn;
 mod bad_days;
 mod balance;
@@ -31,6 +32,9 @@ mod ledger;
 mod opaque_messages;
 mod opaque_session;
 mod outage;
+mod peers;
+mod pool;
+mod quotas;
 mod responses;
 mod responses_http;
 mod resume;

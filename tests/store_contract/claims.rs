@@ -24,7 +24,7 @@ async fn race(ring: &Ring, nodes: &[Incarnation], seen: Option<Epoch>) -> (Incar
         match task.await.unwrap() {
             (me, Claimed::Won { epoch, .. }) => won.push((me, epoch)),
             (_, Claimed::Lost(row)) => lost.push((row.owner.unwrap(), row.epoch)),
-            (_, Claimed::Fenced) => panic!("nobody is fenced here"),
+            (_, other) => panic!("nobody is refused here: {other:?}"),
         }
     }
     assert_eq!(won.len(), 1, "one winner");

@@ -247,6 +247,7 @@ impl Subject {
                     key_label: format!("k{}", session % 2),
                     me: self.who(who),
                     seen: self.seen(session, seen).await,
+                    limit: None,
                 };
                 match store.claim(&claim).await? {
                     Claimed::Won { epoch, from } => {
@@ -255,6 +256,7 @@ impl Subject {
                     }
                     Claimed::Lost(row) => format!("lost {}", self.row(&row)),
                     Claimed::Fenced => "fenced".into(),
+                    Claimed::Full => "full".into(),
                 }
             }
             Call::Release { session, who, seen } => {

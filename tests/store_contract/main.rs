@@ -18,6 +18,7 @@ mod measure;
 mod members;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
+mod quotas;
 mod ring;
 mod schema;
 mod turns;
@@ -107,4 +108,14 @@ contract! {
         a_transfer_moves_a_session_whose_turns_ended
         turns_go_with_their_session_and_with_time
         a_turn_begun_while_the_session_changes_hands_is_fenced_or_unknown;
+    quotas:
+        a_principal_has_as_many_sessions_as_it_may_and_no_more
+        of_many_claims_for_the_last_places_no_more_win_than_there_are
+        sessions_of_the_dead_leave_room_and_count_again_when_they_are_taken_over
+        a_full_principal_still_learns_who_owns_its_sessions
+        turns_of_all_nodes_count_together
+        of_many_turns_for_the_last_places_no_more_are_admitted_than_there_are
+        turns_of_a_dead_node_count_no_more_and_are_swept
+        turns_begin_at_their_pace_after_a_burst
+        of_many_turns_at_once_no_more_than_the_burst_are_admitted;
 }

@@ -109,5 +109,6 @@ pub fn claim(me: Incarnation, key: &str, seen: Option<Epoch>) -> Claim {
         key_label: key.into(),
         me,
         seen,
+        limit: None,
     }
 }

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod autobahn;
 pub mod balancer;
+pub mod certificates;
 pub mod checker;
 pub mod codexish;
 pub mod crowd;

@@ -9,11 +9,12 @@
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
 };
 use tokio_tungstenite::{
-    accept_async,
+    WebSocketStream, accept_async,
     tungstenite::{Message, protocol::CloseFrame},
 };
 
@@ -42,11 +43,56 @@ impl Upstream {
         .await
     }
 
+    /// Accepts upgrades and says nothing on them.
+    pub async fn silent() -> Self {
+        Self::start(async |stream| {
+            let Ok(mut socket) = accept_async(stream).await else { return };
+            while let Some(Ok(_)) = socket.next().await {}
+        })
+        .await
+    }
+
+    /// Refuses every upgrade as a server that has failed.
+    pub async fn failing() -> Self {
+        Self::start(async |mut stream: TcpStream| {
+            let refusal = b"HTTP/1.1 500 Failed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            drop(stream.read(&mut [0; 4096]).await);
+            drop(stream.write_all(refusal).await);
+        })
+        .await
+    }
+
+    /// Says its name to each connection, and then does as it is told.
+    pub async fn named(name: &'static str) -> Self {
+        Self::start(move |stream| async move {
+            let Ok(mut socket) = accept_async(stream).await else { return };
+            if socket.send(Message::text(name)).await.is_ok() {
+                obey(socket).await;
+            }
+        })
+        .await
+    }
+
+    /// Does as it is told, at a given address.
+    pub async fn scripted_at(addr: &str) -> Self {
+        Self::start_at(addr, async |stream| {
+            serve(stream).await;
+        })
+        .await
+    }
+
     async fn start<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", serve).await
+    }
+
+    async fn start_at<F>(addr: &str, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(addr).await.unwrap();
         let url = format!("ws://{}", listener.local_addr().unwrap());
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -67,7 +113,10 @@ impl Drop for Upstream {
 
 /// None when the connection is over.
 async fn serve(stream: TcpStream) -> Option<()> {
-    let mut socket = accept_async(stream).await.ok()?;
+    obey(accept_async(stream).await.ok()?).await
+}
+
+async fn obey(mut socket: WebSocketStream<TcpStream>) -> Option<()> {
     loop {
         let answer = match socket.next().await?.ok()? {
             Message::Pong(payload) => {

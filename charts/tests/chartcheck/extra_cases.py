@@ -36,6 +36,13 @@ CASES = [
             },
         },
     ),
+    Case(
+        "a token for the admin listener",
+        {
+            "admin": {"token": True},
+            "secrets": {**INLINE, "inline": {**INLINE["inline"], "adminToken": "not-a-secret-0123456789"}},
+        },
+    ),
     Case("a mounted address of a Cluster", {"database": {"mode": "cloudnativepg"}, "secrets": {"mount": True}}),
     Case("migrations elsewhere", {"migrations": {"strategy": "external"}}),
     Case("no policy, no test", {"networkPolicy": {"enabled": False}, "test": {"enabled": False}}),

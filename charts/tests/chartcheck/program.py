@@ -20,7 +20,7 @@ OTHERS = re.compile(
 )
 # Keys of the file that are values of the chart by another name, or none of the operator's business.
 NOT_IN_CONFIG = {
-    "admin_listen", "advertise", "cluster_domain", "database_direct_url",
+    "admin_listen", "admin_token", "admin_token_file", "advertise", "cluster_domain", "database_direct_url",
     "database_direct_url_file", "database_max_connections", "database_password_file", "database_url",
     "database_url_file", "drain_cleanup", "drain_dwell", "drain_timeout",
     "headless_service", "heartbeat_interval", "history_key", "history_key_file", "lease_margin", "lease_ttl", "listen",

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use crate::{
     config::{
-        Secret, Upstream, UpstreamAuth,
+        BreakerRules, Endpoint, Secret, Upstream, UpstreamAuth,
         url::{self, redact},
     },
+    telemetry::metrics::Metrics,
     upstream::{DialError, Dialer, Stream, Upgrade},
     wire::{Batch, Incoming, Message, Socket},
 };
@@ -66,16 +67,18 @@ impl Target {
         };
         let ring = Upstream {
             name: "ring".to_owned(),
-            url,
-            auth,
+            endpoints: vec![Endpoint { auth, ..Endpoint::sole(url) }],
             max_connection_age: Duration::MAX,
             compression: false,
             ca_file: None,
         };
         let mut upgrade = Upgrade { path_and_query: "/".to_owned(), ..Upgrade::default() };
         upgrade.headers.insert(SESSION_ID, HeaderValue::from_str(&self.key)?);
-        let dialer = Dialer::new(iter::once(&ring), DIAL_TIMEOUT, MAX_MESSAGE)?;
-        let connection = dialer.dial(&ring, &upgrade).await.map_err(|error| refused(&error))?;
+        let rules = BreakerRules { failures: 1, open: Duration::ZERO, max_open: Duration::ZERO };
+        let dialer =
+            Dialer::new(iter::once(&ring), DIAL_TIMEOUT, MAX_MESSAGE, rules, Metrics::new())?;
+        let connection =
+            dialer.dial(&ring, &[], None, &upgrade).await.map_err(|error| refused(&error))?;
         let headers = &connection.headers;
         Ok(Attached {
             session: header(headers, "ringspan-session")?,

@@ -108,7 +108,7 @@ fn the_shortcut_makes_a_responses_route_and_its_alias() {
     assert_eq!(paths, ["/v1/responses", "/backend-api/codex/responses"]);
     for route in &config.routes {
         assert_eq!(route.profile, Profile::Responses);
-        assert_eq!(route.upstream.url, "wss://host/v1/responses");
+        assert_eq!(route.upstream.endpoints[0].url, "wss://host/v1/responses");
     }
 }
 
@@ -146,7 +146,7 @@ fn sources_of_a_session_key_keep_their_order() {
 fn the_operators_credential_is_read_at_load() {
     let file = ROUTED.replace("[[route]]", "auth = { bearer_env = \"UP_KEY\" }\n[[route]]");
     let config = Given::default().file(&file).env("UP_KEY", "sk-hidden").config();
-    match &config.routes[0].upstream.auth {
+    match &config.routes[0].upstream.endpoints[0].auth {
         UpstreamAuth::Bearer(secret) => assert_eq!(secret.expose(), "sk-hidden"),
         UpstreamAuth::Passthrough => panic!("the upstream's auth was not read"),
     }
@@ -173,7 +173,7 @@ fn a_shared_token_may_stand_in_a_file() {
     std::fs::write(file.path(), "0123456789abcdef\n").unwrap();
     let config = Given::upstream().flag(Key::PeerTokenFile, file.path().to_str().unwrap()).config();
     match config.peer {
-        PeerSecurity::Token(token) => assert_eq!(token.expose(), "0123456789abcdef"),
+        PeerSecurity::Tokens(tokens) => assert_eq!(tokens[0].expose(), "0123456789abcdef"),
         other => panic!("{other:?}"),
     }
 }

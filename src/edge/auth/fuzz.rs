@@ -8,7 +8,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::{
-    config::{ApiKey, ApiKeys, Jwks, Jwt},
+    config::{ApiKey, ApiKeys, BreakerRules, Jwks, Jwt},
+    telemetry::metrics::Metrics,
     upstream::Dialer,
 };
 
@@ -51,7 +52,9 @@ static RUNTIME: LazyLock<Option<Runtime>> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().build().ok());
 
 fn fetcher() -> Option<Fetcher> {
-    Dialer::new(std::iter::empty(), Duration::from_secs(1), 1024).ok()?.fetcher().ok()
+    let limit = Duration::from_secs(1);
+    let rules = BreakerRules { failures: 1, open: limit, max_open: limit };
+    Dialer::new(std::iter::empty(), limit, 1024, rules, Metrics::new()).ok()?.fetcher().ok()
 }
 
 /// The `Authorization` and `Origin` of a request, a line each.

@@ -11,12 +11,16 @@ use sha2::Digest;
 
 use super::*;
 use crate::{
-    config::{ApiKey, ApiKeys, Jwks, Jwt},
+    config::{ApiKey, ApiKeys, BreakerRules, Jwks, Jwt},
+    telemetry::metrics::Metrics,
     upstream::Dialer,
 };
 
 fn fetcher() -> Fetcher {
-    Dialer::new(std::iter::empty(), Duration::from_secs(1), 1024).unwrap().fetcher().unwrap()
+    let limit = Duration::from_secs(1);
+    let rules = BreakerRules { failures: 1, open: limit, max_open: limit };
+    let dialer = Dialer::new(std::iter::empty(), limit, 1024, rules, Metrics::new()).unwrap();
+    dialer.fetcher().unwrap()
 }
 
 fn authenticator(auth: Auth, secret: u8) -> Authenticator {

@@ -12,7 +12,9 @@ use super::{Actor, Departure, OPAQUE, TOO_SLOW, Upstream};
 use crate::{
     error::{Code, Error},
     link::{Frame, Link},
-    session::{Attach, AttachError, Attached, Resume, clients::Client, stats::ClientStat},
+    session::{
+        Attach, AttachError, Attached, ClientLabel, Resume, clients::Client, stats::ClientStat,
+    },
     telemetry::{
         metrics::{Place, ResumeOutcome},
         propagation,
@@ -62,8 +64,7 @@ impl Actor {
     ) {
         let (ours, theirs) = Link::pair(self.ctx.limits.link_window_bytes);
         let id = self.next_client;
-        let remote = *attach.client.edge_node != *self.ctx.node_id;
-        let place = if remote { Place::Remote } else { Place::Local };
+        let place = self.place_of(&attach.client);
         let now = Instant::now();
         let gauge = self.ctx.metrics.client(&self.route.path, place);
         let trace = propagation::extract(&attach.upgrade.headers);
@@ -128,6 +129,12 @@ impl Actor {
         self.clients.push(client);
     }
 
+    /// Whether a client's socket is on this node.
+    pub(super) fn place_of(&self, client: &ClientLabel) -> Place {
+        let remote = *client.edge_node != *self.ctx.node_id;
+        if remote { Place::Remote } else { Place::Local }
+    }
+
     /// False when the client is done.
     pub(super) fn on_client(&mut self, at: usize, frame: Frame) -> bool {
         match (frame, &mut self.turns) {
@@ -138,6 +145,7 @@ impl Actor {
             }
             (Frame::Messages { batch, .. }, Some(_)) => {
                 let (id, key) = (self.clients[at].id, self.clients[at].turn_key);
+                self.leave_endpoint();
                 for message in batch.messages() {
                     let actions = self
                         .turns

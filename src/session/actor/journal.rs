@@ -8,9 +8,11 @@ use std::{
 
 use super::{Actor, Exit};
 use crate::{
+    error::Error,
     link::Frame,
     session::{
         ledger::Unwritten,
+        quota::Slot,
         turns::{ClientId, Journaled, TurnNo, Turns},
     },
     store::{Began, NewTurn, TurnKey, TurnMark, TurnState},
@@ -18,9 +20,17 @@ use crate::{
     wire::Batch,
 };
 
-type Answer = Pin<Box<dyn Future<Output = Result<Began, Unwritten>> + Send + Sync>>;
+type Answer = Pin<Box<dyn Future<Output = Result<(Began, Option<Slot>), Unsent>> + Send + Sync>>;
 
-/// A turn that the ledger is being told of. At most as many as lanes may run.
+/// Why a turn may not be sent, beside what the ledger knows of it.
+enum Unsent {
+    /// The ledger could not be written in time.
+    Unwritten,
+    /// Its principal has no room for it.
+    Refused(Error),
+}
+
+/// A turn that is being admitted and that the ledger is being told of. At most as many as lanes may run.
 pub(super) struct Entry {
     turn: TurnNo,
     answer: Answer,
@@ -46,7 +56,23 @@ impl Actor {
             request: request.to_be_bytes(),
             repeatable,
         };
-        self.journal.push(Entry { turn, answer: Box::pin(self.ctx.ledger.begin(new)) });
+        // One that is sent once more is counted already.
+        let counted = self.slots.contains_key(&turn);
+        let quotas = self.ctx.quotas.as_ref().filter(|_| !counted);
+        let admitted = quotas.map(|quotas| quotas.admit(self.principal));
+        let ledger = self.route.ledger.then(|| self.ctx.ledger.clone());
+        let answer = async move {
+            let slot = match admitted {
+                Some(admitted) => Some(admitted.await.map_err(Unsent::Refused)?),
+                None => None,
+            };
+            let began = match ledger {
+                Some(ledger) => ledger.begin(new).await.map_err(|Unwritten| Unsent::Unwritten)?,
+                None => Began::Begun,
+            };
+            Ok((began, slot))
+        };
+        self.journal.push(Entry { turn, answer: Box::pin(answer) });
     }
 
     pub(in crate::session) fn mark(
@@ -55,6 +81,9 @@ impl Actor {
         state: TurnState,
         response: Option<String>,
     ) {
+        if !self.route.ledger {
+            return;
+        }
         let (session, epoch) = (self.id, self.epoch);
         let response = response.map(|id| TurnMark::response(&id));
         self.ctx.ledger.mark(TurnMark { session, epoch, no, state, response });
@@ -71,8 +100,11 @@ impl Actor {
             *progress = true;
             let turn = self.journal.swap_remove(at).turn;
             let journaled = match answer {
-                Ok(Began::Begun) => Journaled::Begun,
-                Ok(Began::Fenced) => {
+                Ok((Began::Begun, slot)) => {
+                    self.slots.extend(slot.map(|slot| (turn, slot)));
+                    Journaled::Begun
+                }
+                Ok((Began::Fenced, _)) => {
                     self.ctx.metrics.ledger_refusal(LedgerRefusal::Fenced);
                     tracing::warn!(session = %self.id, epoch = %self.epoch, "the ledger says that the session has a new owner");
                     let actions = self.turns.as_mut().map(Turns::on_fenced);
@@ -80,20 +112,23 @@ impl Actor {
                     self.perform(actions.unwrap_or_default());
                     return Some(Exit::Fenced);
                 }
-                Ok(Began::Duplicate(row)) if row.epoch == self.epoch && row.state.is_open() => {
+                Ok((Began::Duplicate(row), _))
+                    if row.epoch == self.epoch && row.state.is_open() =>
+                {
                     // Begun by this very session, which does not have it: it was given up
                     // before the answer came, and not sent.
                     self.mark(row.no, TurnState::Failed, None);
                     Journaled::Unwritten
                 }
-                Ok(Began::Duplicate(row)) => {
+                Ok((Began::Duplicate(row), _)) => {
                     self.ctx.metrics.ledger_refusal(LedgerRefusal::Duplicate);
                     Journaled::Duplicate(row)
                 }
-                Err(Unwritten) => {
+                Err(Unsent::Unwritten) => {
                     self.ctx.metrics.ledger_refusal(LedgerRefusal::Unwritten);
                     Journaled::Unwritten
                 }
+                Err(Unsent::Refused(error)) => Journaled::Refused(error),
             };
             let turns = self.turns.as_mut();
             let actions = turns.map(|turns| turns.on_journaled(turn, &journaled));

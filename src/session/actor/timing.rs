@@ -34,6 +34,7 @@ impl Actor {
         let limits = &self.ctx.limits;
         let running = self.turns.as_ref().map_or(0, Turns::running);
         if running > 0 && now >= self.last_upstream + limits.turn_idle_timeout {
+            self.upstream_silent();
             let actions = self.turns.as_mut().map(Turns::on_silence).unwrap_or_default();
             self.perform(actions);
         }

@@ -11,12 +11,11 @@ use tracing::{Instrument, Span, field::Empty};
 
 use super::{Actor, Exit, OPAQUE, UPSTREAM_WINDOW, Upstream};
 use crate::{
-    error::{Code, Error},
     link::Frame,
     session::{
         AttachError, handoff::UPSTREAM_CLOSE, responses, stats::UpstreamState, turns::Turns,
     },
-    telemetry::{metrics::Outcome, propagation},
+    telemetry::propagation,
     upstream::DialError,
     wire::{Batch, CloseFrame, Incoming, SocketError},
 };
@@ -26,21 +25,24 @@ impl Actor {
         let dialer = self.ctx.dialer.clone();
         let upstream = Arc::clone(&self.route.upstream);
         let mut upgrade = self.upgrade.clone();
+        let (id, avoid) = (self.id, self.shunned);
         let span = tracing::info_span!(
             parent: None,
             "dial",
             otel.kind = "client",
             otel.status_code = Empty,
-            server.address = upstream.url.host(),
-            server.port = upstream.url.port_u16(),
-            session.id = %self.id,
+            session.id = %id,
             ringspan.upstream = upstream.name,
+            ringspan.endpoint = Empty,
         );
         propagation::enter(&span, &mut upgrade.headers);
         propagation::link(&span, &self.origin);
         self.stats.set_upstream(UpstreamState::Dialing);
         let dial = async move {
-            let dialled = dialer.dial(&upstream, &upgrade).await;
+            let dialled = dialer.dial(&upstream, &id.0, avoid, &upgrade).await;
+            if let Ok(connection) = &dialled {
+                Span::current().record("ringspan.endpoint", connection.member.name());
+            }
             dialled.inspect_err(|_| propagation::failed(&Span::current()))
         };
         self.upstream = Upstream::Dialing(Box::pin(dial.instrument(span)));
@@ -61,15 +63,15 @@ impl Actor {
         let name = &self.route.upstream.name;
         match result {
             Ok(connection) => {
-                self.ctx.metrics.upstream_dial(name, Outcome::Ok);
                 self.headers.clone_from(&connection.headers);
                 self.subprotocol.clone_from(&connection.subprotocol);
                 let gauge = self.ctx.metrics.upstream_connection(name);
-                self.upstream = Upstream::Connected(Box::new(connection), gauge);
                 self.last_upstream = Instant::now();
                 self.stats.set_upstream(UpstreamState::Connected);
-                let text = format!("connected to {name}");
+                self.strikes = 0;
+                let text = format!("connected to {name}, endpoint {}", connection.member.name());
                 self.ctx.events.note("upstream", &self.id, text);
+                self.upstream = Upstream::Connected(Box::new(connection), gauge);
                 for (attach, reply) in std::mem::take(&mut self.waiting) {
                     self.admit(&attach, reply);
                 }
@@ -78,13 +80,12 @@ impl Actor {
                 None
             }
             Err(error) => {
-                self.ctx.metrics.upstream_dial(name, Outcome::Failed);
                 tracing::warn!(session = %self.id, upstream = %name, %error, "upstream dial failed");
                 self.upstream = Upstream::None;
                 self.stats.set_upstream(UpstreamState::None);
                 if let Some(turns) = &mut self.turns {
-                    let (status, body, code) = responses::dial_error(&error);
-                    let actions = turns.on_unreachable(status, &body, code);
+                    let (status, body, retry) = responses::dial_error(&error);
+                    let actions = turns.on_unreachable(status, &body, retry);
                     self.perform(actions);
                 }
                 for (_, reply) in std::mem::take(&mut self.waiting) {
@@ -145,10 +146,12 @@ impl Actor {
             Some(Ok(Incoming::Close(frame))) => {
                 // Its own code comes back; without one, none.
                 let (code, reason) = frame.as_ref().map_or((1005, ""), |f| (f.code, &*f.reason));
+                self.lost_in_turn();
                 self.part(code, reason);
                 return self.upstream_gone(frame, "the upstream closed");
             }
             Some(Err(SocketError::Protocol { close, what })) => {
+                self.lost_in_turn();
                 self.part(close, what);
                 let frame = CloseFrame { code: close, reason: what.to_owned() };
                 return self.upstream_gone(Some(frame), what);
@@ -164,6 +167,7 @@ impl Actor {
     pub(super) fn on_upstream(&mut self, batch: Batch) {
         if let Some(turns) = &mut self.turns {
             let actions = turns.on_upstream(&batch);
+            self.judge_endpoint(&actions);
             self.perform(actions);
         } else if let Some(stream) = self.streams.get_mut(OPAQUE) {
             let now = self.last_upstream;
@@ -180,6 +184,7 @@ impl Actor {
     ) -> Option<Exit> {
         tracing::debug!(session = %self.id, why, "upstream connection ended");
         self.ctx.events.note("upstream", &self.id, why.to_owned());
+        self.lost_in_turn();
         self.upstream = Upstream::None;
         self.stats.set_upstream(UpstreamState::None);
         self.retime = true;
@@ -230,14 +235,20 @@ impl Actor {
         {
             tracing::info!(session = %self.id, "upstream connection reached its age, renewing it");
             self.part(1000, "");
-            // Nothing runs; what comes from now on waits for the new connection.
-            let actions = self.turns.as_mut().map(Turns::on_disconnected).unwrap_or_default();
-            self.perform(actions);
+            self.let_go();
             // Without a client the next request brings it back.
             if !self.clients.is_empty() {
                 self.dial();
             }
         }
+    }
+
+    /// Gives up a connection on which nothing runs; what comes from now on waits for another.
+    pub(super) fn let_go(&mut self) {
+        self.upstream = Upstream::None;
+        let actions = self.turns.as_mut().map(Turns::on_disconnected).unwrap_or_default();
+        self.perform(actions);
+        self.stats.set_upstream(UpstreamState::None);
     }
 
     /// Closes the upstream politely, within `limit`.
@@ -257,12 +268,6 @@ impl Actor {
 fn attach_error(error: &DialError) -> AttachError {
     match error {
         DialError::Refused(refusal) => AttachError::Refused(refusal.clone()),
-        DialError::Unavailable(_) => {
-            Error::new(Code::UpstreamUnavailable, "the upstream could not be reached").into()
-        }
-        DialError::Timeout(_) => {
-            Error::new(Code::UpstreamTimeout, "the upstream did not answer the upgrade in time")
-                .into()
-        }
+        error => error.told().into(),
     }
 }

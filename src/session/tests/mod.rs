@@ -156,7 +156,7 @@ async fn an_upstream_that_cannot_be_reached_is_said_to_be_unavailable() {
     let addr = dead.local_addr().unwrap();
     drop(dead);
     let upstream = crate::config::Upstream {
-        url: format!("ws://{addr}/").parse().unwrap(),
+        endpoints: vec![crate::config::Endpoint::sole(format!("ws://{addr}/").parse().unwrap())],
         ..(*route.upstream).clone()
     };
     Arc::make_mut(&mut route).upstream = Arc::new(upstream);

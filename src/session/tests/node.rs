@@ -21,8 +21,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{
-        Continuity, HistoryKeys, KeySource, Limits, Profile, Route, SocketsAtDrain, Upstream,
-        UpstreamAuth,
+        BreakerRules, Continuity, Endpoint, HistoryKeys, KeySource, Limits, Profile, Route,
+        SocketsAtDrain, Upstream,
     },
     ids::{Epoch, Incarnation, Principal, SessionId},
     link::{Frame, Link},
@@ -186,7 +186,14 @@ pub(crate) fn limits() -> Limits {
         dial_timeout: PATIENCE,
         turn_idle_timeout: PATIENCE,
         write_timeout: PATIENCE,
+        principal: crate::config::PrincipalLimits::default(),
     }
+}
+
+/// A breaker that opens late.
+pub(crate) fn breaker() -> BreakerRules {
+    let (open, max_open) = (Duration::from_millis(100), Duration::from_secs(1));
+    BreakerRules { failures: 100, open, max_open }
 }
 
 /// A route to the gate.
@@ -197,8 +204,7 @@ pub(crate) fn route(profile: Profile, gate: &Gate) -> Route {
     };
     let upstream = Upstream {
         name: profile.as_str().into(),
-        url: format!("ws://{}{target}", gate.addr).parse().unwrap(),
-        auth: UpstreamAuth::Passthrough,
+        endpoints: vec![Endpoint::sole(format!("ws://{}{target}", gate.addr).parse().unwrap())],
         max_connection_age: Duration::from_mins(50),
         compression: false,
         ca_file: None,
@@ -299,8 +305,14 @@ impl Node {
         .await
         .unwrap();
         tracker.spawn(membership.run(stop.clone()));
-        let dialer =
-            Dialer::new(std::iter::empty(), limits.dial_timeout, limits.max_message_bytes).unwrap();
+        let dialer = Dialer::new(
+            std::iter::empty(),
+            limits.dial_timeout,
+            limits.max_message_bytes,
+            breaker(),
+            metrics.clone(),
+        )
+        .unwrap();
         let name: Arc<str> = name.into();
         let context = Context {
             me,
@@ -314,6 +326,7 @@ impl Node {
             dialer: dialer.clone(),
             archive: archive(&shared, &metrics, &tracker),
             aliases: AliasWriter::start(Arc::clone(&shared), &tracker),
+            quotas: None,
             ledger: Ledger::start(me, shared, metrics.clone(), &tracker),
             heirs: Arc::clone(&heirs),
             replicator: Replicator::start(me, heirs, ring.clone(), metrics.clone(), &tracker),
@@ -340,6 +353,7 @@ impl Node {
             dialer: self.dialer.clone(),
             archive: archive(&store, &self.metrics, &self.tracker),
             aliases: AliasWriter::start(Arc::clone(&store), &self.tracker),
+            quotas: None,
             ledger: Ledger::start(self.me, store, self.metrics.clone(), &self.tracker),
             heirs: Arc::new(Alone),
             replicator: Replicator::start(

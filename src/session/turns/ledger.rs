@@ -23,6 +23,8 @@ pub enum Journaled {
     Duplicate(TurnRow),
     /// It could not be written in time, so the turn was not sent.
     Unwritten,
+    /// Its principal may not run it now; it was neither written nor sent.
+    Refused(Error),
 }
 
 impl Turn {
@@ -107,6 +109,7 @@ impl Turns {
                 None
             }
             Journaled::Duplicate(row) => Some(refusal(row, turn.create.fingerprint)),
+            Journaled::Refused(error) => Some(error.clone()),
             Journaled::Unwritten => {
                 actions.extend(turn.cut_short());
                 Some(if turn.sent {

@@ -499,7 +499,7 @@ fn without_a_connection_to_come_everything_that_waits_ends_with_the_reason() {
     session.asks(1, "a");
     session.asks_in(1, "x", "b");
     let body = json!({ "code": "no_quota" });
-    let actions = session.turns.on_unreachable(429, &body, Code::UpstreamUnavailable);
+    let actions = session.turns.on_unreachable(429, &body, Code::UpstreamUnavailable.retry_after());
     session.desk.perform(actions);
     for turn in [1, 2] {
         assert_eq!(session.desk.types(turn), ["no_quota"]);

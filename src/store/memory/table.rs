@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 use self::turns::TurnEntry;
-use super::conversations::Conversations;
+use super::{conversations::Conversations, quotas::Quotas};
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
@@ -29,6 +29,7 @@ pub(super) struct Table {
     aliases: BTreeMap<(Principal, &'static str, [u8; 16]), (SessionId, Instant)>,
     pub(super) conversations: Conversations,
     turns: BTreeMap<TurnId, TurnEntry>,
+    pub(super) quotas: Quotas,
 }
 
 struct MemberEntry {
@@ -163,10 +164,12 @@ impl Table {
             if row.principal != claim.principal {
                 return Err(foreign_row());
             }
-            let free = row.live_owner().is_none_or(|owner| owner == claim.me);
-            if claim.seen != Some(row.epoch) || !free {
+            if !claim.would_win(row) {
                 return Ok(Claimed::Lost(row.clone()));
             }
+        }
+        if self.is_full(claim) {
+            return Ok(Claimed::Full);
         }
         let from = row.and_then(|row| row.owner).filter(|owner| *owner != claim.me);
         self.epoch += 1;
@@ -304,7 +307,18 @@ impl Table {
             member.ended.is_some_and(old) && !sessions.values().any(|row| row.owner == Some(*me))
         });
         gone += self.sweep_conversations(limit, old);
-        gone
+        gone + self.sweep_quotas(limit, old)
+    }
+
+    fn is_full(&self, claim: &Claim) -> bool {
+        let other = |id: &SessionId| *id != claim.id && self.is_served(*id);
+        let own = self.sessions.iter().filter(|(_, row)| row.principal == claim.principal);
+        let others = own.filter(|(id, _)| other(id)).count();
+        claim.limit.is_some_and(|limit| others >= limit as usize)
+    }
+
+    pub(super) fn is_alive(&self, me: Incarnation) -> bool {
+        self.members.get(&me).is_some_and(|member| member.state.is_alive())
     }
 
     /// Whether somebody owns the session, alive or not.

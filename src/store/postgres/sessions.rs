@@ -76,7 +76,7 @@ const TRANSFER: &str = "UPDATE session SET owner = $4, state = 'LIVE', \
 const HEIR_FIT: &str = "SELECT EXISTS (SELECT 1 FROM member WHERE incarnation = $1 \
      AND state = 'ACTIVE' AND lease_expires_at > clock_timestamp()) AS fit";
 
-const SWEEP: [&str; 4] = [
+const SWEEP: [&str; 6] = [
     "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE state = 'CLOSED' \
      AND updated_at <= clock_timestamp() - $1 * interval '1 microsecond' \
      ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
@@ -95,6 +95,8 @@ const SWEEP: [&str; 4] = [
      AND NOT EXISTS (SELECT 1 FROM session s JOIN member m ON m.incarnation = s.owner \
      WHERE s.id = c.session AND m.state IN ('JOINING', 'ACTIVE', 'DRAINING')) \
      ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+    super::quotas::SWEEP_SHARES,
+    super::quotas::SWEEP_PACES,
 ];
 
 /// A statement that touches one session only while it is ours in that epoch.
@@ -117,7 +119,11 @@ impl Postgres {
                 .bind(&claim.key_label)
                 .bind(claim.me.0)
                 .bind(claim.seen.map(|epoch| epoch.0));
-            if let Some(row) = self.optional(query).await? {
+            let (won, full) = match claim.limit {
+                None => (self.optional(query).await?, false),
+                Some(limit) => self.claim_within(claim, limit, query).await?,
+            };
+            if let Some(row) = won {
                 let from: Option<i64> = row.try_get("taken_from")?;
                 return Ok(Claimed::Won {
                     epoch: Epoch(row.try_get("epoch")?),
@@ -131,11 +137,16 @@ impl Postgres {
             }
             if row.try_get::<Option<i64>, _>("epoch")?.is_some() {
                 let row = session(&row)?;
-                return if row.principal == claim.principal {
-                    Ok(Claimed::Lost(row))
-                } else {
+                return if row.principal != claim.principal {
                     Err(foreign_row())
+                } else if full && claim.would_win(&row) {
+                    Ok(Claimed::Full)
+                } else {
+                    Ok(Claimed::Lost(row))
                 };
+            }
+            if full {
+                return Ok(Claimed::Full);
             }
         }
         Err(StoreError::Unavailable("the session's row keeps coming and going".into()))

@@ -5,7 +5,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use super::{Found, MIGRATION_LIMIT, Migration, Progress, RETRY, SchemaStatus, Step};
 use crate::store::{Result, StoreError, StoreOptions, postgres::connect_options};
 
-pub(in crate::store) const MIGRATIONS: [Migration; 3] = [
+pub(in crate::store) const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 1,
         name: "initial",
@@ -20,6 +20,11 @@ pub(in crate::store) const MIGRATIONS: [Migration; 3] = [
         version: 3,
         name: "conversations",
         sql: include_str!("../../../migrations/postgres/0003_conversations.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "quotas",
+        sql: include_str!("../../../migrations/postgres/0004_quotas.sql"),
     },
 ];
 

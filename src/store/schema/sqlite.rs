@@ -10,7 +10,7 @@ use crate::store::{
     sqlite::{connect_options, path},
 };
 
-pub(in crate::store) const MIGRATIONS: [Migration; 3] = [
+pub(in crate::store) const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 1,
         name: "initial",
@@ -25,6 +25,11 @@ pub(in crate::store) const MIGRATIONS: [Migration; 3] = [
         version: 3,
         name: "conversations",
         sql: include_str!("../../../migrations/sqlite/0003_conversations.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "quotas",
+        sql: include_str!("../../../migrations/sqlite/0004_quotas.sql"),
     },
 ];
 

@@ -31,7 +31,7 @@ const SESSION: &str = select_sessions!("s.id = ?2");
 
 const NEXT_EPOCH: &str = "UPDATE ring_meta SET epoch = epoch + 1 RETURNING epoch";
 
-const SWEEP: [&str; 4] = [
+const SWEEP: [&str; 6] = [
     "DELETE FROM session WHERE id IN (SELECT id FROM session \
      WHERE state = 'CLOSED' AND updated_at <= ?1 ORDER BY updated_at LIMIT ?2)",
     "DELETE FROM alias WHERE (principal, kind, digest) IN (SELECT principal, kind, digest \
@@ -47,6 +47,8 @@ const SWEEP: [&str; 4] = [
      AND NOT EXISTS (SELECT 1 FROM session s JOIN member m ON m.incarnation = s.owner \
      WHERE s.id = c.session AND m.state IN ('JOINING', 'ACTIVE', 'DRAINING')) \
      ORDER BY updated_at LIMIT ?2)",
+    super::quotas::SWEEP_SHARES,
+    super::quotas::SWEEP_PACES,
 ];
 
 /// A statement that touches one session only while it is ours in that epoch: `?1` to `?3`
@@ -83,14 +85,16 @@ impl Sqlite {
         }
         let from = match row {
             Some(row) => {
-                let free = row.live_owner().is_none_or(|owner| owner == claim.me);
-                if claim.seen != Some(row.epoch) || !free {
+                if !claim.would_win(&row) {
                     return Ok(Claimed::Lost(row));
                 }
                 row.owner.filter(|owner| *owner != claim.me)
             }
             None => None,
         };
+        if super::quotas::is_full(&mut tx, claim).await? {
+            return Ok(Claimed::Full);
+        }
         let epoch: i64 = sqlx::query_scalar(NEXT_EPOCH).fetch_one(&mut *tx).await?;
         let epoch: i64 = sqlx::query_scalar(
             "INSERT INTO session (id, principal, route, key_label, owner, epoch, state, \

@@ -6,9 +6,10 @@ use super::{
     Counter, Gauge, Histogram,
     catalogue::{Catalogue, Remaining, Since},
     labels::{
-        Build, ByArchiveFailure, ByClaim, ByDial, ByDirection, ByError, ByHandoff, ByLedgerRefusal,
-        ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByResume, ByRoute,
-        BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
+        Build, ByArchiveFailure, ByClaim, ByDial, ByDirection, ByEndpoint, ByError, ByHandoff,
+        ByLedgerRefusal, ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile,
+        ByQuota, ByResume, ByRoute, BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn,
+        ByUpstream,
     },
     process,
 };
@@ -61,12 +62,13 @@ pub(super) struct Families {
     pub(super) drain_remaining: Gauge,
     pub(super) upstream_connections: Family<ByUpstream, Gauge>,
     pub(super) upstream_dials: Family<ByDial, Counter>,
-    pub(super) breaker: Family<ByUpstream, Gauge>,
+    pub(super) breaker: Family<ByEndpoint, Gauge>,
     pub(super) peer_connections: Family<BySide, Gauge>,
     pub(super) peer_rtt: Histogram,
     pub(super) store_seconds: Histograms<ByOperation>,
     pub(super) ledger_batch: Histograms<ByLedgerWrite>,
     pub(super) ledger_refusals: Family<ByLedgerRefusal, Counter>,
+    pub(super) quota_refusals: Family<ByQuota, Counter>,
     pub(super) store_errors: Family<ByStoreFailure, Counter>,
     pub(super) errors: Family<ByError, Counter>,
     pub(super) otlp_sent: Family<BySignal, Counter>,
@@ -268,7 +270,7 @@ impl Families {
             breaker: c.add(
                 "breaker_state",
                 None,
-                "Circuit breaker of an upstream: 0 closed, 1 half open, 2 open",
+                "Circuit breaker of an upstream's endpoint on this node: 0 closed, 1 half open, 2 open",
                 Family::default(),
             ),
             peer_connections: c.add(
@@ -299,6 +301,12 @@ impl Families {
                 "ledger_refusals",
                 None,
                 "Turns that the ledger did not let be sent",
+                Family::default(),
+            ),
+            quota_refusals: c.add(
+                "quota_refusals",
+                None,
+                "Sessions and turns that a principal's limits did not let begin",
                 Family::default(),
             ),
             store_errors: c.add(

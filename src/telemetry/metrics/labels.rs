@@ -88,6 +88,8 @@ label_value!(
         Held => "held",
         /// Another node was faster (compare-and-swap lost).
         Lost => "lost",
+        /// The principal has as many sessions as it may.
+        Full => "full",
         /// The store did not answer.
         Failed => "failed",
     }
@@ -169,6 +171,15 @@ label_value!(
 );
 
 label_value!(
+    /// Which limit of a principal was reached.
+    QuotaLimit {
+        Sessions => "sessions",
+        TurnsAtOnce => "turns_at_once",
+        TurnRate => "turn_rate",
+    }
+);
+
+label_value!(
     /// Why a session was moved on purpose.
     HandoffReason {
         /// Its owner drains.
@@ -230,6 +241,7 @@ label_set!(ByDirection { route: String, direction: Direction });
 label_set!(ByTurn { route: String, outcome: TurnOutcome });
 label_set!(ByLedgerWrite { write: LedgerWrite });
 label_set!(ByLedgerRefusal { reason: LedgerRefusal });
+label_set!(ByQuota { limit: QuotaLimit });
 label_set!(ByResume { route: String, outcome: ResumeOutcome });
 label_set!(ByState { state: &'static str });
 label_set!(ByOutcome { outcome: Outcome });
@@ -237,6 +249,7 @@ label_set!(ByClaim { outcome: ClaimOutcome });
 label_set!(ByTakeover { reason: TakeoverReason });
 label_set!(ByHandoff { reason: HandoffReason, outcome: Outcome });
 label_set!(ByUpstream { upstream: String });
+label_set!(ByEndpoint { upstream: String, endpoint: String });
 label_set!(ByDial { upstream: String, outcome: Outcome });
 label_set!(BySide { side: Side });
 label_set!(ByOperation { operation: &'static str });

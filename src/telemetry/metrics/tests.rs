@@ -43,11 +43,12 @@ fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
     m.handoff(HandoffReason::Drain, Outcome::Ok, took);
     m.drain(DrainState::HandingOff, 5);
     m.upstream_dial("u", Outcome::Timeout);
-    m.breaker("u", BreakerState::Open);
+    m.breaker("u", "e", BreakerState::Open);
     m.peer_rtt(took);
     m.store("claim", took);
     m.ledger_batch(LedgerWrite::Begin, 3);
     m.ledger_refusal(LedgerRefusal::Unwritten);
+    m.quota_refusal(QuotaLimit::TurnRate);
     m.store_error("claim", StoreFailure::Timeout);
     m.error(&Error::new(Code::QueueFull, "full"));
     m.otlp_sent(Signal::Traces).inc();

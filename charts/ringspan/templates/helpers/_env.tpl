@@ -1,7 +1,7 @@
 {{/* Names that the chart gives, or that would undo what it gives. */}}
 {{- define "ringspan.managedEnv" -}}
 {{- $names := list "POD_NAME" "POD_UID" "POD_NAMESPACE" "NODE_NAME" "HOST_IP" "PGPASSWORD" "PGPASSFILE" "PGSSLMODE" "PGSSLROOTCERT" "OTEL_EXPORTER_OTLP_HEADERS" "OTEL_RESOURCE_ATTRIBUTES" "OTEL_TRACES_SAMPLER" "OTEL_TRACES_SAMPLER_ARG" "OTEL_SERVICE_NAME" -}}
-{{- range list "CONFIG" "NODE_ID" "ADVERTISE" "HEADLESS_SERVICE" "CLUSTER_DOMAIN" "ZONE" "STATIC_MEMBERS" "LISTEN" "PEER_LISTEN" "ADMIN_LISTEN" "DATABASE_URL" "DATABASE_URL_FILE" "DATABASE_DIRECT_URL" "DATABASE_DIRECT_URL_FILE" "DATABASE_PASSWORD_FILE" "DATABASE_MAX_CONNECTIONS" "MIGRATE_ON_START" "HISTORY_KEY" "HISTORY_KEY_FILE" "PEER_TOKEN" "PEER_TOKEN_FILE" "PEER_CERT" "PEER_KEY" "PEER_CA" "PEER_ALLOW_PLAINTEXT" "HEARTBEAT_INTERVAL" "LEASE_TTL" "LEASE_MARGIN" "RING_POLL" "DRAIN_DWELL" "DRAIN_TIMEOUT" "DRAIN_CLEANUP" "OTLP_ENDPOINT" "UPSTREAM" -}}
+{{- range list "CONFIG" "NODE_ID" "ADVERTISE" "HEADLESS_SERVICE" "CLUSTER_DOMAIN" "ZONE" "STATIC_MEMBERS" "LISTEN" "PEER_LISTEN" "ADMIN_LISTEN" "DATABASE_URL" "DATABASE_URL_FILE" "DATABASE_DIRECT_URL" "DATABASE_DIRECT_URL_FILE" "DATABASE_PASSWORD_FILE" "DATABASE_MAX_CONNECTIONS" "MIGRATE_ON_START" "HISTORY_KEY" "HISTORY_KEY_FILE" "ADMIN_TOKEN" "ADMIN_TOKEN_FILE" "PEER_TOKEN" "PEER_TOKEN_FILE" "PEER_CERT" "PEER_KEY" "PEER_CA" "PEER_ALLOW_PLAINTEXT" "HEARTBEAT_INTERVAL" "LEASE_TTL" "LEASE_MARGIN" "RING_POLL" "DRAIN_DWELL" "DRAIN_TIMEOUT" "DRAIN_CLEANUP" "OTLP_ENDPOINT" "UPSTREAM" -}}
 {{- $names = append $names (printf "RINGSPAN_%s" .) -}}
 {{- end -}}
 {{- toJson $names -}}
@@ -42,6 +42,7 @@
 {{- $keys := list -}}
 {{- if .Values.secrets.mount -}}
 {{- if and (include "ringspan.hasPeers" .) (eq .Values.peer.auth "token") -}}{{- $keys = append $keys "peer-token" -}}{{- end -}}
+{{- if .Values.admin.token -}}{{- $keys = append $keys "admin-token" -}}{{- end -}}
 {{- if include "ringspan.keepsHistory" . -}}{{- $keys = append $keys "history-key" -}}{{- end -}}
 {{- end -}}
 {{- toJson $keys -}}
@@ -76,6 +77,9 @@
 - name: RINGSPAN_STATIC_MEMBERS
   value: {{ include "ringspan.staticMembers" . }}
 {{- end }}
+{{- end }}
+{{- if $v.admin.token }}
+{{ include "ringspan.credential" (list . "RINGSPAN_ADMIN_TOKEN" "admin-token") }}
 {{- end }}
 {{- if include "ringspan.keepsHistory" . }}
 {{ include "ringspan.credential" (list . "RINGSPAN_HISTORY_KEY" "history-key") }}

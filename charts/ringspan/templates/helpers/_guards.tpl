@@ -134,6 +134,9 @@ key, what is wrong, what would be right.
 {{- if and (include "ringspan.hasPeers" $root) (eq $v.peer.auth "token") (lt (len $s.inline.peerToken) 16) -}}
 {{- include "ringspan.fault" (list $faults "secrets.inline.peerToken: at least 16 characters (openssl rand -hex 32)") -}}
 {{- end -}}
+{{- if and $v.admin.token (lt (len $s.inline.adminToken) 16) -}}
+{{- include "ringspan.fault" (list $faults "secrets.inline.adminToken: at least 16 characters (openssl rand -hex 32)") -}}
+{{- end -}}
 {{- if and (include "ringspan.keepsHistory" $root) (not (regexMatch "^[A-Za-z0-9+/=_-]{43,}" $s.inline.historyKey)) -}}
 {{- include "ringspan.fault" (list $faults "secrets.inline.historyKey: a route has continuity database; 32 bytes in base64 (openssl rand -base64 32)") -}}
 {{- end -}}
@@ -175,9 +178,11 @@ key, what is wrong, what would be right.
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $v.config.upstream -}}
+{{- range $upstream := $v.config.upstream -}}
+{{- range concat (list $upstream) (default list $upstream.endpoint) -}}
 {{- if and (kindIs "map" .auth) (not (has .auth.bearer_env (concat (list) (include "ringspan.envNames" $root | fromJsonArray)))) (empty $v.extraEnvFrom) -}}
 {{- include "ringspan.fault" (list $faults (printf "config.upstream: %s wants the variable %s, which neither secrets.env nor extraEnv gives" .name .auth.bearer_env)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

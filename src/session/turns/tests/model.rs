@@ -445,7 +445,11 @@ impl World {
             }
             Step::Unreachable if !self.connected => {
                 let body = json!({ "code": "gone" });
-                self.perform(turns.on_unreachable(502, &body, Code::UpstreamUnavailable));
+                self.perform(turns.on_unreachable(
+                    502,
+                    &body,
+                    Code::UpstreamUnavailable.retry_after(),
+                ));
             }
             _ => {}
         }

@@ -1,0 +1,140 @@
+//! Who may change something by the admin listener, and the record of who did.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::http::{HeaderMap, HeaderValue, header};
+
+use crate::{
+    config::AdminToken,
+    error::{Code, Error, Result},
+    upstream::read_text,
+};
+
+/// Largest file of a token, in bytes.
+const MAX_FILE: usize = 4096;
+
+/// Limit of reading it.
+const READ: Duration = Duration::from_secs(2);
+
+/// How somebody was recognised who may change things; a word of the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Actor {
+    /// By the admin token.
+    Token,
+    /// By being on this machine, where there is no token.
+    Loopback,
+}
+
+impl Actor {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "admin-token",
+            Self::Loopback => "loopback",
+        }
+    }
+}
+
+/// Lets in who shows the token; without one, who comes from this machine. The file is read
+/// each time, so that a token is rotated by writing it.
+pub(super) async fn judge(
+    token: &AdminToken,
+    headers: &HeaderMap,
+    peer: Option<SocketAddr>,
+) -> Result<Actor> {
+    let secret = match token {
+        AdminToken::None => {
+            return if peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
+                Ok(Actor::Loopback)
+            } else {
+                let why = "without admin-token a node is changed from its own machine only";
+                Err(Error::new(Code::Forbidden, why))
+            };
+        }
+        AdminToken::Fixed(secret) => secret.clone(),
+        AdminToken::File(path) => match read_text(path.clone(), MAX_FILE, READ).await {
+            Ok(text) => AdminToken::parse(&text).ok_or_else(unreadable)?,
+            Err(reason) => {
+                tracing::error!(file = %path.display(), reason, "the admin token cannot be read");
+                return Err(unreadable());
+            }
+        },
+    };
+    let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let shown = shown.and_then(|shown| shown.strip_prefix(b"Bearer "));
+    if shown.is_some_and(|shown| secret.matches(shown)) {
+        return Ok(Actor::Token);
+    }
+    Err(Error::new(Code::NotAuthorized, "the admin token is missing or wrong"))
+}
+
+fn unreadable() -> Error {
+    Error::new(Code::Internal, "the admin token cannot be read; the node's log says why")
+}
+
+/// Writes an act to the audit log: structured fields under the target `audit`.
+pub(super) fn record(
+    action: &'static str,
+    actor: &Result<Actor>,
+    peer: Option<SocketAddr>,
+    outcome: &str,
+) {
+    let peer = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
+    match actor {
+        Ok(actor) => tracing::info!(
+            target: "audit", action, actor = actor.as_str(), peer, outcome, "administrative act"
+        ),
+        Err(error) => tracing::warn!(
+            target: "audit", action, actor = "nobody", peer, outcome, reason = error.code.as_str(),
+            "administrative act refused"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    const HERE: &str = "127.0.0.1:1";
+    const THERE: &str = "10.0.0.1:1";
+
+    async fn judged(token: &AdminToken, shown: Option<&str>, peer: &str) -> Result<Actor, u16> {
+        let mut headers = HeaderMap::new();
+        if let Some(shown) = shown {
+            headers.insert(header::AUTHORIZATION, format!("Bearer {shown}").parse().unwrap());
+        }
+        let peer = Some(peer.parse().unwrap());
+        judge(token, &headers, peer).await.map_err(|error| error.code.status())
+    }
+
+    #[tokio::test]
+    async fn without_a_token_only_this_machine_changes_things() {
+        let none = AdminToken::None;
+        assert_eq!(judged(&none, None, HERE).await, Ok(Actor::Loopback));
+        assert_eq!(judged(&none, None, "[::ffff:127.0.0.1]:1").await, Ok(Actor::Loopback));
+        assert_eq!(judged(&none, None, THERE).await, Err(403));
+        assert!(judge(&none, &HeaderMap::new(), None).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn with_a_token_nothing_else_counts() {
+        let token = AdminToken::Fixed(Secret::new("a-token-of-the-operators"));
+        assert_eq!(judged(&token, Some("a-token-of-the-operators"), THERE).await, Ok(Actor::Token));
+        for shown in [None, Some(""), Some("a-token-of-the-operator"), Some("guess")] {
+            assert_eq!(judged(&token, shown, HERE).await, Err(401), "{shown:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_in_a_file_is_rotated_by_writing_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let token = AdminToken::File(file.path().to_owned());
+        std::fs::write(file.path(), "the-first-token-0123\n").unwrap();
+        assert_eq!(judged(&token, Some("the-first-token-0123"), THERE).await, Ok(Actor::Token));
+        std::fs::write(file.path(), "the-second-token-0123\n").unwrap();
+        assert_eq!(judged(&token, Some("the-first-token-0123"), THERE).await, Err(401));
+        assert_eq!(judged(&token, Some("the-second-token-0123"), THERE).await, Ok(Actor::Token));
+        std::fs::write(file.path(), "").unwrap();
+        assert_eq!(judged(&token, Some(""), HERE).await, Err(500), "an empty file opens nothing");
+    }
+}

@@ -1,0 +1,278 @@
+//! Clients that mean harm, and what others notice of them: nothing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::support::{ALICE, Node, Ring, RingOptions, Ws};
+
+/// What a well-behaved client may wait for an echo on a machine that is busy with the tests.
+const PROMPT: Duration = Duration::from_secs(2);
+
+/// What an attack may cost a node.
+const MEMORY: u64 = 96 << 20;
+
+fn authority(node: &Node) -> &str {
+    node.client_url.trim_start_matches("http://")
+}
+
+async fn connect(node: &Node) -> TcpStream {
+    TcpStream::connect(authority(node)).await.unwrap()
+}
+
+/// Reads to the end of the connection; what came.
+async fn rest(stream: &mut TcpStream, limit: Duration) -> Result<Vec<u8>, &'static str> {
+    let mut got = Vec::new();
+    match timeout(limit, stream.read_to_end(&mut got)).await {
+        Ok(_) => Ok(got),
+        Err(_) => Err("still open"),
+    }
+}
+
+/// Echoes on an open socket and attaches anew while `attack` goes on.
+async fn others_notice_nothing<T>(node: &Node, attack: impl Future<Output = T>) -> T {
+    let memory = || node.process().resident_bytes().unwrap();
+    let before = memory();
+    let mut held = Ws::open(&node.url("/rooms/held"), &[ALICE]).await;
+    let mut attack = std::pin::pin!(attack);
+    let mut worst = Duration::ZERO;
+    let mut n = 0;
+    let result = loop {
+        if let Ok(result) = timeout(Duration::from_millis(20), attack.as_mut()).await {
+            break result;
+        }
+        let began = Instant::now();
+        held.text(format!("{n}")).await;
+        assert_eq!(held.expect_text().await, format!("{n}"));
+        if n % 16 == 0 {
+            let mut fresh = Ws::open(&node.url(&format!("/rooms/fresh-{n}")), &[ALICE]).await;
+            fresh.text("hello").await;
+            assert_eq!(fresh.expect_text().await, "hello");
+        }
+        worst = worst.max(began.elapsed());
+        n += 1;
+    };
+    let grown = memory().saturating_sub(before);
+    println!("{n} echoes, the slowest after {worst:?}; {} KiB more memory", grown >> 10);
+    assert!(worst < PROMPT, "{worst:?}");
+    assert!(grown < MEMORY, "{grown} bytes");
+    result
+}
+
+#[tokio::test]
+async fn upgrades_that_come_byte_by_byte_and_connections_that_say_nothing_are_ended() {
+    let options = RingOptions::nodes(1).setting("upgrade_timeout", "\"2s\"");
+    let ring = Ring::start(options).await;
+    let node = ring.node(0);
+    let attack = async {
+        let mut slow = JoinSet::new();
+        for n in 0..400 {
+            let mut stream = connect(node).await;
+            slow.spawn(async move {
+                let head = b"GET /rooms/slow HTTP/1.1\r\nhost: x\r\nx-slow: ";
+                let said = if n % 4 == 0 { 0 } else { head.len() };
+                stream.write_all(&head[..said]).await.unwrap();
+                let began = Instant::now();
+                while said > 0 && began.elapsed() < Duration::from_secs(10) {
+                    if stream.write_all(b"x").await.is_err() {
+                        break;
+                    }
+                    sleep(Duration::from_millis(300)).await;
+                }
+                rest(&mut stream, Duration::from_secs(10)).await.map(|_| began.elapsed())
+            });
+        }
+        slow.join_all().await
+    };
+    let ended = others_notice_nothing(node, attack).await;
+    for end in ended {
+        let took = end.expect("a connection that says nothing of use is ended");
+        assert!(took < Duration::from_secs(9), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_in_is_given_up() {
+    let options = RingOptions::nodes(1).setting("upgrade_timeout", "\"1s\"");
+    let ring = Ring::start(options).await;
+    let node = ring.node(0);
+    let mut stream = connect(node).await;
+    let head = format!(
+        "POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\
+         authorization: {}\r\n\r\n{{",
+        ALICE.1
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let began = Instant::now();
+    let (mut from, mut to) = stream.split();
+    let trickle = async {
+        while to.write_all(b" ").await.is_ok() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let mut answer = [0; 64];
+    let answered = async { from.read(&mut answer).await.unwrap_or(0) };
+    let got = tokio::select! {
+        got = answered => got,
+        () = trickle => 0,
+        () = sleep(Duration::from_secs(15)) => panic!("it still reads"),
+    };
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    let answer = String::from_utf8_lossy(&answer[..got]).into_owned();
+    assert!(got == 0 || answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[tokio::test]
+async fn heads_without_end_are_refused_and_cost_no_memory() {
+    let ring = Ring::start(RingOptions::nodes(1)).await;
+    let node = ring.node(0);
+    let attack = async {
+        let mut attackers = JoinSet::new();
+        for _ in 0..100 {
+            let mut stream = connect(node).await;
+            attackers.spawn(async move {
+                let line = format!("x-long: {}\r\n", "y".repeat(8000));
+                let mut refused =
+                    stream.write_all(b"GET /rooms/a HTTP/1.1\r\nhost: x\r\n").await.is_err();
+                for _ in 0..2000 {
+                    refused |= stream.write_all(line.as_bytes()).await.is_err();
+                    if refused {
+                        break;
+                    }
+                }
+                refused
+            });
+        }
+        attackers.join_all().await
+    };
+    let refused = others_notice_nothing(node, attack).await;
+    assert!(refused.into_iter().all(|refused| refused), "16 MB of head were read");
+}
+
+#[tokio::test]
+async fn a_flood_of_pings_of_clients_that_read_nothing_holds_up_nobody() {
+    let ring = Ring::start(RingOptions::nodes(1).setting("write_timeout", "\"2s\"")).await;
+    let node = ring.node(0);
+    let attack = async {
+        let mut attackers = JoinSet::new();
+        for n in 0..8 {
+            let socket = Ws::open(&node.url(&format!("/rooms/flood-{n}")), &[ALICE]).await;
+            attackers.spawn(async move {
+                socket
+                    .raw(async |stream: &mut TcpStream| {
+                        // Masked with zeros: 125 bytes each.
+                        let mut ping = vec![0x89, 0xfd, 0, 0, 0, 0];
+                        ping.extend([b'p'; 125]);
+                        let flood = ping.repeat(500);
+                        let began = Instant::now();
+                        while began.elapsed() < Duration::from_secs(5) {
+                            let sent = timeout(Duration::from_secs(1), stream.write_all(&flood));
+                            if matches!(sent.await, Ok(Err(_))) {
+                                break;
+                            }
+                        }
+                    })
+                    .await;
+            });
+        }
+        attackers.join_all().await;
+    };
+    others_notice_nothing(node, attack).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_connections_is_refused_in_words_and_leaves_no_trace() {
+    let ring = Ring::start(RingOptions::nodes(1).setting("max_clients", 64)).await;
+    let node = ring.node(0);
+    let mut held = Ws::open(&node.url("/rooms/held"), &[ALICE]).await;
+    let mut crowd = Vec::new();
+    let mut refused = 0;
+    for n in 0..600 {
+        let path = format!("/rooms/crowd-{}", n % 8);
+        match Ws::connect(&node.url(&path), &[ALICE]).await {
+            Ok(socket) => crowd.push(socket),
+            Err(refusal) => {
+                refused += 1;
+                assert_eq!(refusal.status, 503, "{refusal:?}");
+                assert!(refusal.retry_after().is_some(), "{refusal:?}");
+            }
+        }
+    }
+    assert!(crowd.len() <= 63 && refused >= 537, "{} open, {refused} refused", crowd.len());
+    held.text("still here").await;
+    assert_eq!(held.expect_text().await, "still here");
+    drop(crowd);
+    crate::support::eventually("there is room again", Duration::from_secs(20), async || {
+        Ws::connect(&node.url("/rooms/after"), &[ALICE]).await.ok()
+    })
+    .await;
+}
+
+/// Whatever a client says, ringspan connects to what its configuration names. The other
+/// place that requests name here hears of none.
+#[tokio::test]
+async fn no_word_of_a_client_leads_to_another_upstream() {
+    let ring = Ring::start(RingOptions::nodes(1)).await;
+    let node = ring.node(0);
+    let canary = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let elsewhere = canary.local_addr().unwrap();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&heard);
+    let listening = tokio::spawn(async move {
+        while let Ok((stream, _)) = canary.accept().await {
+            counting.fetch_add(1, Relaxed);
+            drop(stream);
+        }
+    });
+    let targets = [
+        format!("http://{elsewhere}/v1/models"),
+        format!("//{elsewhere}/v1/models"),
+        format!("/v1/models?url=http://{elsewhere}/&host={elsewhere}"),
+        format!("/v1//{elsewhere}/models"),
+        format!("/v1/@{elsewhere}/models"),
+        format!("/v1/models#@{elsewhere}"),
+        format!("/v1/..//{elsewhere}"),
+        format!("/v1/%2f%2f{elsewhere}%2fmodels"),
+        format!("/rooms/{elsewhere}"),
+        format!("/rooms/..%2f..%2f{elsewhere}"),
+        format!("http://{elsewhere}/rooms/a?last_seq=0"),
+        format!("ws://{elsewhere}/rooms/a"),
+    ];
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for target in &targets {
+        for (method, headers) in [("GET", ""), ("GET", upgrade), ("POST", ""), ("CONNECT", "")] {
+            let target = if method == "CONNECT" { elsewhere.to_string() } else { target.clone() };
+            let host = if headers.is_empty() { elsewhere.to_string() } else { "ring".into() };
+            let request = format!(
+                "{method} {target} HTTP/1.1\r\nhost: {host}\r\nx-forwarded-host: {elsewhere}\r\n\
+                 forwarded: host={elsewhere}\r\nx-upstream: {elsewhere}\r\n\
+                 origin: http://{elsewhere}\r\nreferer: http://{elsewhere}/\r\n\
+                 authorization: {}\r\n{headers}content-length: 0\r\n\r\n",
+                ALICE.1
+            );
+            let mut stream = connect(node).await;
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = [0; 512];
+            let got = timeout(Duration::from_secs(10), stream.read(&mut answer)).await;
+            let got = got.expect("an answer").unwrap_or(0);
+            let answer = String::from_utf8_lossy(&answer[..got]);
+            let redirected =
+                answer.lines().any(|line| line.to_lowercase().starts_with("location:"));
+            assert!(!redirected, "{method} {target}: {answer}");
+        }
+    }
+    assert_eq!(heard.load(Relaxed), 0, "something was sent where a client said");
+    listening.abort();
+}
