@@ -8,6 +8,8 @@
 #                      the long forms of the rolls, kills and outages, and the figures of
 #                      failover, one after another (docs/testing.md); prints its tables
 #   ./test.sh mutants  breaks the source on purpose, in a copy, and expects tests to notice
+#   ./test.sh model    ownership, ledger and handoff in every order within bounds; prints its
+#                      tables: states, and each broken rule with what caught it
 #   ./test.sh guards   instructions of the frame path against benches/guards.txt (a release build)
 #
 # What is missing is installed where this script may (root and apt-get), and said:
@@ -23,9 +25,9 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick | continuity | mutants) ;;
+full | quick | continuity | mutants | model) ;;
 guards) exec benches/guards.sh ;;
-*) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 64 ;;
+*) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 64 ;;
 esac
 
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
@@ -126,6 +128,12 @@ command -v cargo >/dev/null || fail "no Rust toolchain; see https://rustup.rs"
 need_compiler
 if [ "$mode" = quick ]; then
     tests --lib --bins --test architecture --test documents
+    exit
+fi
+if [ "$mode" = model ]; then
+    # Optimised a little: the larger bounds have millions of states.
+    export CARGO_PROFILE_DEV_OPT_LEVEL=1
+    run cargo test --locked --lib app::tests::model -- --include-ignored --nocapture --test-threads=1
     exit
 fi
 need_postgres

@@ -59,10 +59,12 @@ const PURE: &[&str] = &[
     "ownership/reaper.rs",
     "ring/build.rs",
     "ring/placement.rs",
+    "session/claiming.rs",
     "session/event.rs",
     "session/history.rs",
     "session/log.rs",
     "session/seal.rs",
+    "session/transfer.rs",
     "session/turns.rs",
     "session/turns/",
 ];

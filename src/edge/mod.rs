@@ -7,7 +7,7 @@ mod events;
 mod http;
 mod key;
 mod opaque;
-mod outstanding;
+pub(crate) mod outstanding;
 mod pump;
 mod reply;
 mod responses;
@@ -17,6 +17,8 @@ mod sse;
 mod tests;
 mod upgrade;
 
+#[cfg(test)]
+pub(crate) use self::events::lost;
 use std::sync::Arc;
 
 use ::http::{HeaderMap, header::AUTHORIZATION};

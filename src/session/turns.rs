@@ -14,11 +14,11 @@ mod parting;
 mod recall;
 mod upstream;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use keys::Keyed;
 use lane::{Lane, Turn};
-pub use ledger::Journaled;
+pub use ledger::{Answer, Journaled};
 pub use parting::Severed;
 use recall::Recall;
 
@@ -74,7 +74,7 @@ pub enum Action {
 }
 
 /// Bounds of a session's turns.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Bounds {
     /// Turns that may wait in one lane behind the one that runs.
     pub queue: usize,
@@ -88,6 +88,7 @@ pub struct Bounds {
 
 /// All turns of a session.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub struct Turns {
     lanes: Vec<Lane>,
     next: TurnNo,
@@ -96,7 +97,7 @@ pub struct Turns {
     /// The session is about to leave.
     holding: bool,
     /// Responses that the present connection made: it knows them, and no other does.
-    known: HashSet<String>,
+    known: BTreeSet<String>,
     history: History,
     recall: Recall,
     /// Responses that ended, newest last, for clients that ask for one again.
@@ -118,7 +119,7 @@ impl Turns {
             bounds,
             connected: false,
             holding: false,
-            known: HashSet::new(),
+            known: BTreeSet::new(),
             history: History::new(bounds.history_bytes, past),
             recall: Recall::default(),
             ended: VecDeque::new(),

@@ -2,7 +2,7 @@
 //! that was handed in says.
 
 mod conversations;
-mod table;
+pub(crate) mod table;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

@@ -11,19 +11,19 @@ use crate::{
     link::Frame,
     session::{
         ledger::Unwritten,
-        turns::{ClientId, Journaled, TurnNo, Turns},
+        turns::{Answer, ClientId, Journaled, TurnNo, Turns},
     },
     store::{Began, NewTurn, TurnKey, TurnMark, TurnState},
     telemetry::metrics::LedgerRefusal,
     wire::Batch,
 };
 
-type Answer = Pin<Box<dyn Future<Output = Result<Began, Unwritten>> + Send + Sync>>;
+type Asked = Pin<Box<dyn Future<Output = Result<Began, Unwritten>> + Send + Sync>>;
 
 /// A turn that the ledger is being told of. At most as many as lanes may run.
 pub(super) struct Entry {
     turn: TurnNo,
-    answer: Answer,
+    answer: Asked,
 }
 
 impl Actor {
@@ -70,9 +70,13 @@ impl Actor {
             };
             *progress = true;
             let turn = self.journal.swap_remove(at).turn;
-            let journaled = match answer {
-                Ok(Began::Begun) => Journaled::Begun,
-                Ok(Began::Fenced) => {
+            let journaled = match Answer::of(answer.ok(), self.epoch) {
+                Answer::Told(journaled) => journaled,
+                Answer::GivenUp(no) => {
+                    self.mark(no, TurnState::Failed, None);
+                    Journaled::Unwritten
+                }
+                Answer::Fenced => {
                     self.ctx.metrics.ledger_refusal(LedgerRefusal::Fenced);
                     tracing::warn!(session = %self.id, epoch = %self.epoch, "the ledger says that the session has a new owner");
                     let actions = self.turns.as_mut().map(Turns::on_fenced);
@@ -80,21 +84,14 @@ impl Actor {
                     self.perform(actions.unwrap_or_default());
                     return Some(Exit::Fenced);
                 }
-                Ok(Began::Duplicate(row)) if row.epoch == self.epoch && row.state.is_open() => {
-                    // Begun by this very session, which does not have it: it was given up
-                    // before the answer came, and not sent.
-                    self.mark(row.no, TurnState::Failed, None);
-                    Journaled::Unwritten
-                }
-                Ok(Began::Duplicate(row)) => {
-                    self.ctx.metrics.ledger_refusal(LedgerRefusal::Duplicate);
-                    Journaled::Duplicate(row)
-                }
-                Err(Unwritten) => {
-                    self.ctx.metrics.ledger_refusal(LedgerRefusal::Unwritten);
-                    Journaled::Unwritten
-                }
             };
+            match &journaled {
+                Journaled::Begun => {}
+                Journaled::Duplicate(_) => {
+                    self.ctx.metrics.ledger_refusal(LedgerRefusal::Duplicate);
+                }
+                Journaled::Unwritten => self.ctx.metrics.ledger_refusal(LedgerRefusal::Unwritten),
+            }
             let turns = self.turns.as_mut();
             let actions = turns.map(|turns| turns.on_journaled(turn, &journaled));
             self.perform(actions.unwrap_or_default());
