@@ -2,11 +2,15 @@
 # Everything that has to hold before a change is merged; the closing lines are the test
 # runner's own.
 #
-#   ./test.sh          all of it: format, lints, documents, the chart, unit, contract and ring tests
+#   ./test.sh          all of it: format, lints, documents, the chart, the release binary in an
+#                      empty root, unit, contract and ring tests
 #   ./test.sh quick    unit tests and the rules of the architecture; needs no Postgres
 #   ./test.sh continuity [FILTER]
 #                      the long forms of the rolls, kills and outages, and the figures of
 #                      failover, one after another (docs/testing.md); prints its tables
+#   ./test.sh soak [MINUTES]
+#                      restarts, kills and stops of the database under 2,000 sessions (RINGSPAN_CLIENTS)
+#                      for half an hour; a node that stays must not grow
 #   ./test.sh mutants  breaks the source on purpose, in a copy, and expects tests to notice
 #   ./test.sh model    ownership, ledger and handoff in every order within bounds; prints its
 #                      tables: states, and each broken rule with what caught it
@@ -15,6 +19,7 @@
 # What is missing is installed where this script may (root and apt-get), and said:
 #   - a C compiler (bundled SQLite and the TLS library are C)
 #   - the Postgres server programs (tests start servers of their own and remove them)
+#   - a C compiler and the Rust target for musl, for a static release binary; else it is dynamic
 # npm and pip are optional: with them the tests run the real Codex CLI and the OpenAI SDKs, and
 # the chart is validated.
 set -euo pipefail
@@ -25,9 +30,9 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick | continuity | mutants | model) ;;
+full | quick | continuity | soak | mutants | model) ;;
 guards) exec benches/guards.sh ;;
-*) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 64 ;;
+*) sed -n '2,26s/^# \{0,1\}//p' "$0"; exit 64 ;;
 esac
 
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
@@ -116,6 +121,26 @@ chart() {
     unset RINGSPAN_BIN
 }
 
+# Builds the binary of the image and runs it as the image would; the figures are in the output.
+image() {
+    local target binary code=0
+    target=$(uname -m)-unknown-linux-musl
+    if ! command -v musl-gcc >/dev/null && may_install; then
+        say "installing musl-tools, for a static binary"
+        apt_install musl-tools || true
+    fi
+    if command -v rustup >/dev/null && [ ! -d "$(rustc --print sysroot)/lib/rustlib/$target" ]; then
+        say "adding the Rust target $target"
+        timeout 120 rustup target add "$target" || true
+    fi
+    say "deploy/build"
+    binary=$(deploy/build)
+    say "deploy/rootcheck $binary"
+    deploy/rootcheck "$binary" || code=$?
+    [ "$code" = 75 ] && { say "skipped: deploy/rootcheck (see above)"; return; }
+    [ "$code" = 0 ] || fail "the release binary does not run as its image would"
+}
+
 tests() {
     if cargo nextest --version >/dev/null 2>&1; then
         run cargo nextest run --locked --no-fail-fast "$@"
@@ -144,9 +169,15 @@ fi
 command -v npm >/dev/null || say "no npm: the tests with the Codex CLI and openai-node will be skipped"
 command -v python3 >/dev/null || say "no python3: the tests with Codex and openai-python will be skipped"
 if [ "$mode" = continuity ]; then
-    run cargo test --locked --no-fail-fast --test it -- --ignored --nocapture --test-threads=1 "${@:2}"
+    run cargo test --locked --no-fail-fast --test it -- --ignored --nocapture --test-threads=1 --skip soak "${@:2}"
+    exit
+fi
+if [ "$mode" = soak ]; then
+    export RINGSPAN_SOAK_MINUTES=${2:-30}
+    run cargo test --locked --test it -- --ignored --nocapture --exact soak::long_soak
     exit
 fi
 lint
 chart
+image
 tests

@@ -1,32 +1,15 @@
 //! What does a look-up cost on the way of a new session, and what does a ring change cost?
 
+mod parts;
+
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use ringspan::{
-    ids::{Incarnation, SessionId},
-    ring::placement::Placement,
-    store::{Member, MemberState},
-};
+use ringspan::{ids::SessionId, ring::placement::Placement};
+
+use self::parts::members;
 
 const SIZES: [i64; 4] = [3, 30, 300, 3000];
-
-fn members(count: i64) -> Vec<Member> {
-    let member = |n| Member {
-        incarnation: Incarnation(n),
-        node_id: format!("ringspan-{n}"),
-        peer_addr: "127.0.0.1:1".into(),
-        build: "1.0.0".into(),
-        zone: None,
-        weight: 100,
-        capacity: 10_000,
-        process: String::new(),
-        state: MemberState::Active,
-        load: 0,
-        lease_remaining: Duration::from_secs(15),
-    };
-    (1..=count).map(member).collect()
-}
 
 /// Enough ids that the branch predictor cannot learn their searches.
 fn ids() -> impl Iterator<Item = SessionId> + Clone {
@@ -48,7 +31,7 @@ fn placement(c: &mut Criterion) {
     for size in SIZES {
         let (placement, mut ids) = (Placement::build(&members(size)), ids());
         group.bench_function(BenchmarkId::from_parameter(size), |b| {
-            b.iter(|| ids.next().map(|id| placement.heirs(black_box(id), &[])));
+            b.iter(|| ids.next().map(|id| placement.heirs(black_box(id), &[], |_| ())));
         });
     }
     group.finish();

@@ -3,7 +3,10 @@
 //! `cargo run --release --example balance [seed]`.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
-use std::{collections::BTreeMap, time::Duration};
+#[path = "../benches/parts/mod.rs"]
+mod parts;
+
+use std::collections::BTreeMap;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ringspan::{
@@ -34,25 +37,14 @@ fn main() {
         ("sessions follow the ring    ", Policy::FollowRing),
         ("claims stick, ring successor", Policy::Successor),
         ("claims stick, heirs         ", Policy::Heirs),
+        ("the same, of one build      ", Policy::Newcomers),
     ] {
         rolling_update(name, policy, &ids);
     }
 }
 
 fn member(incarnation: i64, build: &str) -> Member {
-    Member {
-        incarnation: Incarnation(incarnation),
-        node_id: format!("ringspan-{incarnation}"),
-        peer_addr: "127.0.0.1:1".into(),
-        build: build.into(),
-        zone: None,
-        weight: 100,
-        capacity: u32::MAX,
-        process: String::new(),
-        state: MemberState::Active,
-        load: 0,
-        lease_remaining: Duration::from_secs(15),
-    }
+    Member { capacity: u32::MAX, ..parts::member(incarnation, build) }
 }
 
 /// Largest of `loads` in means of `nodes`.
@@ -105,6 +97,8 @@ enum Policy {
     Successor,
     /// It stays; when its pod leaves, to the first of [`Placement::heirs`].
     Heirs,
+    /// The same where the new pods are of the same build: the pods that came last go first.
+    Newcomers,
 }
 
 /// Each pod in turn: a new one joins under a new name, then an old one leaves.
@@ -132,7 +126,8 @@ fn rolling_update(name: &str, policy: Policy, ids: &[SessionId]) {
         };
 
     for step in 1..=PODS {
-        members.push(member(PODS + step, "2.0.0"));
+        let build = if policy == Policy::Newcomers { "1.0.0" } else { "2.0.0" };
+        members.push(member(PODS + step, build));
         placement = placement.refreshed(&members);
         if policy == Policy::FollowRing {
             for (id, owner) in ids.iter().zip(&mut owners) {
@@ -146,7 +141,8 @@ fn rolling_update(name: &str, policy: Policy, ids: &[SessionId]) {
         placement = placement.refreshed(&members);
         let leaving = ids.iter().zip(&mut owners).filter(|(_, owner)| **owner == leaver);
         for (handoff, (id, owner)) in leaving.enumerate() {
-            if policy == Policy::Heirs && handoff % HANDOFFS_PER_REFRESH == 0 {
+            let by_load = matches!(policy, Policy::Heirs | Policy::Newcomers);
+            if by_load && handoff % HANDOFFS_PER_REFRESH == 0 {
                 for member in &mut members {
                     member.load = loads.get(&member.incarnation).copied().unwrap_or(0);
                 }
@@ -154,7 +150,9 @@ fn rolling_update(name: &str, policy: Policy, ids: &[SessionId]) {
             }
             let heir = match policy {
                 Policy::FollowRing | Policy::Successor => placement.owner(*id),
-                Policy::Heirs => placement.heirs(*id, &[]).first().copied(),
+                Policy::Heirs | Policy::Newcomers => {
+                    placement.heirs(*id, &[], |heir| heir.0 <= PODS).first().copied()
+                }
             };
             go(owner, heir, &mut loads);
         }

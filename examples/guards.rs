@@ -5,25 +5,24 @@
 //! `guards PART TIMES` does one part so many times; parts that cost nothing else than
 //! their set-up are run zero times to find that.
 
+#[path = "../benches/parts/mod.rs"]
+mod parts;
+
 use std::{
     hint::black_box,
-    io,
-    pin::Pin,
-    task::{Context, Poll, Waker},
-    time::Duration,
+    task::{Context, Waker},
 };
 
 use anyhow::{Context as _, bail, ensure};
-use bytes::Bytes;
 use ringspan::{
-    ids::{Incarnation, SessionId},
+    ids::SessionId,
     link::{Frame, pipe},
     ring::placement::Placement,
     session::event::ServerEvent,
-    store::{Member, MemberState},
-    wire::{Batch, BatchBuilder, Incoming, Kind, Message, Role, Socket, SocketOptions},
+    wire::{Message, Role},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use self::parts::{members, run, socket};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -42,62 +41,6 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Brings the same run by every second read, and takes all that is written.
-struct Tape {
-    run: Vec<u8>,
-    due: bool,
-    written: Vec<u8>,
-}
-
-impl AsyncRead for Tape {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.due = !self.due;
-        if self.due {
-            return Poll::Pending;
-        }
-        buffer.put_slice(&self.run);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Tape {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.written.clear();
-        self.written.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-fn socket(role: Role, run: Vec<u8>) -> Socket<Tape> {
-    let tape = Tape { run, due: true, written: Vec::with_capacity(8192) };
-    let options = SocketOptions { max_message_bytes: 1 << 20, deflate: false };
-    Socket::new(tape, role, options, Bytes::new())
-}
-
-fn run(frames: u32, bytes: usize) -> Batch {
-    let mut builder = BatchBuilder::default();
-    for _ in 0..frames {
-        builder.push(Kind::Text, &vec![b'x'; bytes]);
-    }
-    builder.finish()
-}
-
 /// A run of frames is read, and queued and written again.
 fn echo(
     cx: &mut Context<'_>,
@@ -106,23 +49,9 @@ fn echo(
     bytes: usize,
     times: u32,
 ) -> anyhow::Result<()> {
-    let sent = match role {
-        Role::Client => run(frames, bytes).into_bytes().to_vec(),
-        Role::Server => {
-            let mut client = socket(Role::Client, Vec::new());
-            client.queue(&run(frames, bytes));
-            ensure!(client.poll_flush(cx).is_ready(), "the tape takes everything");
-            client.into_inner().written
-        }
-    };
-    let mut socket = socket(role, sent);
+    let mut socket = socket(cx, role, frames, bytes)?;
     for _ in 0..times {
-        let mut received = 0;
-        while let Poll::Ready(Some(Ok(Incoming::Messages(batch)))) = socket.poll_recv(cx) {
-            received += batch.len();
-            socket.queue(&batch);
-        }
-        ensure!(received == frames && socket.poll_flush(cx).is_ready(), "frames were lost");
+        ensure!(parts::echo(&mut socket, cx)? == frames, "frames were lost");
     }
     Ok(())
 }
@@ -142,20 +71,7 @@ fn link(cx: &mut Context<'_>, times: u32) -> anyhow::Result<()> {
 
 /// The owner of a session in a ring of 300 nodes.
 fn placement(times: u32) -> anyhow::Result<()> {
-    let member = |n| Member {
-        incarnation: Incarnation(n),
-        node_id: format!("ringspan-{n}"),
-        peer_addr: "127.0.0.1:1".into(),
-        build: "1.0.0".into(),
-        zone: None,
-        weight: 100,
-        capacity: 10_000,
-        process: String::new(),
-        state: MemberState::Active,
-        load: 0,
-        lease_remaining: Duration::from_secs(15),
-    };
-    let placement = Placement::build(&(1..=300).map(member).collect::<Vec<_>>());
+    let placement = Placement::build(&members(300));
     for n in 0..times {
         let mut id = SessionId([0; 16]);
         // Spread over the circle, and the same in each run.

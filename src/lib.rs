@@ -6,6 +6,8 @@ pub mod cli;
 pub mod config;
 pub mod edge;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod ids;
 pub mod link;
 pub mod ownership;

@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use ringspan::cli;
 
+/// In a static binary only: that of musl takes one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::run(cli::parse()).into()
 }

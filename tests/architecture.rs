@@ -27,6 +27,8 @@ const LAYERS: &[&[&str]] = &[
     &["admin"],
     &["app"],
     &["cli"],
+    // What the fuzzer drives, of any layer; never part of the program.
+    &["fuzz"],
 ];
 
 /// Beside the layers: a party to test against shares no code with what it tests.

@@ -17,7 +17,8 @@ use crate::{
 /// Longest pause between two looks at the holder of our node id.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Registers this process, and takes the lease that comes with it.
+/// Registers this process, and takes the lease that comes with it. Returns also when the
+/// registration was sent.
 ///
 /// A node id that a dead process holds is taken over: at once where the death is proven;
 /// otherwise when another member has declared it, or when it has been silent for longer
@@ -28,7 +29,7 @@ pub(super) async fn join(
     config: &Config,
     bound: SocketAddr,
     lease: &LeaseHandle,
-) -> anyhow::Result<Incarnation> {
+) -> anyhow::Result<(Incarnation, Instant)> {
     let member = NewMember {
         node_id: config.node.id.clone(),
         peer_addr: config.node.advertise.clone().unwrap_or_else(|| bound.to_string()),
@@ -47,7 +48,7 @@ pub(super) async fn join(
         match store.register(&member, ttl).await {
             Ok(me) => {
                 lease.renewed(sent, ttl, config.timing.lease_margin);
-                return Ok(me);
+                return Ok((me, sent));
             }
             Err(StoreError::NodeIdInUse { holder, remaining, .. }) => {
                 if is_proven_dead(store, holder).await? {

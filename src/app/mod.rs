@@ -140,8 +140,8 @@ impl App {
         let events = Events::default();
         let stop = Stop::default();
         let lease = LeaseHandle::default();
-        let me = join::join(&*store, &config, addresses.peer, &lease).await?;
-        let witness = Witness::new(me, Bounds::new(config.timing.lease_ttl));
+        let (me, registered) = join::join(&*store, &config, addresses.peer, &lease).await?;
+        let witness = Witness::new(me, Bounds::new(config.timing.lease_ttl), registered);
         let store: Arc<dyn Store> =
             Arc::new(metered::Metered::new(store, witness.clone(), metrics.clone()));
         let load = Arc::new(AtomicU32::new(0));

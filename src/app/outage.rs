@@ -49,15 +49,8 @@ impl Node {
             .filter(|member| !self.witness.knows_us(member.incarnation))
             .collect();
         join_all(strangers.iter().map(|member| async {
-            let incarnation = member.incarnation;
-            match self.ask(member, false).await {
-                Ok(Testimony { knows_you: true, .. }) | Err(NoTestimony::Unknown) => {
-                    self.witness.acquaint(incarnation);
-                }
-                Ok(_) => {}
-                Err(NoTestimony::Silent(why)) => {
-                    tracing::debug!(%incarnation, why, "not acquainted yet");
-                }
+            if let Err(NoTestimony::Silent(why)) = self.ask(member, false).await {
+                tracing::debug!(incarnation = %member.incarnation, why, "not acquainted yet");
             }
         }))
         .await;
@@ -106,8 +99,13 @@ impl Node {
         }
     }
 
+    /// Whatever was asked, who says that it knows us is an acquaintance from now on.
     async fn ask(&self, member: &Member, outage: bool) -> Result<Testimony, NoTestimony> {
         let bounds = self.witness.bounds();
-        self.peers.ask(member.incarnation, &member.peer_addr, bounds, outage).await
+        let said = self.peers.ask(member.incarnation, &member.peer_addr, bounds, outage).await;
+        if matches!(said, Ok(Testimony { knows_you: true, .. }) | Err(NoTestimony::Unknown)) {
+            self.witness.acquaint(member.incarnation);
+        }
+        said
     }
 }

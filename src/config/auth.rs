@@ -138,6 +138,11 @@ fn keys(settings: &Resolved, file: &File, faults: &mut Faults) -> ApiKeys {
 pub fn read_keys(path: &Path, fixed: &[ApiKey]) -> Result<Vec<ApiKey>, String> {
     let text = read_bounded(path, KEYS_FILE_MAX)
         .map_err(|reason| format!("a readable file of at most 1MiB ({reason})"))?;
+    parse_keys(&text, fixed)
+}
+
+/// The same from the file's text.
+pub(super) fn parse_keys(text: &str, fixed: &[ApiKey]) -> Result<Vec<ApiKey>, String> {
     let mut seen: HashSet<[u8; 32]> = fixed.iter().map(|key| key.sha256).collect();
     let mut keys = Vec::new();
     for (at, line) in text.lines().enumerate() {

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     Auth, Upstream, UpstreamAuth,
+    database::Database,
     fault::Faults,
     resolve::Resolved,
     settings::Key,
@@ -16,7 +17,6 @@ pub fn relations(settings: &Resolved, faults: &mut Faults) {
     ports(settings, faults);
     reachable(settings, faults);
     lease(settings, faults);
-    database(settings, faults);
 }
 
 fn ports(settings: &Resolved, faults: &mut Faults) {
@@ -69,18 +69,10 @@ fn lease(settings: &Resolved, faults: &mut Faults) {
     }
 }
 
-/// Relations of the database's settings, which `migrate` needs too.
-pub fn database(settings: &Resolved, faults: &mut Faults) {
-    let sqlite = settings.text(Key::DatabaseUrl).is_some_and(|url| url.starts_with("sqlite:"));
-    if sqlite && settings.text(Key::DatabaseDirectUrl).is_some() {
-        let expected = "nothing, since database-url is SQLite, which has no pooler to bypass";
-        settings.fault(Key::DatabaseDirectUrl, expected, faults);
-    }
-}
-
 /// What works, but hardly as intended.
 pub fn warn(
     settings: &Resolved,
+    database: &Database,
     upstreams: &[Arc<Upstream>],
     auth: &Auth,
     warnings: &mut Vec<String>,
@@ -88,7 +80,7 @@ pub fn warn(
     let beyond = settings.text(Key::Advertise).is_some_and(|address| {
         split_host_port(&address).is_some_and(|(host, _)| !is_loopback(host))
     });
-    if beyond && settings.text(Key::DatabaseUrl).is_some_and(|url| url.starts_with("sqlite:")) {
+    if beyond && database.is_sqlite() {
         warnings.push(
             "database-url: SQLite serves one machine only, and this node advertises itself to \
              others; use postgres:// for a ring of several"

@@ -1,13 +1,14 @@
 //! What conversations survive, and the keys of those that the database keeps.
 
-use std::{fmt, path::Path};
+use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
     Profile,
     fault::{Faults, Got},
-    file::{File, RouteEntry, read_bounded},
+    file::{File, RouteEntry},
+    mounted,
     resolve::Resolved,
     settings::Key,
     value::Kind,
@@ -46,9 +47,6 @@ pub const HISTORY_KEY_BYTES: usize = 32;
 /// Keys at a time: the one in use and those that a rotation has left behind.
 const MAX_KEYS: usize = 8;
 
-/// Largest file of keys, in bytes.
-const KEY_FILE_MAX: u64 = 4096;
-
 /// Keys of the conversations in the database: the first encrypts, all decrypt. `Debug` shows
 /// how many there are and nothing of them.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -86,23 +84,9 @@ impl fmt::Debug for HistoryKeys {
 
 /// The keys that were given, by setting or by file.
 pub(super) fn keys(settings: &Resolved, faults: &mut Faults) -> HistoryKeys {
-    let direct = settings.secret(Key::HistoryKey);
-    let direct = direct.and_then(|text| HistoryKeys::parse(text.expose())).unwrap_or_default();
-    let Some(path) = settings.text(Key::HistoryKeyFile) else { return direct };
-    if direct != HistoryKeys::default() {
-        let expected = "only one of history-key and history-key-file";
-        settings.fault(Key::HistoryKeyFile, expected, faults);
-        return direct;
-    }
-    let expected = match read_bounded(Path::new(&path), KEY_FILE_MAX) {
-        Ok(text) => match HistoryKeys::parse(&text) {
-            Some(keys) => return keys,
-            None => format!("a file with {}", Kind::HistoryKeys.expected()),
-        },
-        Err(reason) => format!("a readable file of at most 4KiB ({reason})"),
-    };
-    settings.fault(Key::HistoryKeyFile, expected, faults);
-    HistoryKeys::default()
+    let keys = [Key::HistoryKey, Key::HistoryKeyFile];
+    let expected = Kind::HistoryKeys.expected();
+    mounted::either(settings, keys, HistoryKeys::parse, &expected, faults).unwrap_or_default()
 }
 
 /// What a route asks for, if it may.

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     Config, Limits, LogFormat, Node, Rebalance, Telemetry, Timing, auth, check, continuity,
+    database::{self, Database},
     fault::{Faults, Got},
     file::File,
     peers,
@@ -42,18 +43,29 @@ impl Config {
 pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
     let mut faults = Faults::default();
     let file = read_file(args, env, &mut faults);
+    judge(file, args, env, faults)
+}
+
+/// The same with a file that was read, and its faults.
+pub(super) fn judge(
+    file: File,
+    args: &ServeArgs,
+    env: Env<'_>,
+    mut faults: Faults,
+) -> Result<Loaded, Faults> {
     let mut settings = Resolved::new(|_| true, args, env, &file, &mut faults);
     fill(&mut settings, env, &mut faults);
+    let database = database::read(&settings, &mut faults);
     let mut warnings = Vec::new();
     let found = routes::build(&settings, &file, env, &mut faults, &mut warnings);
     let auth = auth::build(&settings, &file, &mut faults);
     let peer = peers::security(&settings, &mut faults);
     let history_keys = continuity::keys(&settings, &mut faults);
     check::relations(&settings, &mut faults);
-    check::warn(&settings, &found.upstreams, &auth, &mut warnings);
+    check::warn(&settings, &database, &found.upstreams, &auth, &mut warnings);
     let config = Config {
         node: node(&settings, env),
-        store: store(&settings),
+        store: store(&settings, database),
         migrate_on_start: settings.switch(Key::MigrateOnStart),
         turn_retention: settings.duration(Key::TurnRetention),
         timing: timing(&settings),
@@ -79,9 +91,9 @@ pub fn load_store(args: &ServeArgs, env: Env<'_>) -> Result<StoreOptions, Faults
     let file = read_file(args, env, &mut faults);
     let database = |key: Key| key.setting().section == Section::Database;
     let mut settings = Resolved::new(database, args, env, &file, &mut faults);
-    settings.fill(Key::DatabaseUrl, default_database(env), &mut faults);
-    check::database(&settings, &mut faults);
-    faults.or(store(&settings))
+    fill_database(&mut settings, env, &mut faults);
+    let database = database::read(&settings, &mut faults);
+    faults.or(store(&settings, database))
 }
 
 fn read_file(args: &ServeArgs, env: Env<'_>, faults: &mut Faults) -> File {
@@ -100,7 +112,7 @@ fn fill(settings: &mut Resolved, env: Env<'_>, faults: &mut Faults) {
     let host = || hostname::get().ok().and_then(|name| name.into_string().ok());
     let node_id = set(env, "POD_NAME").or_else(host).unwrap_or_default();
     settings.fill(Key::NodeId, node_id, faults);
-    settings.fill(Key::DatabaseUrl, default_database(env), faults);
+    fill_database(settings, env, faults);
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(1024);
     settings.fill(Key::Threads, threads.to_string(), faults);
     let margin = (settings.duration(Key::LeaseTtl) / 5).max(LEASE_MARGIN_MIN);
@@ -131,6 +143,13 @@ fn pod_address(settings: &Resolved, env: Env<'_>, faults: &mut Faults) -> Option
     Some(format!("{}.{service}.{}.svc.{domain}:{port}", pod?, namespace?))
 }
 
+/// The embedded one, unless a file says where the database is.
+fn fill_database(settings: &mut Resolved, env: Env<'_>, faults: &mut Faults) {
+    if settings.text(Key::DatabaseUrlFile).is_none() {
+        settings.fill(Key::DatabaseUrl, default_database(env), faults);
+    }
+}
+
 /// The embedded database: in the user's state directory if there is one.
 fn default_database(env: Env<'_>) -> String {
     let state = set(env, "XDG_STATE_HOME").map(PathBuf::from);
@@ -159,10 +178,10 @@ fn node(settings: &Resolved, env: Env<'_>) -> Node {
     }
 }
 
-fn store(settings: &Resolved) -> StoreOptions {
+fn store(settings: &Resolved, database: Database) -> StoreOptions {
     StoreOptions {
-        url: settings.text(Key::DatabaseUrl).unwrap_or_default(),
-        direct_url: settings.text(Key::DatabaseDirectUrl),
+        url: database.url,
+        direct_url: database.direct_url,
         max_connections: settings.count(Key::DatabaseMaxConnections),
         timeout: settings.duration(Key::DatabaseTimeout),
     }

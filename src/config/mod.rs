@@ -4,11 +4,15 @@
 mod auth;
 mod check;
 mod continuity;
+mod database;
 pub mod dump;
 pub mod fault;
 pub mod fields;
 pub mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod load;
+mod mounted;
 mod path;
 mod peers;
 pub mod reference;

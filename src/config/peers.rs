@@ -5,15 +5,12 @@ use std::path::{Path, PathBuf};
 use super::{
     PeerSecurity, Secret,
     fault::Faults,
-    file::read_bounded,
+    mounted,
     resolve::Resolved,
     settings::Key,
     url::is_loopback,
     value::{SECRET_MIN, split_host_port},
 };
-
-/// Largest file of a shared secret, in bytes.
-const TOKEN_FILE_MAX: u64 = 4096;
 
 /// Chooses the one way that was configured.
 pub fn security(settings: &Resolved, faults: &mut Faults) -> PeerSecurity {
@@ -63,25 +60,11 @@ fn mtls(settings: &Resolved, faults: &mut Faults) -> Option<PeerSecurity> {
 }
 
 fn token(settings: &Resolved, faults: &mut Faults) -> Option<Secret> {
-    let direct = settings.secret(Key::PeerToken);
-    let Some(path) = settings.text(Key::PeerTokenFile) else { return direct };
-    if direct.is_some() {
-        settings.fault(Key::PeerTokenFile, "only one of peer-token and peer-token-file", faults);
-        return direct;
-    }
-    match read_bounded(Path::new(&path), TOKEN_FILE_MAX) {
-        Ok(text) if text.trim().chars().count() >= SECRET_MIN => Some(Secret::new(text.trim())),
-        Ok(_) => {
-            let expected = format!("a file with a token of at least {SECRET_MIN} characters");
-            settings.fault(Key::PeerTokenFile, expected, faults);
-            None
-        }
-        Err(reason) => {
-            let expected = format!("a readable file of at most 4KiB ({reason})");
-            settings.fault(Key::PeerTokenFile, expected, faults);
-            None
-        }
-    }
+    let keys = [Key::PeerToken, Key::PeerTokenFile];
+    let long_enough = |text: &str| text.chars().count() >= SECRET_MIN;
+    let read = |text: &str| long_enough(text).then(|| Secret::new(text));
+    let expected = format!("a token of at least {SECRET_MIN} characters");
+    mounted::either(settings, keys, read, &expected, faults)
 }
 
 /// Refuses plaintext that would leave this machine, unless it was asked for.

@@ -41,7 +41,13 @@ const TAIL: &str = "
 | `POD_NAME` | Default of `node-id`, and part of the advertised name |
 | `POD_NAMESPACE` | Part of the advertised name |
 | `POD_UID` | Its presence says that the platform runs at most one process for each node id, so a restarted pod takes over from its former self at once |
+| `NODE_NAME` | Kubernetes node, an attribute of what is sent to a collector |
+| `OTEL_…` | [As OpenTelemetry has them](observability.md) |
 | `RINGSPAN_ADMIN_URL` | Admin listener that `ring`, `sessions`, `top` and `drain` ask |
+| `PGPASSWORD`, `PGPASSFILE` | Password of the database, or a `.pgpass` file with it, where neither its URL nor `database-password-file` gives one |
+| `PGSSLMODE` | `sslmode` (disable, allow, prefer, require, verify-ca, verify-full) of a URL that gives none; default prefer |
+| `PGSSLROOTCERT`, `PGSSLCERT`, `PGSSLKEY` | Files of `sslrootcert`, `sslcert` and `sslkey`, likewise: the authority of the server's certificate, and the client's own |
+| `PGHOST`, `PGHOSTADDR`, `PGPORT`, `PGUSER`, `PGDATABASE`, `PGOPTIONS` | What else a postgres URL leaves out |
 | `XDG_STATE_HOME`, `HOME` | Where the default database lies |
 ";
 

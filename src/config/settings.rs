@@ -196,9 +196,15 @@ settings! {
     Database {
         DatabaseUrl "database-url" DatabaseUrl,
             Computed("`ringspan/ringspan.db` under `XDG_STATE_HOME` or `~/.local/state`, else `./ringspan.db`"),
-            "Database of the ring: SQLite for one machine, Postgres for many.";
+            "Database of the ring: SQLite for one machine, Postgres for many. Prefer `--database-url-file` or `--database-password-file` for a password.";
+        DatabaseUrlFile "database-url-file" Path, Unset,
+            "File that holds database-url, in its place; read at start.";
         DatabaseDirectUrl "database-direct-url" PostgresUrl, Computed("the same as database-url"),
             "Address that bypasses a transaction pooler, for LISTEN and advisory locks.";
+        DatabaseDirectUrlFile "database-direct-url-file" Path, Unset,
+            "File that holds database-direct-url, in its place; read at start.";
+        DatabasePasswordFile "database-password-file" Path, Unset,
+            "File that holds the password for both addresses, which then name none; read at start.";
         DatabaseMaxConnections "database-max-connections" Count { min: 2, max: 1000 }, Is("10"),
             "Upper bound of pooled connections.";
         DatabaseTimeout "database-timeout" duration(100, MINUTE), Is("5s"),

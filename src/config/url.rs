@@ -1,5 +1,7 @@
 //! URLs: what may be connected to, and how much of a URL may be shown.
 
+use std::fmt::Write as _;
+
 use http::{
     Uri,
     uri::{PathAndQuery, Scheme},
@@ -72,6 +74,34 @@ pub fn is_database(text: &str, sqlite_too: bool) -> bool {
     let sqlite =
         text.strip_prefix("sqlite:").is_some_and(|path| !path.trim_start_matches('/').is_empty());
     postgres || (sqlite_too && sqlite)
+}
+
+/// Whether a database's URL holds a password, as its user's or as a parameter.
+#[must_use]
+pub fn has_password(text: &str) -> bool {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let user = authority.rsplit_once('@').map(|(user, _)| user);
+    let query = tail.split_once('?').map_or("", |(_, query)| query);
+    user.is_some_and(|user| user.contains(':'))
+        || query.split('&').any(|pair| pair.starts_with("password="))
+}
+
+/// A database's URL with `password`, whatever its characters, as a parameter: there it needs no
+/// user or host before it.
+#[must_use]
+pub fn with_password(text: &str, password: &str) -> String {
+    let (text, _fragment) = text.split_once('#').unwrap_or((text, ""));
+    let mut url = format!("{text}{}password=", if text.contains('?') { '&' } else { '?' });
+    for byte in password.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            url.push(byte.into());
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(url, "%{byte:02X}");
+        }
+    }
+    url
 }
 
 /// Whether `text` is a web origin (RFC 6454): a scheme, a host, perhaps a port, no more.

@@ -1,6 +1,5 @@
 //! Which session a request names, and what of it the upstream is told.
 
-use axum::extract::RawPathParams;
 use http::{HeaderMap, HeaderName, Uri, header::COOKIE};
 use sha2::{Digest, Sha256};
 
@@ -79,21 +78,20 @@ impl Key {
     }
 }
 
-/// The key of an opaque request: the first source that is present.
+/// The key of an opaque request: the first source that is present. `part` is what stands
+/// for a name of the route's path.
 ///
 /// # Errors
 /// `invalid_request` for an empty or overlong key.
 pub(super) fn opaque(
     sources: &[KeySource],
-    params: &RawPathParams,
+    part: impl Fn(&str) -> Option<String>,
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<Option<Key>> {
     for source in sources {
         let key = match source {
-            KeySource::Path(name) => {
-                params.iter().find(|(key, _)| key == name).map(|(_, value)| Key::plain(value))
-            }
+            KeySource::Path(name) => part(name).map(Key::plain),
             KeySource::Header(name) => {
                 headers.get(name).and_then(|value| value.to_str().ok()).map(Key::plain)
             }
@@ -205,11 +203,12 @@ impl Own {
 /// The path and query without our own parameters.
 pub(super) fn forwarded_path(uri: &Uri) -> String {
     let Some(query) = uri.query() else { return uri.path().to_owned() };
-    let own = |pair: &&str| {
-        let name = pair.split('=').next();
-        name != Some(LAST_SEQ.query) && name != Some(LAST_EPOCH.query)
+    let theirs = |pair: &&str| {
+        // As it is read: `last%5Fseq` is ours too.
+        let name = decode(pair.split('=').next().unwrap_or_default());
+        name != LAST_SEQ.query && name != LAST_EPOCH.query
     };
-    let kept: Vec<&str> = query.split('&').filter(own).collect();
+    let kept: Vec<&str> = query.split('&').filter(theirs).collect();
     if kept.is_empty() {
         uri.path().to_owned()
     } else {
@@ -269,6 +268,9 @@ mod tests {
         let uri: Uri = "/rooms/a?x=1&last_seq=7&y=%20".parse().unwrap();
         assert_eq!(last_seq(&uri, &HeaderMap::new()), Ok(Some(7)));
         assert_eq!(forwarded_path(&uri), "/rooms/a?x=1&y=%20");
+        let spelled: Uri = "/rooms/a?last%5Fseq=7&x=1".parse().unwrap();
+        assert_eq!(last_seq(&spelled, &HeaderMap::new()), Ok(Some(7)));
+        assert_eq!(forwarded_path(&spelled), "/rooms/a?x=1");
         let alone: Uri = "/rooms/a?last_seq=7".parse().unwrap();
         assert_eq!(forwarded_path(&alone), "/rooms/a");
         let bad: Uri = "/rooms/a?last_seq=-1".parse().unwrap();

@@ -4,6 +4,8 @@
 
 mod auth;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod http;
 mod key;
 mod opaque;

@@ -78,7 +78,9 @@ fn wish(
     pending: &Pending,
 ) -> Result<Attach> {
     let (headers, uri) = (request.headers(), request.uri());
-    let key = key::opaque(&route.session_key, params, uri, headers)?;
+    let part =
+        |name: &str| params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
+    let key = key::opaque(&route.session_key, part, uri, headers)?;
     let (session, key_label) = match key {
         Some(key) => (SessionId::derive(&principal, &route.path, &key.text), key.label),
         None => (SessionId::random(), String::new()),

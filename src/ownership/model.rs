@@ -27,7 +27,7 @@ struct Node {
     view: BTreeSet<Incarnation>,
     lease: Lease,
     certified: Option<Instant>,
-    renewed: Option<Instant>,
+    renewed: Instant,
     reaper: Reaper,
     /// It runs, and reaches the store.
     runs: bool,
@@ -111,7 +111,7 @@ impl Model {
             view: self.alive(),
             lease: Lease::SUSPENDED.renewed(self.now, TTL, MARGIN),
             certified: None,
-            renewed: None,
+            renewed: self.now,
             reaper: Reaper::new(me, self.bounds),
             runs: true,
             connected: true,
@@ -180,7 +180,7 @@ impl Model {
         }
         row.0 = now + TTL;
         node.lease = node.lease.renewed(now, TTL, MARGIN);
-        node.renewed = Some(now);
+        node.renewed = now;
         node.reaper.heartbeat(now);
         node.view = view.alive().map(|member| member.incarnation).collect();
         for dead in node.reaper.verdict(&view, now, now) {
@@ -212,8 +212,7 @@ impl Model {
     }
 
     fn cut_off(&self, n: usize) -> bool {
-        let renewed = self.nodes[n].renewed;
-        renewed.is_some_and(|at| self.now.duration_since(at) >= self.bounds.cut_off())
+        self.now.duration_since(self.nodes[n].renewed) >= self.bounds.cut_off()
     }
 
     /// What `asker` hears of each other member of its view: the member, whether it knows the
@@ -249,19 +248,16 @@ impl Model {
                 continue;
             }
             self.beat(n);
-            if self.cut_off(n) {
-                let asked = self.now;
-                if self.ask(n, true).iter().all(|(_, _, promised)| *promised) {
-                    let node = &mut self.nodes[n];
-                    let until = self.bounds.certified_until(node.renewed.unwrap(), asked);
-                    node.certified = node.certified.max(Some(until));
-                    self.certificates += 1;
-                }
-            } else {
-                for (other, _, _) in self.ask(n, false).into_iter().filter(|(_, knows, _)| *knows) {
-                    let now = self.now;
-                    self.nodes[n].reaper.acquaint(other, now);
-                }
+            let cut_off = self.cut_off(n);
+            let answers = self.ask(n, cut_off);
+            let node = &mut self.nodes[n];
+            for (other, _, _) in answers.iter().filter(|(_, knows, _)| *knows) {
+                node.reaper.acquaint(*other, now);
+            }
+            if cut_off && answers.iter().all(|(_, _, promised)| *promised) {
+                let until = self.bounds.certified_until(node.renewed, now);
+                node.certified = node.certified.max(Some(until));
+                self.certificates += 1;
             }
         }
     }

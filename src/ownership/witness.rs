@@ -26,8 +26,8 @@ pub struct Witness {
 #[derive(Debug)]
 struct State {
     reaper: Reaper,
-    /// When the last renewal that succeeded was sent; None before the first.
-    renewed: Option<Instant>,
+    /// When the last renewal that succeeded was sent, or the registration.
+    renewed: Instant,
     /// Heartbeats have failed since.
     failing: bool,
     /// What keeps this node from a certificate, in words; empty while it holds one.
@@ -35,12 +35,14 @@ struct State {
 }
 
 impl Witness {
-    /// The account of the member `me`, whose first heartbeat is still to come.
+    /// The account of the member `me`, whose registration was sent at `registered` and was
+    /// the store's first word. A store that goes away before the first heartbeat is an outage
+    /// like any other.
     #[must_use]
-    pub fn new(me: Incarnation, bounds: Bounds) -> Self {
+    pub fn new(me: Incarnation, bounds: Bounds, registered: Instant) -> Self {
         let state = State {
             reaper: Reaper::new(me, bounds),
-            renewed: None,
+            renewed: registered,
             failing: false,
             obstacle: String::new(),
         };
@@ -58,11 +60,11 @@ impl Witness {
     pub fn renewed(&self, sent: Instant) -> Option<Duration> {
         let mut state = self.state.lock();
         let now = Instant::now();
-        let before = state.renewed.replace(sent);
+        let before = std::mem::replace(&mut state.renewed, sent);
         let failing = std::mem::take(&mut state.failing);
         state.obstacle.clear();
         state.reaper.heartbeat(now);
-        before.filter(|_| failing).map(|before| now.saturating_duration_since(before))
+        failing.then(|| now.saturating_duration_since(before))
     }
 
     /// A heartbeat failed. True for the first in a row.
@@ -103,7 +105,7 @@ impl Witness {
     /// cut off from the store.
     #[must_use]
     pub fn cut_off(&self, now: Instant) -> Option<Duration> {
-        let age = now.saturating_duration_since(self.state.lock().renewed?);
+        let age = now.saturating_duration_since(self.state.lock().renewed);
         (age >= self.bounds.cut_off()).then_some(age)
     }
 
@@ -112,7 +114,7 @@ impl Witness {
     #[must_use]
     pub fn unreachable(&self, now: Instant) -> Option<Duration> {
         let state = self.state.lock();
-        let age = now.saturating_duration_since(state.renewed?);
+        let age = now.saturating_duration_since(state.renewed);
         (state.failing || age >= self.bounds.cut_off()).then_some(age)
     }
 
@@ -122,7 +124,7 @@ impl Witness {
     pub fn testify(&self, asker: Incarnation, known: bool, outage: bool) -> Testimony {
         let now = Instant::now();
         // A node that has the store's word lets the asker lapse: then others may take over
-        // what it owns. A node that has none yet cannot tell an outage from its own start.
+        // what it owns.
         let promised =
             outage && self.cut_off(now).is_some() && self.state.lock().reaper.promise(asker, now);
         Testimony { knows_you: known, promised }
@@ -132,9 +134,8 @@ impl Witness {
     /// outlived for a while. True if it was not certified before.
     pub fn certify(&self, lease: &LeaseHandle, asked: Instant) -> bool {
         let mut state = self.state.lock();
-        let Some(renewed) = state.renewed else { return false };
         state.obstacle.clear();
-        lease.certified(self.bounds.certified_until(renewed, asked))
+        lease.certified(self.bounds.certified_until(state.renewed, asked))
     }
 
     /// A round of questions came to nothing. True if the reason is another than before.

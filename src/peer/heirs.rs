@@ -111,7 +111,10 @@ fn cut_in(cut: CutTurn) -> Option<Cut> {
 }
 
 /// None for what is malformed, or of a route that this node does not have.
-fn conversation_in(conversation: Conversation, routes: &[Arc<Route>]) -> Option<Prepared> {
+pub(super) fn conversation_in(
+    conversation: Conversation,
+    routes: &[Arc<Route>],
+) -> Option<Prepared> {
     let route = routes.iter().find(|route| route.path == conversation.route)?;
     let past = conversation.past.into_iter().map(|past| Past {
         id: past.id,

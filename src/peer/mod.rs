@@ -6,6 +6,8 @@
 mod auth;
 mod convert;
 mod describe;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod heirs;
 mod incoming;
 mod mux;

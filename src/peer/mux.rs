@@ -201,6 +201,9 @@ impl Mux {
         let mut state = self.state.lock();
         let State { channels, control, .. } = &mut *state;
         let Some(channel) = channels.get_mut(&id) else { return Ok(()) };
+        if control.len() >= MAX_CONTROL {
+            return Err(Violation("it does not read what it is answered"));
+        }
         let sent = match body {
             Body::Messages(run) => match self.receive(channel, run)? {
                 Received::Whole => true,

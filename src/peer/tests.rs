@@ -68,7 +68,7 @@ impl Pair {
         let addr = listener.local_addr().unwrap().to_string();
         let owner = Node::at(&store, "owner", &addr, limits, LEASE).await;
         let edge = Node::start(&store, "edge", limits).await;
-        let witness = Witness::new(owner.me, Bounds::new(LEASE));
+        let witness = Witness::new(owner.me, Bounds::new(LEASE), std::time::Instant::now());
         let incoming = Incoming {
             identity: identity(&owner, "ring"),
             registry: Arc::clone(&owner.registry),

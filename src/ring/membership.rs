@@ -1,6 +1,9 @@
 //! What this node believes of the ring: read from the store, shared by a watch.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::watch,
@@ -8,9 +11,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Placement;
+use super::{Placement, tenure::Tenure};
 use crate::{
-    ids::Incarnation,
+    ids::{Incarnation, SessionId},
     store::{Member, MemberState, RingView, Store},
     telemetry::{events::Events, metrics::Metrics},
 };
@@ -20,24 +23,38 @@ use crate::{
 pub struct Ring {
     pub view: RingView,
     pub placement: Placement,
+    tenure: Tenure,
 }
 
 impl Ring {
     #[must_use]
     pub fn new(view: RingView) -> Self {
         let placement = Placement::build(&view.members);
-        Self { view, placement }
+        let tenure = Tenure::new(&view, Instant::now());
+        Self { view, placement, tenure }
     }
 
     fn refreshed(&self, view: RingView) -> Self {
         let placement = self.placement.refreshed(&view.members);
-        Self { view, placement }
+        let tenure = self.tenure.of_view(&view, Instant::now());
+        Self { view, placement, tenure }
     }
 
     /// The member of that incarnation.
     #[must_use]
     pub fn member(&self, incarnation: Incarnation) -> Option<&Member> {
         self.view.members.iter().find(|member| member.incarnation == incarnation)
+    }
+
+    /// Who should inherit session `id` of the member `from`, best first: as
+    /// [`Placement::heirs`], and among equals those that came last, who are the last to
+    /// leave in a roll that replaces all; then those in the same zone.
+    #[must_use]
+    pub fn heirs(&self, id: SessionId, from: Incarnation) -> Vec<Incarnation> {
+        let now = Instant::now();
+        let zone = |member| self.member(member).and_then(|member| member.zone.as_deref());
+        let rank = |heir| (!self.tenure.is_newcomer(heir, now), zone(heir) != zone(from));
+        self.placement.heirs(id, &[from], rank)
     }
 
     /// Members that may own sessions.

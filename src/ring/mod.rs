@@ -8,6 +8,7 @@ pub mod departures;
 pub mod membership;
 pub mod placement;
 pub mod rebalance;
+mod tenure;
 
 pub use membership::{Membership, Ring};
 pub use placement::Placement;

@@ -170,18 +170,23 @@ impl Placement {
 
     /// Who should inherit session `id`, best first: nodes within the load bound before
     /// those above it, and those before nodes at capacity; among equals the newest build,
-    /// so that a rolling update moves a session once; among equals again circle order,
-    /// which spreads the sessions of one node over many heirs.
+    /// so that a rolling update moves a session once; among equals those of the lower
+    /// `rank`; and then in circle order, which spreads the sessions of one node over many.
     ///
     /// The loads are those of the view: callers that move many sessions at once refresh in
     /// between, or let the heir refuse and pass it in `exclude`.
     #[must_use]
-    pub fn heirs(&self, id: SessionId, exclude: &[Incarnation]) -> Vec<Incarnation> {
+    pub fn heirs<R: Ord>(
+        &self,
+        id: SessionId,
+        exclude: &[Incarnation],
+        rank: impl Fn(Incarnation) -> R,
+    ) -> Vec<Incarnation> {
         let mut heirs: Vec<&Candidate> = self
             .candidates_from(id)
             .filter(|candidate| !exclude.contains(&candidate.incarnation))
             .collect();
-        heirs.sort_by_key(|heir| (heir.standing, Reverse(&heir.build)));
+        heirs.sort_by_key(|heir| (heir.standing, Reverse(&heir.build), rank(heir.incarnation)));
         heirs.into_iter().map(|heir| heir.incarnation).collect()
     }
 
@@ -324,4 +329,4 @@ impl Hasher for PinnedXxh3Hasher {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -124,7 +124,8 @@ enum Upstream {
     Dialing(Dial),
     Connected(
         Box<Connection>,
-        #[expect(dead_code, reason = "a gauge that counts by living")] GaugeGuard,
+        /// Counts by living.
+        GaugeGuard,
     ),
 }
 

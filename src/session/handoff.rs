@@ -28,7 +28,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// How long an upstream may take for a close.
-const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
+pub(super) const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
 
 /// How long an heir may take to keep a conversation.
 const PREPARE: Duration = Duration::from_secs(2);
@@ -121,7 +121,7 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     actor.settle(settle.min(SETTLE)).await;
     let heirs = match departure {
         Departure::Balance(heirs) => heirs.clone(),
-        _ => actor.ctx.ring.borrow().placement.heirs(id, &[actor.ctx.me]),
+        _ => actor.ctx.ring.borrow().heirs(id, actor.ctx.me),
     };
     let went =
         if quiesced == Ok(true) { transfer(actor, heirs, departure).await } else { Went::Nowhere };

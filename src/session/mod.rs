@@ -11,6 +11,8 @@ mod clients;
 mod continuity;
 pub mod event;
 pub mod fields;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handoff;
 pub mod history;
 pub mod ledger;

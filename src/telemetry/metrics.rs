@@ -63,12 +63,7 @@ impl Metrics {
         let metrics = Self(Arc::new(Families::new()));
         // Rare, and watched by their increase: a counter that is first seen with its first
         // event shows none.
-        let reasons = [
-            HandoffReason::Drain,
-            HandoffReason::Deadline,
-            HandoffReason::Age,
-            HandoffReason::Balance,
-        ];
+        let reasons = [HandoffReason::Drain, HandoffReason::Deadline, HandoffReason::Balance];
         for reason in reasons {
             for outcome in [Outcome::Ok, Outcome::Failed] {
                 let labels = ByHandoff { reason, outcome };

@@ -44,6 +44,21 @@ pub struct Connection {
     pub since: Instant,
 }
 
+impl Connection {
+    /// Says the last word, or answers the upstream's, and waits until the upstream hangs up, as
+    /// a client should (RFC 6455 section 7.1.1): hanging up at once could destroy the Close on
+    /// its way. At most for `limit`. Cancel-safe: dropped, it hangs up.
+    pub async fn close(mut self, code: u16, reason: &str, limit: Duration) {
+        self.socket.queue_close(code, reason);
+        let goodbye = async {
+            if self.socket.flush().await.is_ok() {
+                while let Some(Ok(_)) = self.socket.recv().await {}
+            }
+        };
+        drop(timeout(limit, goodbye).await);
+    }
+}
+
 /// Opens connections; holds what all of them share.
 #[derive(Clone)]
 pub struct Dialer {

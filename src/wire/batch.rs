@@ -147,7 +147,13 @@ impl Header {
             }
             _ => return None,
         };
-        Some(Self { kind, len, payload })
+        // The shortest form, or the bytes would not be those that the messages have.
+        let shortest = match len {
+            4 => payload > 125,
+            10 => payload > 0xFFFF,
+            _ => true,
+        };
+        shortest.then_some(Self { kind, len, payload })
     }
 }
 
@@ -247,6 +253,7 @@ mod tests {
         let whole = batch(&[3]).into_bytes();
         assert_eq!(Batch::from_wire(whole.slice(..whole.len() - 1)), None);
         assert_eq!(Batch::from_wire(Bytes::from_static(&[0x89, 0])), None);
+        assert_eq!(Batch::from_wire(Bytes::from_static(&[0x81, 126, 0, 1, b'x'])), None);
         assert_eq!(
             Batch::from_wire(Bytes::from_static(&[
                 0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255

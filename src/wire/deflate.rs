@@ -56,8 +56,7 @@ thread_local! {
         out: Vec::new(),
     });
     static DEFLATER: RefCell<Deflater> = RefCell::new(Deflater {
-        // Level 1: a hop's time counts for more than the last bytes.
-        state: Compress::new(Compression::fast(), false),
+        state: compressor(),
         out: Vec::new(),
     });
 }
@@ -135,23 +134,38 @@ pub(super) fn deflate<R>(message: &[u8], then: impl FnOnce(Option<&[u8]>) -> R) 
 }
 
 impl Deflater {
-    /// False if the output would not be smaller; it is given up as soon as that is clear.
+    /// False if the output would not be smaller.
     fn run(&mut self, message: &[u8]) -> bool {
         self.state.reset();
-        // A result that needs more room than this is of no use.
-        self.out.reserve(message.len() + SYNC_TAIL.len());
-        let Ok(_) = self.state.compress_vec(message, &mut self.out, FlushCompress::Sync) else {
-            return false;
-        };
+        // Room for the worst case: zlib-rs 0.6 keeps what found no room over its reset, where it
+        // adds up until the compressor panics (`noise_does_not_wear_the_compressor_out`).
+        self.out.reserve(deflate_bound(message.len()));
+        let done = self.state.compress_vec(message, &mut self.out, FlushCompress::Sync);
         // Room to spare says that the flush is complete.
-        let whole = usize_of(self.state.total_in()) == message.len()
+        let whole = done.is_ok()
+            && usize_of(self.state.total_in()) == message.len()
             && self.out.len() < self.out.capacity();
+        if !whole {
+            self.state = compressor();
+            return false;
+        }
         let Some(payload) = self.out.strip_suffix(&SYNC_TAIL).map(<[u8]>::len) else {
             return false;
         };
         self.out.truncate(payload);
-        whole && payload < message.len()
+        payload < message.len()
     }
+}
+
+/// Level 1: a hop's time counts for more than the last bytes.
+fn compressor() -> Compress {
+    Compress::new(Compression::fast(), false)
+}
+
+/// More bytes than any message of `len` bytes deflates to at level 1: nine bits for each byte
+/// (RFC 1951 section 3.2.6), headers and the flush.
+fn deflate_bound(len: usize) -> usize {
+    len + len / 8 + 64
 }
 
 /// For counts that fit, being lengths of slices.
@@ -298,6 +312,26 @@ mod tests {
             (0..4096_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1]).collect();
         let sent = deflate(&noise, |out| out.map_or(noise.len(), <[u8]>::len));
         assert!(sent <= noise.len());
+    }
+
+    /// What a pseudorandom generator makes of a seed.
+    fn noise(seed: u64, len: usize) -> Vec<u8> {
+        use rand::{RngCore, SeedableRng};
+        let mut noise = vec![0; len];
+        rand::rngs::StdRng::seed_from_u64(seed).fill_bytes(&mut noise);
+        noise
+    }
+
+    #[test]
+    fn noise_does_not_wear_the_compressor_out() {
+        for seed in 0..2_000 {
+            // Of one size, so that no message finds room that a larger one needed.
+            assert!(deflate(&noise(seed, 256), |out| out.is_none()), "seed {seed}");
+        }
+        assert!(deflate(&noise(1, 1 << 20), |out| out.is_none()));
+        let text = "text that shrinks ".repeat(10);
+        let sent = deflate(text.as_bytes(), |out| out.unwrap().to_vec());
+        assert_eq!(inflated(&sent, text.len()), Ok(text.into_bytes()));
     }
 
     proptest! {

@@ -200,7 +200,7 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(Connected { io, head, leftover: input.freeze() })
 }
 
-fn encode(request: &ClientRequest<'_>, key: &str) -> Result<Vec<u8>, &'static str> {
+pub(super) fn encode(request: &ClientRequest<'_>, key: &str) -> Result<Vec<u8>, &'static str> {
     let visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !request.path_and_query.starts_with('/') || !visible(request.path_and_query) {
         return Err("the path is not one that may be sent");
@@ -238,10 +238,10 @@ fn encode(request: &ClientRequest<'_>, key: &str) -> Result<Vec<u8>, &'static st
     Ok(out)
 }
 
-type Head = (StatusCode, HeaderMap, usize);
+pub(super) type Head = (StatusCode, HeaderMap, usize);
 
 /// Status, headers and length of a whole head, None while it is incomplete.
-fn parse_head(input: &[u8]) -> Result<Option<Head>, &'static str> {
+pub(super) fn parse_head(input: &[u8]) -> Result<Option<Head>, &'static str> {
     const INVALID: &str = "the answer is not HTTP/1.1";
     let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut lines);
@@ -261,7 +261,7 @@ fn parse_head(input: &[u8]) -> Result<Option<Head>, &'static str> {
 }
 
 /// Holds the server to what RFC 6455 section 4.1 asks of a 101.
-fn accept(
+pub(super) fn accept(
     headers: HeaderMap,
     key: &str,
     request: &ClientRequest<'_>,
@@ -289,7 +289,7 @@ fn accept(
 }
 
 /// As much of a refusal's body as comes, up to the limit. `input` is its start.
-async fn read_body<S: AsyncRead + Unpin>(
+pub(super) async fn read_body<S: AsyncRead + Unpin>(
     io: &mut S,
     headers: &HeaderMap,
     mut input: BytesMut,

@@ -11,6 +11,8 @@ pub mod handshake;
 pub mod socket;
 
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod outbox;
 mod scratch;
 

@@ -162,7 +162,7 @@ async fn socket_owned_by_another(ring: &Ring, edge: &Node) -> (String, Ws, Strin
 async fn a_turn_whose_owner_dies_before_its_first_event_is_run_again_unseen() {
     let ring = Ring::start(RingOptions::nodes(3)).await;
     let (key, mut socket, first) = socket_owned_by_another(&ring, ring.node(0)).await;
-    ring.freeze_upstream();
+    ring.freeze_upstream().await;
     socket.json(&create(&[user("two")], Some(&first))).await;
     kill_before_the_first_event(&ring, &key).await;
     let turn = Turn::read(&mut socket).await;
@@ -173,7 +173,7 @@ async fn a_turn_whose_owner_dies_before_its_first_event_is_run_again_unseen() {
 async fn a_stored_turn_whose_owner_dies_before_its_first_event_is_never_run_again() {
     let ring = Ring::start(RingOptions::nodes(3)).await;
     let (key, mut socket, first) = socket_owned_by_another(&ring, ring.node(0)).await;
-    ring.freeze_upstream();
+    ring.freeze_upstream().await;
     let mut request = create(&[user("two")], Some(&first));
     request["store"] = true.into();
     socket.json(&request).await;
@@ -190,7 +190,7 @@ async fn a_stored_turn_whose_owner_dies_before_its_first_event_is_never_run_agai
 async fn a_request_over_http_whose_owner_dies_before_its_first_event_is_run_again_unseen() {
     let ring = Ring::start(RingOptions::nodes(3)).await;
     let (key, _socket, _) = socket_owned_by_another(&ring, ring.node(0)).await;
-    ring.freeze_upstream();
+    ring.freeze_upstream().await;
     let (url, body) = (ring.node(0).url("/v1/responses"), body(&[user("alone")], None, false));
     let headers = [ALICE, ("session-id", key.as_str())];
     let (answer, ()) = tokio::join!(
@@ -205,9 +205,10 @@ async fn a_request_over_http_whose_owner_dies_before_its_first_event_is_run_agai
 #[tokio::test]
 async fn an_owner_that_was_frozen_past_its_lease_serves_nothing_more() {
     let ring = Ring::start(RingOptions::nodes(2)).await;
-    let victim = ring.node(0);
+    let victim = ring.youngest().await;
+    let other = ring.others(victim)[0];
     let (key, mut inside) = room_owned_by(&ring, |node| node.id == victim.id, victim).await;
-    let url = ring.node(1).url(&format!("/rooms/{key}"));
+    let url = other.url(&format!("/rooms/{key}"));
     let headers = [ALICE, ("session-id", key.as_str())];
     let mut outside = Ws::open(&url, &headers).await;
     inside.text("while all is well").await;
@@ -215,7 +216,7 @@ async fn an_owner_that_was_frozen_past_its_lease_serves_nothing_more() {
     assert_eq!(inside.expect_text().await, "while all is well");
     let before = ring.session(&key).await["epoch"].as_i64().unwrap();
 
-    victim.stop();
+    victim.freeze().await;
     inside.text("to a frozen node").await;
 
     // Once the lease is over somebody else has the session, with a higher epoch.
@@ -228,12 +229,10 @@ async fn an_owner_that_was_frozen_past_its_lease_serves_nothing_more() {
     taken.text("to the new owner").await;
     assert_eq!(taken.expect_text().await, "to the new owner");
     assert!(outside.end().await.is_end(), "the session that the client had is over");
-    let answer = crate::support::http::get(
-        &format!("{}/api/v1/sessions?limit=1000", ring.node(1).admin_url),
-        &[],
-    )
-    .await
-    .json();
+    let answer =
+        crate::support::http::get(&format!("{}/api/v1/sessions?limit=1000", other.admin_url), &[])
+            .await
+            .json();
     let claims: Vec<_> = answer["sessions"]
         .as_array()
         .unwrap()
@@ -241,7 +240,7 @@ async fn an_owner_that_was_frozen_past_its_lease_serves_nothing_more() {
         .filter(|session| session["key"].as_str().is_some_and(|known| known.ends_with(&key)))
         .collect();
     assert_eq!(claims.len(), 1, "{claims:?}");
-    assert_eq!(claims[0]["owner_node"], "node-1");
+    assert_eq!(claims[0]["owner_node"], other.id.as_str());
 
     victim.cont();
     let end = inside.data().await;

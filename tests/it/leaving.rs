@@ -354,7 +354,7 @@ async fn an_heir_that_stands_still_holds_up_no_drain() {
     let edge = ring.node(0);
     let mut talk = owned_elsewhere(&ring, edge, "still").await;
     let still = ring.others(talk.owner).into_iter().find(|node| node.id != edge.id).unwrap();
-    still.stop();
+    still.freeze().await;
     talk.owner.sigterm();
     let next = create(&[user("second")], Some(&talk.first));
     let next = Turn::run(&mut talk.socket, &next).await;

@@ -14,6 +14,7 @@
 )]
 
 mod access;
+mod autobahn;
 mod bad_days;
 mod balance;
 mod checker;
@@ -34,5 +35,6 @@ mod responses_http;
 mod resume;
 mod roll;
 mod slow_client;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;

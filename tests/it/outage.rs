@@ -298,7 +298,7 @@ async fn a_certified_node_that_stood_still_serves_nothing_more() {
     until_certified(other).await;
     echo(&mut inside, "by certificate").await;
 
-    victim.stop();
+    victim.freeze().await;
     inside.text("to a frozen node").await;
     until_suspended(other).await;
     ring.gate.as_ref().unwrap().reopen().await;

@@ -12,19 +12,20 @@ use crate::support::{
 };
 
 /// The seed of this run: `RINGSPAN_SEED`, or a new one.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let set = std::env::var("RINGSPAN_SEED").ok();
     set.map_or_else(rand::random, |seed| seed.parse().expect("RINGSPAN_SEED is a number"))
 }
 
 /// A number of this run: a variable, or `otherwise`.
-fn number(variable: &str, otherwise: usize) -> usize {
+pub fn number(variable: &str, otherwise: usize) -> usize {
     let set = std::env::var(variable).ok();
     set.map_or(otherwise, |number| number.parse().expect("a number"))
 }
 
-/// Replaces every node in `old` by one in `new`, each new one first; prints the moves.
-async fn roll(trial: &Trial, crowd: &Crowd, clients: usize, old: &[Node], new: &[Node]) {
+/// Replaces every node in `old` by one in `new`, each new one first. Prints the moves, and
+/// returns how many there were for each client.
+async fn roll(trial: &Trial, crowd: &Crowd, clients: usize, old: &[Node], new: &[Node]) -> f64 {
     let mark = trial.audit.mark().await;
     let began = Instant::now();
     for (old, new) in old.iter().zip(new) {
@@ -41,6 +42,7 @@ async fn roll(trial: &Trial, crowd: &Crowd, clients: usize, old: &[Node], new: &
         moves.last().unwrap_or(&0),
         ratio(all, clients),
     );
+    ratio(all, clients)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "small counts")]
@@ -59,14 +61,16 @@ fn assert_unnoticed(outcome: &Outcome) {
     );
 }
 
-async fn rolls(clients: usize, rolls: usize, pace: Pace) {
+/// Rolls under load that nobody may notice; the moves for each client of each.
+async fn rolls(clients: usize, rolls: usize, pace: Pace) -> Vec<f64> {
     let trial = Trial::start(RingOptions::nodes(3), 3).await;
     let crowd = Crowd::start(&trial.balancer.url, clients, pace, seed());
     crowd.until_more(2).await;
+    let mut moves = Vec::new();
     for n in 0..rolls {
         let (old, new) = (&trial.ring.nodes, &trial.spare);
         let (old, new) = if n % 2 == 0 { (old, new) } else { (new, old) };
-        roll(&trial, &crowd, clients, old, new).await;
+        moves.push(roll(&trial, &crowd, clients, old, new).await);
     }
     crowd.until_more(1).await;
     let outcome = crowd.stop().await;
@@ -76,18 +80,21 @@ async fn rolls(clients: usize, rolls: usize, pace: Pace) {
     for invariant in Invariant::ALL {
         assert!(verdict.checked(invariant) > clients, "{invariant:?} was hardly looked at");
     }
+    moves
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ring_replaced_under_load_fails_no_turn_and_breaks_no_invariant() {
-    rolls(30, 1, Pace { deltas: 8, delay: 20, think: 400 }).await;
+    rolls(30, 1, Pace { deltas: 8, delay: 20, think: 400, anew_after: None }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: ./test.sh continuity"]
 async fn long_two_rolls_under_two_hundred_busy_sessions() {
     let clients = number("RINGSPAN_CLIENTS", 200);
-    rolls(clients, 2, Pace { deltas: 10, delay: 20, think: 2000 }).await;
+    let moves =
+        rolls(clients, 2, Pace { deltas: 10, delay: 20, think: 2000, anew_after: None }).await;
+    assert!(moves.iter().all(|moves| *moves <= 1.2), "moves for each client: {moves:?}");
 }
 
 /// What users saw of losses.
@@ -122,13 +129,18 @@ async fn kills(clients: usize, rounds: usize, pace: Pace) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn owners_killed_under_load_leave_only_what_is_said_to_be_unknown() {
-    kills(20, 2, Pace { deltas: 8, delay: 20, think: 400 }).await;
+    kills(20, 2, Pace { deltas: 8, delay: 20, think: 400, anew_after: None }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: ./test.sh continuity"]
 async fn long_every_node_killed_three_times_under_a_hundred_sessions() {
-    kills(number("RINGSPAN_CLIENTS", 100), 9, Pace { deltas: 10, delay: 20, think: 1000 }).await;
+    kills(
+        number("RINGSPAN_CLIENTS", 100),
+        9,
+        Pace { deltas: 10, delay: 20, think: 1000, anew_after: None },
+    )
+    .await;
 }
 
 /// Nodes are frozen for longer than their lease and come back as if nothing had happened.
@@ -136,11 +148,11 @@ async fn long_every_node_killed_three_times_under_a_hundred_sessions() {
 #[ignore = "long: ./test.sh continuity"]
 async fn long_nodes_frozen_past_their_lease_double_nothing() {
     let trial = Trial::start(RingOptions::nodes(3), 0).await;
-    let pace = Pace { deltas: 10, delay: 20, think: 1000 };
+    let pace = Pace { deltas: 10, delay: 20, think: 1000, anew_after: None };
     let crowd = Crowd::start(&trial.balancer.url, 60, pace, seed());
     crowd.until_more(2).await;
     for victim in &trial.ring.nodes {
-        victim.stop();
+        victim.freeze().await;
         // Until the others have declared it dead and taken what they were asked for.
         let incarnations = trial.audit.mark().await;
         eventually("the frozen node is dead", Duration::from_secs(20), async || {
@@ -167,7 +179,7 @@ async fn long_nodes_frozen_past_their_lease_double_nothing() {
 async fn long_the_database_goes_for_half_a_minute_and_comes_back() {
     let options = RingOptions::nodes(3).store(Store::OwnPostgres);
     let trial = Trial::start(options, 0).await;
-    let pace = Pace { deltas: 10, delay: 20, think: 1000 };
+    let pace = Pace { deltas: 10, delay: 20, think: 1000, anew_after: None };
     let crowd = Crowd::start(&trial.balancer.url, 40, pace, seed());
     crowd.until_more(2).await;
     let server = trial.ring.server.as_ref().expect("it has a server of its own");

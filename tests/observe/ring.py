@@ -84,7 +84,9 @@ class Postgres:
         self.process = subprocess.Popen(
             [f"{found}/postgres", "-D", self.data, "-p", str(self.port), "-h", "127.0.0.1",
              "-k", "", "-c", "fsync=off"], **quiet, **as_user)
-        until("Postgres", lambda: socket.create_connection(("127.0.0.1", self.port), 1))
+        # It takes connections before it takes queries.
+        ready = [f"{found}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        until("Postgres", lambda: subprocess.run(ready, check=False, **quiet).returncode == 0)
         self.url = f"postgres://ringspan@127.0.0.1:{self.port}/postgres"
 
     def stop(self):

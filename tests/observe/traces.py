@@ -5,9 +5,9 @@ sends OTLP, and a client that comes to a node which is not its session's owner; 
 asks again. Then reads the trace back from Phoenix and prints it as a tree, with the node and the links
 of each span as the collector saw them (Phoenix keeps neither). Fails when a span, a parent, a link, the
 logs or the metrics are missing. `--http` sends OTLP over HTTP instead of gRPC; `--no-phoenix` looks at
-the collector only.
+the collector only; `--picture` has Chromium look at Phoenix's own page.
 
-    python tests/observe/traces.py [--out FILE] [--http] [--no-phoenix]
+    python tests/observe/traces.py [--out FILE] [--picture FILE] [--http] [--no-phoenix]
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 import tempfile
 
 from collector import Collector
+from page import Browser
 from ring import Client, Ring, free_port, get, get_json, until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -53,6 +54,19 @@ class Phoenix:
                  "end": int(span["end_time_unix_nano"]) / 1e6,
                  "attributes": {pair["key"]: value(pair["value"]) for pair in span["attributes"]}}
                 for span in found]
+
+    def picture(self, path):
+        """The trace as Phoenix shows it."""
+        project = next(one["id"] for one in get_json(f"{self.url}/v1/projects")["data"] if one["name"] == "default")
+        browser = Browser()
+        try:
+            browser.look(1400, 900)
+            browser.call("Page.navigate", url=f"{self.url}/projects/{project}/traces/{TRACE}")
+            for shown in ("handoff", "status_code"):
+                browser.wait(shown, f"document.body?.innerText.includes('{shown}')", 90)
+            browser.picture(path)
+        finally:
+            browser.stop()
 
     def stop(self):
         self.process.terminate()
@@ -137,6 +151,7 @@ def check(collector, owner):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--picture", type=pathlib.Path)
     parser.add_argument("--http", action="store_true")
     parser.add_argument("--no-phoenix", action="store_true")
     arguments = parser.parse_args()
@@ -160,6 +175,8 @@ def main():
 
             spans = until("the whole trace", arrived, 60)
         check(collector, owner)
+        if phoenix and arguments.picture:
+            phoenix.picture(arguments.picture)
     finally:
         collector.stop()
         if phoenix:

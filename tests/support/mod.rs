@@ -1,6 +1,7 @@
 //! What the integration tests share: a ring of processes, and clients of it.
 
 pub mod audit;
+pub mod autobahn;
 pub mod balancer;
 pub mod checker;
 pub mod codexish;

@@ -122,6 +122,25 @@ impl Process {
         }
     }
 
+    /// Suspends it, and returns when it stands still: a thread that runs in user space when the
+    /// signal is sent may do a good deal more before it sees it.
+    pub async fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let what = format!("process {} stands still", self.pid);
+        eventually(&what, Duration::from_secs(10), async || self.stands_still().then_some(()))
+            .await;
+    }
+
+    /// Whether the kernel says so of every thread.
+    fn stands_still(&self) -> bool {
+        let state =
+            |stat: &str| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+        threads
+            .filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).ok())
+            .all(|stat| state(&stat))
+    }
+
     /// The exit code, or minus the signal's number; None while it runs.
     pub fn exit_code(&self) -> Option<i32> {
         use std::os::unix::process::ExitStatusExt as _;

@@ -22,7 +22,8 @@ const PIP: [&str; 1] = ["openai[realtime]"];
 /// How long one script may take.
 const SCRIPT: Duration = Duration::from_mins(3);
 
-fn target() -> PathBuf {
+/// Where clients are installed.
+pub(super) fn target() -> PathBuf {
     // The binary lies in target/<profile>/.
     let binary = Path::new(env!("CARGO_BIN_EXE_ringspan"));
     binary.ancestors().nth(2).unwrap().join("clients")
@@ -80,7 +81,7 @@ fn install_python() -> Result<PathBuf, String> {
 }
 
 /// What was installed; None, after saying why, where it could not be.
-async fn installed(
+pub(super) async fn installed(
     what: &str,
     cell: &'static OnceLock<Result<PathBuf, String>>,
     install: fn() -> Result<PathBuf, String>,

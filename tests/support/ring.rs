@@ -245,8 +245,8 @@ impl Ring {
     }
 
     /// Suspends the sample upstream: what is sent to it waits.
-    pub fn freeze_upstream(&self) {
-        self.sample.signal(Signal::STOP);
+    pub async fn freeze_upstream(&self) {
+        self.sample.freeze().await;
     }
 
     /// Lets it go on.
@@ -301,6 +301,16 @@ impl Ring {
         let session = self.session(key).await;
         let owner = session["owner_node"].as_str().unwrap();
         self.nodes.iter().find(|node| node.id == owner).unwrap()
+    }
+
+    /// The node that registered last. All others may declare it dead as soon as its lease is
+    /// over; of an older one they must first have heard that it knows them.
+    pub async fn youngest(&self) -> &Node {
+        let url = format!("{}/api/v1/ring", self.nodes[0].admin_url);
+        let ring = http::get(&url, &[]).await.json();
+        let members = ring["members"].as_array().unwrap().iter();
+        let last = members.max_by_key(|member| member["incarnation"].as_i64()).unwrap();
+        self.nodes.iter().find(|node| last["node_id"] == node.id.as_str()).unwrap()
     }
 
     /// Nodes other than `node`.
@@ -495,9 +505,9 @@ impl Node {
         self.wait_exit(Duration::from_secs(10)).await;
     }
 
-    /// Suspends it.
-    pub fn stop(&self) {
-        self.process().signal(Signal::STOP);
+    /// Suspends it, and returns when it stands still.
+    pub async fn freeze(&self) {
+        self.process().freeze().await;
     }
 
     /// Lets it go on.

@@ -129,6 +129,16 @@ impl Ws {
         self.send(Message::text(text.into())).await.unwrap();
     }
 
+    /// Sends a text; false if nobody is there to take it.
+    pub async fn text_or_gone(&mut self, text: String) -> bool {
+        self.send(Message::text(text)).await.is_ok()
+    }
+
+    /// The same for bytes.
+    pub async fn binary_or_gone(&mut self, payload: Bytes) -> bool {
+        self.send(Message::Binary(payload)).await.is_ok()
+    }
+
     pub async fn json(&mut self, event: &Value) {
         self.text(event.to_string()).await;
     }

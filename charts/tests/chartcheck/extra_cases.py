@@ -7,23 +7,36 @@ INLINE = {
     "inline": {"databaseUrl": "postgres://u@db/ringspan", "peerToken": "not-a-secret-0123456789"},
 }
 
+KEEPING = {
+    "route": [
+        {"path": "/v1/responses", "profile": "responses", "upstream": "openai", "continuity": "database"}
+    ]
+}
+HISTORY = {**INLINE, "inline": {**INLINE["inline"], "historyKey": "A" * 43 + "="}}
+
 CASES = [
     Case("one node, no ring", {"replicas": 1, "ring": {"enabled": False}, "peer": {"auth": "none"}}),
     Case("static members", {"ring": {"staticMembers": True, "ordinalsStart": 5}}),
     Case("own mTLS Secret", {"peer": {"auth": "mtls", "mtls": {"existingSecret": "peers"}}}),
     Case("plaintext peers", {"peer": {"auth": "none", "allowPlaintext": True}}),
     Case("inline secrets, Job", {"secrets": INLINE, "migrations": {"strategy": "job"}}),
+    Case("conversations in the database", {"config": KEEPING, "secrets": HISTORY}),
+    Case("mounted secrets", {"config": KEEPING, "secrets": {**HISTORY, "mount": True}}),
     Case(
-        "conversations in the database",
+        "a mounted password",
+        {"database": {"external": {"useUrl": False, "host": "h"}}, "secrets": {"mount": True}},
+    ),
+    Case(
+        "a mounted password of a trial database",
         {
-            "config": {
-                "route": [
-                    {"path": "/v1/responses", "profile": "responses", "upstream": "openai", "continuity": "database"}
-                ]
+            "database": {"mode": "dev", "dev": {"acknowledgeDataLoss": True}},
+            "secrets": {
+                "source": "inline", "mount": True,
+                "inline": {"databasePassword": "not-a-secret", "peerToken": "not-a-secret-0123456789"},
             },
-            "secrets": {**INLINE, "inline": {**INLINE["inline"], "historyKey": "A" * 43 + "="}},
         },
     ),
+    Case("a mounted address of a Cluster", {"database": {"mode": "cloudnativepg"}, "secrets": {"mount": True}}),
     Case("migrations elsewhere", {"migrations": {"strategy": "external"}}),
     Case("no policy, no test", {"networkPolicy": {"enabled": False}, "test": {"enabled": False}}),
     Case(

@@ -21,7 +21,8 @@ OTHERS = re.compile(
 # Keys of the file that are values of the chart by another name, or none of the operator's business.
 NOT_IN_CONFIG = {
     "admin_listen", "advertise", "cluster_domain", "database_direct_url",
-    "database_max_connections", "database_url", "drain_cleanup", "drain_dwell", "drain_timeout",
+    "database_direct_url_file", "database_max_connections", "database_password_file", "database_url",
+    "database_url_file", "drain_cleanup", "drain_dwell", "drain_timeout",
     "headless_service", "heartbeat_interval", "history_key", "history_key_file", "lease_margin", "lease_ttl", "listen",
     "migrate_on_start", "node_id", "otlp_endpoint", "peer_allow_plaintext", "peer_ca", "peer_cert",
     "peer_key", "peer_listen", "peer_token", "peer_token_file", "ring_poll", "static_members",
@@ -92,6 +93,7 @@ class Program:
         for name in ("tls.crt", "tls.key", "ca.crt"):
             (directory / "peer-tls" / name).write_text("-----BEGIN X-----\n")
         env["RINGSPAN_CONFIG"] = str(path)
+        mount_secrets(release, directory)
         done = self.ask("config", "check", str(path), env=env)
         said = (done.stdout + done.stderr).strip()
         return [] if done.returncode == 0 else [f"config check: {said}"]
@@ -113,14 +115,29 @@ def pod_environment(release: Release, directory: Path) -> dict[str, str]:
         if "fieldRef" in source:
             env[variable["name"]] = fields.get(source["fieldRef"]["fieldPath"], "")
         elif "secretKeyRef" in source:
-            url = variable["name"].endswith("_URL")
-            stand_in = "postgres://u@h/d" if url else "stand-in-of-at-least-16-characters"
-            if variable["name"] == "RINGSPAN_HISTORY_KEY":
-                stand_in = base64.b64encode(bytes(32)).decode()
-            env[variable["name"]] = stand_in
+            env[variable["name"]] = stand_in(variable["name"])
         else:
             env[variable["name"]] = expand(variable.get("value", ""), env)
     return {k: v.replace("/etc/ringspan", str(directory)) for k, v in env.items()}
+
+
+def mount_secrets(release: Release, directory: Path) -> None:
+    """Writes the files that the first pod would have from Secrets."""
+    volumes = {v["name"]: v for v in release.ring.spec["volumes"]}
+    for mount in release.ring.container("ringspan")["volumeMounts"]:
+        for item in volumes.get(mount["name"], {}).get("secret", {}).get("items", []):
+            path = Path(mount["mountPath"].replace("/etc/ringspan", str(directory)), item["path"])
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(stand_in(item["key"]))
+
+
+def stand_in(name: str) -> str:
+    """Something that the program takes for the credential of this variable or key."""
+    if name.lower().endswith(("url", "uri")):
+        return "postgres://u@h/d"
+    if "history" in name.lower():
+        return base64.b64encode(bytes(32)).decode()
+    return "stand-in-of-at-least-16-characters"
 
 
 def expand(text: str, env: dict[str, str]) -> str:

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::{Given, ROUTED};
+use super::{Given, ROUTED, database::secret_file};
 use crate::config::{
     ServeArgs,
     dump::dump,
@@ -93,6 +93,9 @@ fn migrate_needs_nothing_but_the_database() {
     let args = ServeArgs::default().with(Key::DatabaseUrl, "mysql://u:hidden@h/d");
     let faults = load_store(&args, &env).unwrap_err().to_string();
     assert!(faults.contains("--database-url: got \"mysql://u:***@h/d\""), "{faults}");
+    let file = secret_file("postgres://u@h/d");
+    let args = ServeArgs::default().with(Key::DatabaseUrlFile, file.path().to_str().unwrap());
+    assert_eq!(load_store(&args, &|_| None).unwrap().url, "postgres://u@h/d");
 }
 
 #[test]

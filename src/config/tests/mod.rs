@@ -1,5 +1,6 @@
 //! What an operator would notice of loading, checking and showing a configuration.
 
+mod database;
 mod documents;
 mod faults;
 mod precedence;

@@ -1,5 +1,7 @@
 //! Who a client is. The credential is read here and goes nowhere else but to the upstream.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod jwt;
 mod keys;
 #[cfg(test)]

@@ -21,7 +21,7 @@ fn member(incarnation: i64, node_id: &str) -> Member {
     }
 }
 
-fn nodes(count: i64) -> Vec<Member> {
+pub fn nodes(count: i64) -> Vec<Member> {
     (1..=count).map(|n| member(n, &format!("node-{n}"))).collect()
 }
 
@@ -83,7 +83,7 @@ fn an_empty_ring_owns_nothing() {
     let placement = Placement::build(&[]);
     assert_eq!(placement.owner(session(1)), None);
     assert_eq!(placement.successors(session(1)).count(), 0);
-    assert!(placement.heirs(session(1), &[]).is_empty());
+    assert!(placement.heirs(session(1), &[], |_| ()).is_empty());
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn only_active_members_are_ever_chosen() {
     for id in sessions(1000) {
         assert_eq!(placement.owner(id), Some(Incarnation(5)));
         assert_eq!(placement.successors(id).collect::<Vec<_>>(), [Incarnation(5)]);
-        assert_eq!(placement.heirs(id, &[]), [Incarnation(5)]);
+        assert_eq!(placement.heirs(id, &[], |_| ()), [Incarnation(5)]);
     }
     assert_eq!(placement.share(Incarnation(2)).to_bits(), 0_f64.to_bits());
 }
@@ -164,7 +164,7 @@ fn heirs_of_the_newest_build_come_first() {
     }
     let placement = Placement::build(&members);
     for id in sessions(100) {
-        let heirs = placement.heirs(id, &[Incarnation(6)]);
+        let heirs = placement.heirs(id, &[Incarnation(6)], |_| ());
         assert_eq!(heirs[..2], [Incarnation(5), Incarnation(4)]);
         assert_eq!(heirs[4], Incarnation(1));
         // The two of 1.10 in circle order.
@@ -182,12 +182,12 @@ fn a_loaded_heir_waits_however_new_and_a_full_one_waits_longest() {
     members[2].build = "2.0.0".into();
     members[3].build = "3.0.0".into();
     members[3].capacity = 90;
-    let heirs = Placement::build(&members).heirs(session(1), &[]);
+    let heirs = Placement::build(&members).heirs(session(1), &[], |_| ());
     // Fair is 104, the bound 131: 126 is within, and new.
     assert_eq!((heirs[0], heirs[3]), (Incarnation(3), Incarnation(4)));
 
     members[2].load = 140;
-    let heirs = Placement::build(&members).heirs(session(1), &[]);
+    let heirs = Placement::build(&members).heirs(session(1), &[], |_| ());
     assert_eq!(heirs[2..], [Incarnation(3), Incarnation(4)]);
 }
 
@@ -198,7 +198,7 @@ fn twice_the_weight_may_carry_twice_the_load() {
     for (member, load) in members.iter_mut().zip([240, 130, 30]) {
         member.load = load;
     }
-    let heirs = Placement::build(&members).heirs(session(1), &[]);
+    let heirs = Placement::build(&members).heirs(session(1), &[], |_| ());
     assert_eq!(heirs[2], Incarnation(2), "130 is above its bound, 240 of the heavy one is not");
 }
 
@@ -211,7 +211,7 @@ fn sessions_of_a_draining_node_count_towards_the_bound() {
     members[1].build = "2.0.0".into();
     members[2].load = 0;
     // 160 sessions for two nodes: 60 is little.
-    assert_eq!(Placement::build(&members).heirs(session(1), &[])[0], Incarnation(2));
+    assert_eq!(Placement::build(&members).heirs(session(1), &[], |_| ())[0], Incarnation(2));
 }
 
 #[test]
@@ -275,7 +275,7 @@ proptest! {
         let (one, two) = (Placement::build(&members), Placement::build(&shuffled));
         for id in sessions(64) {
             prop_assert_eq!(one.owner(id), two.owner(id));
-            prop_assert_eq!(one.heirs(id, &[]), two.heirs(id, &[]));
+            prop_assert_eq!(one.heirs(id, &[], |_| ()), two.heirs(id, &[], |_| ()));
         }
     }
 
@@ -284,7 +284,7 @@ proptest! {
         let placement = Placement::build(&members);
         let chosen: Vec<_> = placement.successors(session(n)).collect();
         prop_assert_eq!(placement.owner(session(n)), chosen.first().copied());
-        let mut heirs = placement.heirs(session(n), &[]);
+        let mut heirs = placement.heirs(session(n), &[], |_| ());
         heirs.sort_unstable();
         let mut sorted = chosen.clone();
         sorted.sort_unstable();
@@ -329,7 +329,7 @@ proptest! {
     fn refreshing_equals_building(members in any_members(), newer in any_members()) {
         let (built, refreshed) = (Placement::build(&newer), Placement::build(&members).refreshed(&newer));
         for id in sessions(64) {
-            prop_assert_eq!(built.heirs(id, &[]), refreshed.heirs(id, &[]));
+            prop_assert_eq!(built.heirs(id, &[], |_| ()), refreshed.heirs(id, &[], |_| ()));
         }
     }
 }

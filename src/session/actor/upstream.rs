@@ -13,7 +13,9 @@ use super::{Actor, Exit, OPAQUE, UPSTREAM_WINDOW, Upstream};
 use crate::{
     error::{Code, Error},
     link::Frame,
-    session::{AttachError, responses, stats::UpstreamState, turns::Turns},
+    session::{
+        AttachError, handoff::UPSTREAM_CLOSE, responses, stats::UpstreamState, turns::Turns,
+    },
     telemetry::{metrics::Outcome, propagation},
     upstream::DialError,
     wire::{Batch, CloseFrame, Incoming, SocketError},
@@ -113,6 +115,7 @@ impl Actor {
     }
 
     pub(in crate::session) fn hang_up(&mut self) {
+        // Not politely: what it still works on is of no use to anybody.
         self.upstream = Upstream::None;
         self.stats.set_upstream(UpstreamState::None);
         self.want_upstream();
@@ -140,11 +143,13 @@ impl Actor {
                 }
             }
             Some(Ok(Incoming::Close(frame))) => {
+                // Its own code comes back; without one, none.
+                let (code, reason) = frame.as_ref().map_or((1005, ""), |f| (f.code, &*f.reason));
+                self.part(code, reason);
                 return self.upstream_gone(frame, "the upstream closed");
             }
             Some(Err(SocketError::Protocol { close, what })) => {
-                connection.socket.queue_close(close, what);
-                drop(connection.socket.poll_flush(cx));
+                self.part(close, what);
                 let frame = CloseFrame { code: close, reason: what.to_owned() };
                 return self.upstream_gone(Some(frame), what);
             }
@@ -185,6 +190,19 @@ impl Actor {
         None
     }
 
+    /// Gives the connection up politely; nobody waits for that.
+    fn part(&mut self, code: u16, reason: &str) {
+        let upstream = std::mem::replace(&mut self.upstream, Upstream::None);
+        self.stats.set_upstream(UpstreamState::None);
+        if let Upstream::Connected(connection, gauge) = upstream {
+            let reason = reason.to_owned();
+            self.ctx.tracker.spawn(async move {
+                connection.close(code, &reason, UPSTREAM_CLOSE).await;
+                drop(gauge);
+            });
+        }
+    }
+
     pub(super) fn poll_flush(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
         let Upstream::Connected(connection, _) = &mut self.upstream else { return None };
         if !connection.socket.needs_flush() {
@@ -211,13 +229,10 @@ impl Actor {
         if self.turns.is_some() && now >= connection.since + self.route.upstream.max_connection_age
         {
             tracing::info!(session = %self.id, "upstream connection reached its age, renewing it");
-            connection.socket.queue_close(1000, "");
-            drop(connection.socket.poll_flush(&mut Cx::from_waker(std::task::Waker::noop())));
-            self.upstream = Upstream::None;
+            self.part(1000, "");
             // Nothing runs; what comes from now on waits for the new connection.
             let actions = self.turns.as_mut().map(Turns::on_disconnected).unwrap_or_default();
             self.perform(actions);
-            self.stats.set_upstream(UpstreamState::None);
             // Without a client the next request brings it back.
             if !self.clients.is_empty() {
                 self.dial();

@@ -73,7 +73,7 @@ impl Scene {
     /// Heirs of the session, best first.
     fn heirs(&self) -> Vec<Incarnation> {
         let owner = self.owner();
-        owner.ring.borrow().placement.heirs(self.attach.session, &[owner.me])
+        owner.ring.borrow().heirs(self.attach.session, owner.me)
     }
 
     fn node(&self, me: Incarnation) -> &Node {

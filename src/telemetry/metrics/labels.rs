@@ -175,9 +175,7 @@ label_value!(
         Drain => "drain",
         /// Its owner's time was over in the middle of a turn.
         Deadline => "deadline",
-        /// Its upstream connection reached its greatest age.
-        Age => "age",
-        /// Its owner is overloaded, or the operator asked.
+        /// Its owner has more than its share, and a node that joined has less.
         Balance => "balance",
     }
 );

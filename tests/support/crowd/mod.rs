@@ -88,6 +88,8 @@ pub struct Pace {
     pub delay: u64,
     /// Longest pause between two turns, in milliseconds.
     pub think: u64,
+    /// Turns after which a client begins another conversation, in a session of its own.
+    pub anew_after: Option<usize>,
 }
 
 enum Client {
@@ -102,6 +104,15 @@ impl Client {
             Self::Socket(socket) => socket.turn(text).await,
             Self::Post(post) => post.turn(text).await,
             Self::Room(room) => room.turn().await,
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        match self {
+            Self::Socket(socket) => socket.begin_anew(),
+            Self::Post(post) => post.begin_anew(),
+            // An echo has no past.
+            Self::Room(_) => {}
         }
     }
 
@@ -211,13 +222,17 @@ struct Talk {
 
 impl Talk {
     async fn run(mut self, kind: Kind, mut client: Client) -> (Kind, Hidden, Vec<Failure>) {
-        let Pace { deltas, delay, think } = self.pace;
+        let Pace { deltas, delay, think, anew_after } = self.pace;
         let mut failures = Vec::new();
         for turn in 0.. {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
             sleep(Duration::from_millis(self.random.random_range(0..=think))).await;
+            // Each at a time of its own.
+            if anew_after.is_some_and(|every| (turn + self.n).is_multiple_of(every)) {
+                client.begin_anew();
+            }
             let text = format!("client {} turn {turn} [deltas={deltas}] [delay={delay}ms]", self.n);
             if let Err(failure) = client.turn(&text).await {
                 failures.push(failure);

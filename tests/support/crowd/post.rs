@@ -18,6 +18,7 @@ use crate::support::{
 /// One conversation.
 pub struct Post {
     url: String,
+    base: String,
     notes: Notes,
     /// The whole history each time and an answer as a stream; else the upstream keeps it.
     stream: bool,
@@ -36,6 +37,7 @@ impl Post {
     pub fn new(url: &str, session: &str, stream: bool, recorder: &Recorder) -> Self {
         Self {
             url: format!("{url}/v1/responses"),
+            base: session.to_owned(),
             notes: Notes::new(recorder, session),
             stream,
             previous: None,
@@ -61,6 +63,13 @@ impl Post {
         }
         self.notes.turn += 1;
         result.map(drop)
+    }
+
+    /// Leaves the conversation for another one.
+    pub fn begin_anew(&mut self) {
+        self.notes.session = format!("{}-from-turn-{}", self.base, self.notes.turn + 1);
+        self.previous = None;
+        self.items.clear();
     }
 
     async fn tries(&mut self, text: &str) -> Result<Value, Failure> {

@@ -77,8 +77,8 @@ impl Socket {
         Err(Failure::Other(format!("gave up: {why}")))
     }
 
-    /// A conversation that is lost is not gone on with.
-    fn begin_anew(&mut self) {
+    /// Leaves the conversation for another one.
+    pub fn begin_anew(&mut self) {
         let turn = self.notes.turn + 1;
         self.notes.session = format!("{}-from-turn-{turn}", self.base);
         (self.ws, self.previous) = (None, None);

@@ -1,7 +1,7 @@
 {{/* Names that the chart gives, or that would undo what it gives. */}}
 {{- define "ringspan.managedEnv" -}}
-{{- $names := list "POD_NAME" "POD_UID" "POD_NAMESPACE" "NODE_NAME" "HOST_IP" "PGPASSWORD" "PGSSLMODE" "PGSSLROOTCERT" "OTEL_EXPORTER_OTLP_HEADERS" "OTEL_RESOURCE_ATTRIBUTES" "OTEL_TRACES_SAMPLER" "OTEL_TRACES_SAMPLER_ARG" "OTEL_SERVICE_NAME" -}}
-{{- range list "CONFIG" "NODE_ID" "ADVERTISE" "HEADLESS_SERVICE" "CLUSTER_DOMAIN" "ZONE" "STATIC_MEMBERS" "LISTEN" "PEER_LISTEN" "ADMIN_LISTEN" "DATABASE_URL" "DATABASE_DIRECT_URL" "DATABASE_MAX_CONNECTIONS" "MIGRATE_ON_START" "HISTORY_KEY" "HISTORY_KEY_FILE" "PEER_TOKEN" "PEER_TOKEN_FILE" "PEER_CERT" "PEER_KEY" "PEER_CA" "PEER_ALLOW_PLAINTEXT" "HEARTBEAT_INTERVAL" "LEASE_TTL" "LEASE_MARGIN" "RING_POLL" "DRAIN_DWELL" "DRAIN_TIMEOUT" "DRAIN_CLEANUP" "OTLP_ENDPOINT" "UPSTREAM" -}}
+{{- $names := list "POD_NAME" "POD_UID" "POD_NAMESPACE" "NODE_NAME" "HOST_IP" "PGPASSWORD" "PGPASSFILE" "PGSSLMODE" "PGSSLROOTCERT" "OTEL_EXPORTER_OTLP_HEADERS" "OTEL_RESOURCE_ATTRIBUTES" "OTEL_TRACES_SAMPLER" "OTEL_TRACES_SAMPLER_ARG" "OTEL_SERVICE_NAME" -}}
+{{- range list "CONFIG" "NODE_ID" "ADVERTISE" "HEADLESS_SERVICE" "CLUSTER_DOMAIN" "ZONE" "STATIC_MEMBERS" "LISTEN" "PEER_LISTEN" "ADMIN_LISTEN" "DATABASE_URL" "DATABASE_URL_FILE" "DATABASE_DIRECT_URL" "DATABASE_DIRECT_URL_FILE" "DATABASE_PASSWORD_FILE" "DATABASE_MAX_CONNECTIONS" "MIGRATE_ON_START" "HISTORY_KEY" "HISTORY_KEY_FILE" "PEER_TOKEN" "PEER_TOKEN_FILE" "PEER_CERT" "PEER_KEY" "PEER_CA" "PEER_ALLOW_PLAINTEXT" "HEARTBEAT_INTERVAL" "LEASE_TTL" "LEASE_MARGIN" "RING_POLL" "DRAIN_DWELL" "DRAIN_TIMEOUT" "DRAIN_CLEANUP" "OTLP_ENDPOINT" "UPSTREAM" -}}
 {{- $names = append $names (printf "RINGSPAN_%s" .) -}}
 {{- end -}}
 {{- toJson $names -}}
@@ -24,6 +24,27 @@
 {{- $members = append $members (printf "%s=%s.%s:%d" $pod $pod (include "ringspan.podDomain" $) (int $.Values.peer.port)) -}}
 {{- end -}}
 {{- join "," $members -}}
+{{- end -}}
+
+{{/* A credential of nodes: list of root, variable, key. */}}
+{{- define "ringspan.credential" -}}
+{{- $root := index . 0 -}}
+{{- if $root.Values.secrets.mount -}}
+- name: {{ index . 1 }}_FILE
+  value: /etc/ringspan/credentials/{{ index . 2 }}
+{{- else -}}
+{{- include "ringspan.secretEnv" (list (index . 1) (include "ringspan.secret" $root) (index . 2)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Keys of the Secret that nodes read from files, as JSON. */}}
+{{- define "ringspan.credentialKeys" -}}
+{{- $keys := list -}}
+{{- if .Values.secrets.mount -}}
+{{- if and (include "ringspan.hasPeers" .) (eq .Values.peer.auth "token") -}}{{- $keys = append $keys "peer-token" -}}{{- end -}}
+{{- if include "ringspan.keepsHistory" . -}}{{- $keys = append $keys "history-key" -}}{{- end -}}
+{{- end -}}
+{{- toJson $keys -}}
 {{- end -}}
 
 {{/* "true" if a route keeps conversations in the database, for which nodes need a key. */}}
@@ -49,7 +70,7 @@
 - name: RINGSPAN_ADVERTISE
   value: {{ $v.ring.advertise | default (printf "$(POD_NAME).%s.$(POD_NAMESPACE).svc.%s:%d" (include "ringspan.headless" .) $v.clusterDomain (int $v.peer.port)) }}
 {{- if eq $v.peer.auth "token" }}
-{{ include "ringspan.secretEnv" (list "RINGSPAN_PEER_TOKEN" (include "ringspan.secret" .) "peer-token") }}
+{{ include "ringspan.credential" (list . "RINGSPAN_PEER_TOKEN" "peer-token") }}
 {{- end }}
 {{- if $v.ring.staticMembers }}
 - name: RINGSPAN_STATIC_MEMBERS
@@ -57,7 +78,7 @@
 {{- end }}
 {{- end }}
 {{- if include "ringspan.keepsHistory" . }}
-{{ include "ringspan.secretEnv" (list "RINGSPAN_HISTORY_KEY" (include "ringspan.secret" .) "history-key") }}
+{{ include "ringspan.credential" (list . "RINGSPAN_HISTORY_KEY" "history-key") }}
 {{- end }}
 {{- with $v.ring.zoneLabel }}
 {{ include "ringspan.fieldEnv" (list "RINGSPAN_ZONE" (printf "metadata.labels['%s']" .)) }}

@@ -117,6 +117,9 @@ podAntiAffinity:
     {{- if eq $v.peer.auth "mtls" }}
     - {name: peer-tls, mountPath: /etc/ringspan/peer-tls, readOnly: true}
     {{- end }}
+    {{- if include "ringspan.credentialKeys" . | fromJsonArray }}
+    - {name: credentials, mountPath: /etc/ringspan/credentials, readOnly: true}
+    {{- end }}
     {{- with include "ringspan.databaseMounts" . | trim }}
     {{- . | nindent 4 }}
     {{- end }}
@@ -133,6 +136,9 @@ podAntiAffinity:
 - name: peer-tls
   secret:
     secretName: {{ include "ringspan.peerTlsSecret" . }}
+{{- end }}
+{{- with include "ringspan.credentialKeys" . | fromJsonArray }}
+{{ include "ringspan.secretVolume" (list "credentials" (include "ringspan.secret" $) .) }}
 {{- end }}
 {{- with include "ringspan.databaseVolumes" . | trim }}
 {{ . }}

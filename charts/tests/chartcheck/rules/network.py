@@ -91,7 +91,7 @@ def nodes_of_a_ring_prove_themselves(release: Release):
     if "peer" not in release.ring.ports:
         if not toml["peer_listen"].startswith("127.0.0.1:"):
             yield "the peer port is open though there is no ring"
-    elif not ("RINGSPAN_PEER_TOKEN" in env or "peer_cert" in toml):
+    elif not ({"RINGSPAN_PEER_TOKEN", "RINGSPAN_PEER_TOKEN_FILE"} & env or "peer_cert" in toml):
         if not toml.get("peer_allow_plaintext"):
             yield "nodes have neither token nor certificate"
 

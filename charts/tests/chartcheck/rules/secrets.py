@@ -47,3 +47,23 @@ def keys_of_the_charts_secrets_exist(release: Release):
                 ref = variable.get("valueFrom", {}).get("secretKeyRef")
                 if ref and ref["name"] in made and ref["key"] not in made[ref["name"]]:
                     yield f"{variable['name']}: Secret {ref['name']} has no key {ref['key']}"
+        for volume in pod.spec.get("volumes", []):
+            secret = volume.get("secret", {})
+            for item in secret.get("items", []):
+                if item["key"] not in made.get(secret["secretName"], {item["key"]}):
+                    yield f"{volume['name']}: Secret {secret['secretName']} has no key {item['key']}"
+
+
+@rule
+def mounted_credentials_are_in_no_environment(release: Release):
+    if not release.values["secrets"]["mount"]:
+        return
+    own = {v["name"] for v in release.values["secrets"]["env"]}
+    for pod in release.pods:
+        if pod.component not in ("ring", "migrations"):
+            continue
+        for container in pod.containers:
+            for variable in container.get("env", []):
+                ref = variable.get("valueFrom", {}).get("secretKeyRef")
+                if ref and variable["name"] not in own | {"OTEL_EXPORTER_OTLP_HEADERS"}:
+                    yield f"{title(pod.owner)}/{container['name']}: {variable['name']} is in the environment"

@@ -1,0 +1,56 @@
+//! What a client's request says of sessions and of how to go on.
+
+use ::http::{HeaderName, Uri};
+
+pub use super::auth::fuzz::{credential, jwks, token};
+use super::key;
+use crate::{
+    config::KeySource,
+    ids::{Principal, SessionId},
+    wire::{fuzz::request_head, handshake::forwardable_request_headers},
+};
+
+/// Resume parameters: what is ours is read, and never passed on, however it is spelled.
+pub fn resume(data: &[u8]) {
+    let Some((_, path, headers)) = request_head(data) else { return };
+    let Ok(uri) = path.parse::<Uri>() else { return };
+    drop((key::last_seq(&uri, &headers), key::last_epoch(&uri, &headers), key::again(&uri)));
+    let forwarded = key::forwarded_path(&uri);
+    assert!(forwarded.bytes().all(|byte| byte > b' ' && byte != 0x7F), "{forwarded:?}");
+    if let Ok(forwarded) = forwarded.parse::<Uri>() {
+        let mut kept = forwardable_request_headers(&headers);
+        key::remove_own(&mut kept);
+        assert_eq!(key::last_seq(&forwarded, &kept), Ok(None));
+        assert_eq!(key::last_epoch(&forwarded, &kept), Ok(None));
+        assert_eq!(forwarded.path(), uri.path());
+    }
+}
+
+/// Session keys of every source, and ids.
+pub fn keys(data: &[u8]) {
+    if let Some((_, path, headers)) = request_head(data)
+        && let Ok(uri) = path.parse::<Uri>()
+    {
+        let name = || "session".to_owned();
+        let sources = [
+            KeySource::Path(name()),
+            KeySource::Header(HeaderName::from_static("x-session-id")),
+            KeySource::Query(name()),
+            KeySource::Cookie(name()),
+        ];
+        for source in sources {
+            let named = |name: &str| (name == "session").then(|| uri.path().to_owned());
+            if let Ok(Some(key)) = key::opaque(&[source], named, &uri, &headers) {
+                assert!((1..=512).contains(&key.text.len()));
+                drop(SessionId::derive(&Principal([1; 16]), "/r", &key.text).to_string());
+            }
+        }
+        drop((key::responses(&headers), key::idempotency(&headers).map(drop)));
+        key::is_codex(&headers);
+    }
+    if let Ok(text) = str::from_utf8(data)
+        && let Ok(id) = text.parse::<SessionId>()
+    {
+        assert_eq!(id.to_string(), text.to_ascii_lowercase());
+    }
+}
