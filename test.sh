@@ -18,6 +18,8 @@
 #                      a ring goes from an earlier revision to this one and back, under load
 #   ./test.sh fuzz [SECONDS] [TARGET…]
 #                      the fuzzer on every reader of outside bytes (a nightly toolchain)
+#   ./test.sh model    ownership, ledger and handoff in every order within bounds; prints its
+#                      tables: states, and each broken rule with what caught it
 #   ./test.sh guards   instructions of the frame path against benches/guards.txt (a release build)
 #
 # What is missing is installed where this script may (root and apt-get), and said:
@@ -34,7 +36,7 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick | continuity | soak | mutants | protocols | upgrade) ;;
+full | quick | continuity | soak | mutants | model | protocols | upgrade) ;;
 fuzz) exec fuzz/run.sh "${@:2}" ;;
 guards) exec benches/guards.sh ;;
 *) sed -n '2,/^set/s/^#\( \|$\)//p' "$0"; exit 64 ;;
@@ -185,6 +187,12 @@ command -v cargo >/dev/null || fail "no Rust toolchain; see https://rustup.rs"
 need_compiler
 if [ "$mode" = quick ]; then
     tests --lib --bins --test architecture --test documents
+    exit
+fi
+if [ "$mode" = model ]; then
+    # Optimised a little: the larger bounds have millions of states.
+    export CARGO_PROFILE_DEV_OPT_LEVEL=1
+    run cargo test --locked --lib app::tests::model -- --include-ignored --nocapture --test-threads=1
     exit
 fi
 need_postgres

@@ -6,6 +6,8 @@ mod drain;
 mod join;
 mod metered;
 mod outage;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod view;
 

@@ -97,7 +97,7 @@ impl Events {
 }
 
 /// What is said of a turn whose owner is gone.
-pub(super) fn lost() -> Error {
+pub(crate) fn lost() -> Error {
     let text = "the node that ran this turn was lost; whether it finished is unknown";
     Error::new(Code::OutcomeUnknown, text)
 }

@@ -10,7 +10,7 @@ mod http;
 mod hygiene;
 mod key;
 mod opaque;
-mod outstanding;
+pub(crate) mod outstanding;
 mod pump;
 mod reply;
 mod responses;
@@ -20,6 +20,8 @@ mod sse;
 mod tests;
 mod upgrade;
 
+#[cfg(test)]
+pub(crate) use self::events::lost;
 use std::sync::Arc;
 
 use ::http::{HeaderMap, header::AUTHORIZATION};

@@ -15,13 +15,15 @@ const KNOWN: usize = 64;
 /// Creates that have not ended, oldest first. Bounded by what the session accepts: it answers
 /// the others, which ends them.
 #[derive(Default)]
-pub(super) struct Outstanding {
+#[cfg_attr(test, derive(Clone, Debug, PartialEq, Eq, Hash))]
+pub(crate) struct Outstanding {
     creates: VecDeque<Begun>,
     known: VecDeque<String>,
     /// The newest events that were passed on while a create was outstanding.
     last: Option<Batch>,
 }
 
+#[cfg_attr(test, derive(Clone, Debug, PartialEq, Eq, Hash))]
 struct Begun {
     lane: Option<String>,
     /// The request, until the owner is known to have taken it.
@@ -32,7 +34,7 @@ struct Begun {
 }
 
 impl Outstanding {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.creates.is_empty()
     }
 
@@ -42,7 +44,7 @@ impl Outstanding {
     }
 
     /// A request goes out; `ledger` if its owner writes it down first.
-    pub(super) fn push(&mut self, create: &Create, message: &Message, ledger: bool) {
+    pub(crate) fn push(&mut self, create: &Create, message: &Message, ledger: bool) {
         self.creates.push_back(Begun {
             lane: create.lane.clone(),
             message: Some(message.clone()),
@@ -53,7 +55,7 @@ impl Outstanding {
 
     /// Events were passed on, and `ended` creates end with them. In one lane they end in
     /// order; over lanes the last message tells whose turn it was.
-    pub(super) fn seen(&mut self, batch: &Batch, ended: u32) {
+    pub(crate) fn seen(&mut self, batch: &Batch, ended: u32) {
         self.note_created(batch);
         for _ in 0..ended {
             let at = if self.creates.len() > 1 {
@@ -94,7 +96,7 @@ impl Outstanding {
     }
 
     /// What the owner was not seen to take, to be sent again.
-    pub(super) fn not_taken(&self) -> Vec<Message> {
+    pub(crate) fn not_taken(&self) -> Vec<Message> {
         self.creates.iter().filter_map(|create| create.message.clone()).collect()
     }
 
@@ -103,7 +105,7 @@ impl Outstanding {
     /// could double (the rule of `Turn::may_redispatch`), so it is kept for the next owner,
     /// once; so is one with an idempotency key, since the ledger knows whether it was sent.
     /// Of every other one the client is told `error`.
-    pub(super) fn lose(&mut self, error: &Error) -> Vec<Message> {
+    pub(crate) fn lose(&mut self, error: &Error) -> Vec<Message> {
         let (kept, unknown): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.creates)
             .into_iter()
             .partition(|create| create.repeatable && create.message.is_some());
@@ -117,7 +119,7 @@ impl Outstanding {
     }
 
     /// Ends all of them with `error`; what the client is told of each.
-    pub(super) fn fail(&mut self, error: &Error) -> Vec<Message> {
+    pub(crate) fn fail(&mut self, error: &Error) -> Vec<Message> {
         let last = self.last.take();
         let event = |create: Begun| {
             let lane = create.lane.as_deref();

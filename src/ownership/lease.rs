@@ -20,7 +20,7 @@ static ANCHOR: LazyLock<Instant> = LazyLock::new(Instant::now);
 ///
 /// One number, so that it can be shared as an atomic: the nanoseconds from [`ANCHOR`] until
 /// which it holds, or [`Lease::LOST`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lease(u64);
 
 /// What a lease allows at a given time.

@@ -33,7 +33,7 @@ pub enum ClientEvent {
 }
 
 /// The head of a `response.create`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Create {
     pub lane: Option<String>,
     pub previous_response_id: Option<String>,

@@ -7,13 +7,14 @@ use tracing::{Instrument, Span};
 
 use super::{
     actor::{Actor, Departure, Exit},
+    transfer::{Step, Went, after_answer, after_reread},
     turns::Turns,
 };
 use crate::{
     error::{Code, Error},
     ids::Incarnation,
     link::Frame,
-    store::{SessionRow, Transferred},
+    store::SessionRow,
     telemetry::{
         metrics::{HandoffReason, Outcome},
         propagation,
@@ -165,55 +166,41 @@ const fn reason(departure: &Departure) -> HandoffReason {
     }
 }
 
-/// Where a session went.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Went {
-    To(Incarnation),
-    /// It is ours, or nobody knows.
-    Nowhere,
-}
-
 /// Prepares one heir after another until one owns the session.
 async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, departure: &Departure) -> Went {
     let (id, me, epoch) = (actor.id, actor.ctx.me, actor.epoch);
+    let must_leave = !matches!(departure, Departure::Balance(_));
     let mut forced = matches!(departure, Departure::Deadline(_));
     for heir in heirs.into_iter().take(MAX_HEIRS) {
         if !prepare(actor, heir).await {
             continue;
         }
         for _ in 0..TRIES {
-            let error = match actor.ctx.store.transfer(id, me, epoch, heir, forced).await {
-                Ok(Transferred::Moved(epoch)) => {
+            let answer = actor.ctx.store.transfer(id, me, epoch, heir, forced).await;
+            match after_answer(&answer, forced, must_leave) {
+                Step::Moved(epoch) => {
                     tracing::info!(session = %id, %heir, %epoch, "session handed over");
                     let text = format!("handed over to incarnation {heir}, epoch {epoch}");
                     actor.ctx.events.emit("handoff", Some(&id), &text);
                     return Went::To(heir);
                 }
-                Ok(Transferred::HeirUnfit) => break,
-                // No turn runs here: what the ledger has open is one that it was told of too
-                // late. Unknown is what the next owner is to make of it.
-                Ok(Transferred::TurnsRunning)
-                    if !forced && !matches!(departure, Departure::Balance(_)) =>
-                {
+                Step::NextHeir => break,
+                Step::Force => {
                     forced = true;
                     continue;
                 }
-                Ok(
-                    Transferred::NotOwner | Transferred::NotQuiescing | Transferred::TurnsRunning,
-                ) => return Went::Nowhere,
-                Err(error) => error,
-            };
-            // The answer may be what was lost, and not the commit: the row knows.
-            tracing::warn!(session = %id, %heir, %error, "no answer to a transfer, reading what came of it");
-            match reread(actor).await {
-                Some(row) if row.owner == Some(me) && row.epoch == epoch => {}
-                Some(row) if row.epoch > epoch => {
-                    let text = format!("handed over to incarnation {heir}, epoch {}", row.epoch);
-                    actor.ctx.events.emit("handoff", Some(&id), &text);
-                    return row.live_owner().map_or(Went::Nowhere, Went::To);
-                }
-                _ => return Went::Nowhere,
+                Step::GiveUp => return Went::Nowhere,
+                Step::Reread => {}
             }
+            let error = answer.err();
+            tracing::warn!(session = %id, %heir, ?error, "no answer to a transfer, reading what came of it");
+            let row = reread(actor).await;
+            let Some(went) = after_reread(row.as_ref(), me, epoch) else { continue };
+            if let Some(row) = row.filter(|row| row.epoch > epoch) {
+                let text = format!("handed over to incarnation {heir}, epoch {}", row.epoch);
+                actor.ctx.events.emit("handoff", Some(&id), &text);
+            }
+            return went;
         }
     }
     Went::Nowhere

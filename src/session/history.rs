@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::fields::Fields;
 
 /// One response that can be referred to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Past {
     /// The upstream's id of the response.
     pub id: String,
@@ -25,6 +25,7 @@ pub struct Past {
 
 /// The conversations of a session.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub struct History {
     past: Vec<Past>,
     bytes: usize,
@@ -43,6 +44,26 @@ impl History {
         let mut history = Self { past, bytes, max_bytes };
         history.compact();
         history
+    }
+
+    /// What an heir keeps: `past` after what it has, if it is a part to append; else `past` is
+    /// all there is. None if what the part builds on is not here.
+    #[must_use]
+    pub fn kept(
+        had: Option<Self>,
+        append: bool,
+        past: Vec<Past>,
+        max_bytes: usize,
+    ) -> Option<Self> {
+        let mut history = match had {
+            Some(had) if append => had,
+            None if append => return None,
+            _ => Self::new(max_bytes, Vec::new()),
+        };
+        for past in past {
+            history.push(past);
+        }
+        Some(history)
     }
 
     /// Whether the conversation up to that response can be told.

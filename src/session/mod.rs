@@ -6,6 +6,7 @@
 mod actor;
 pub mod aliases;
 pub mod archive;
+pub(crate) mod claiming;
 mod clients;
 mod continuity;
 pub mod event;
@@ -25,6 +26,7 @@ pub mod seal;
 pub mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod transfer;
 pub mod turns;
 pub mod warm;
 

@@ -20,6 +20,7 @@ use super::{
     actor::{Actor, Command},
     aliases::AliasWriter,
     archive::Archive,
+    claiming::{self, Step},
     handoff,
     ledger::Ledger,
     quota::Quotas,
@@ -364,15 +365,19 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
     let mut handed = false;
     for _ in 0..ATTEMPTS {
         let claimed = match ctx.store.claim(&claim).await {
-            // The row has another principal: ids are derived from principals, so this client
-            // came by somebody else's.
+            // The row has another principal.
             Err(StoreError::Corrupt(_)) => return Err(forbidden().into()),
             other => other.map_err(|error| store_error(&error))?,
         };
-        match claimed {
-            Claimed::Won { epoch, from } => {
-                ctx.metrics.claim(ClaimOutcome::Claimed);
-                if let Some(from) = from.filter(|from| *from != ctx.me) {
+        ctx.metrics.claim(match &claimed {
+            Claimed::Won { .. } => ClaimOutcome::Claimed,
+            Claimed::Lost(_) => ClaimOutcome::Lost,
+            Claimed::Full => ClaimOutcome::Full,
+            Claimed::Fenced => ClaimOutcome::Failed,
+        });
+        match claiming::after_answer(claimed, ctx.me, attach.principal) {
+            Step::Won { epoch, from } => {
+                if let Some(from) = from {
                     ctx.metrics.takeover(TakeoverReason::Dead);
                     tracing::info!(session = %attach.session, %epoch, %from, "session taken over");
                     let text = format!("taken over from incarnation {from}, epoch {epoch}");
@@ -388,31 +393,19 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
                 }
                 return Ok(Ownership { epoch, first: claim.seen.is_none() });
             }
-            Claimed::Lost(row) => {
-                ctx.metrics.claim(ClaimOutcome::Lost);
-                if row.principal != attach.principal {
-                    return Err(forbidden().into());
-                }
-                match owner(&row) {
-                    Some(owner) if owner.incarnation != ctx.me => {
-                        return Err(AttachError::NotOwner(owner));
-                    }
-                    // Released, its owner dead, or ours from a task that ended: take it.
-                    named => {
-                        handed = named.is_some();
-                        claim.seen = Some(row.epoch);
-                    }
-                }
+            Step::Again { seen, handed: named } => {
+                handed = named;
+                claim.seen = Some(seen);
             }
-            Claimed::Full => {
-                ctx.metrics.claim(ClaimOutcome::Full);
+            Step::Elsewhere(owner) => return Err(AttachError::NotOwner(owner)),
+            Step::Forbidden => return Err(forbidden().into()),
+            Step::Full => {
                 ctx.metrics.quota_refusal(QuotaLimit::Sessions);
                 let limit = ctx.limits.principal.sessions.unwrap_or_default();
                 let text = format!("at most {limit} sessions may be open; retry after one ended");
                 return Err(Error::new(Code::TooManySessions, text).blame(Blame::Client).into());
             }
-            Claimed::Fenced => {
-                ctx.metrics.claim(ClaimOutcome::Failed);
+            Step::Unfit => {
                 return Err(
                     Error::new(Code::NodeDraining, "this node may not own sessions now").into()
                 );

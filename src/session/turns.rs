@@ -15,13 +15,13 @@ mod recall;
 mod upstream;
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
 use keys::Keyed;
 use lane::{Lane, Turn};
-pub use ledger::Journaled;
+pub use ledger::{Answer, Journaled};
 pub use parting::Severed;
 use recall::Recall;
 
@@ -77,7 +77,7 @@ pub enum Action {
 }
 
 /// Bounds of a session's turns.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Bounds {
     /// Turns that may wait in one lane behind the one that runs.
     pub queue: usize,
@@ -91,6 +91,7 @@ pub struct Bounds {
 
 /// All turns of a session.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub struct Turns {
     lanes: Vec<Lane>,
     next: TurnNo,
@@ -99,7 +100,7 @@ pub struct Turns {
     /// The session is about to leave.
     holding: bool,
     /// Responses that the present connection made: it knows them, and no other does.
-    known: HashSet<String>,
+    known: BTreeSet<String>,
     history: History,
     recall: Recall,
     /// Responses that ended, newest last, for clients that ask for one again.
@@ -121,7 +122,7 @@ impl Turns {
             bounds,
             connected: false,
             holding: false,
-            known: HashSet::new(),
+            known: BTreeSet::new(),
             history: History::new(bounds.history_bytes, past),
             recall: Recall::default(),
             ended: VecDeque::new(),

@@ -89,14 +89,10 @@ impl WarmStore {
         let past = std::mem::take(&mut warm.past);
         let mut kept = self.0.lock();
         let old = kept.remove(session);
-        let mut history = match old {
-            Some(old) if append => old.history,
-            None if append => return false,
-            _ => History::new(limits.history_bytes, Vec::new()),
+        let had = old.map(|old| old.history);
+        let Some(history) = History::kept(had, append, past, limits.history_bytes) else {
+            return false;
         };
-        for past in past {
-            history.push(past);
-        }
         kept.expire(now);
         let bytes = history.bytes() + cut_bytes(&warm);
         let room = kept.bytes + bytes <= MAX_BYTES && kept.sessions.len() < MAX_SESSIONS;

@@ -3,7 +3,7 @@
 
 mod conversations;
 mod quotas;
-mod table;
+pub(crate) mod table;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

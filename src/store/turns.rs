@@ -70,7 +70,7 @@ impl TurnKey {
 }
 
 /// A turn that is about to be sent to its upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NewTurn {
     pub session: SessionId,
     pub epoch: Epoch,
@@ -84,7 +84,7 @@ pub struct NewTurn {
 }
 
 /// What became of the wish to begin a turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Began {
     /// It is written; it may be sent.
     Begun,
@@ -95,7 +95,7 @@ pub enum Began {
 }
 
 /// A row of `turn`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TurnRow {
     pub session: SessionId,
     pub epoch: Epoch,
@@ -107,7 +107,7 @@ pub struct TurnRow {
 }
 
 /// What became of a turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TurnMark {
     pub session: SessionId,
     pub epoch: Epoch,

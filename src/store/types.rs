@@ -50,7 +50,7 @@ impl MemberState {
 }
 
 /// What a node says of itself when it registers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NewMember {
     /// Stable name of the pod or process (`POD_NAME`).
     pub node_id: String,
@@ -121,7 +121,7 @@ pub struct Heartbeat {
 }
 
 /// State of a session row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionState {
     Live,
     /// The owner stopped its turns and is about to transfer it.
@@ -149,7 +149,7 @@ impl SessionState {
 }
 
 /// A row of `session`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SessionRow {
     pub id: SessionId,
     pub principal: Principal,
@@ -178,7 +178,7 @@ impl SessionRow {
 }
 
 /// A wish to own a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
     pub id: SessionId,
     pub principal: Principal,
@@ -200,7 +200,7 @@ impl Claim {
 }
 
 /// What became of a [`Claim`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Claimed {
     /// It is ours under this epoch.
     Won {
@@ -217,7 +217,7 @@ pub enum Claimed {
 }
 
 /// What became of a planned transfer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transferred {
     /// The commit point was passed; the heir owns it under this epoch.
     Moved(Epoch),
@@ -284,7 +284,7 @@ pub struct SessionFilter {
 }
 
 /// A part of a conversation, sealed by the node that wrote it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Part {
     /// Epoch of the owner that wrote it. Parts are ordered by epoch and number.
     pub epoch: Epoch,

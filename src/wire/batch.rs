@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// What a data message carries. The wire's opcode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     Text,
     Binary,
@@ -21,7 +21,7 @@ impl Kind {
 }
 
 /// One message of a [`Batch`], sharing the batch's bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
     pub kind: Kind,
     pub payload: Bytes,
@@ -43,7 +43,7 @@ impl Message {
 ///
 /// *Invariant:* `bytes` is exactly `messages` canonical frames; only [`BatchBuilder`] and
 /// the codec make one, and [`Batch::from_wire`] checks what a peer sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Batch {
     bytes: Bytes,
     messages: u32,

@@ -13,14 +13,14 @@ use crate::{
     session::{
         ledger::Unwritten,
         quota::Slot,
-        turns::{ClientId, Journaled, TurnNo, Turns},
+        turns::{Answer, ClientId, Journaled, TurnNo, Turns},
     },
     store::{Began, NewTurn, TurnKey, TurnMark, TurnState},
     telemetry::metrics::LedgerRefusal,
     wire::Batch,
 };
 
-type Answer = Pin<Box<dyn Future<Output = Result<(Began, Option<Slot>), Unsent>> + Send + Sync>>;
+type Asked = Pin<Box<dyn Future<Output = Result<(Began, Option<Slot>), Unsent>> + Send + Sync>>;
 
 /// Why a turn may not be sent, beside what the ledger knows of it.
 enum Unsent {
@@ -33,7 +33,7 @@ enum Unsent {
 /// A turn that is being admitted and that the ledger is being told of. At most as many as lanes may run.
 pub(super) struct Entry {
     turn: TurnNo,
-    answer: Answer,
+    answer: Asked,
 }
 
 impl Actor {
@@ -99,12 +99,18 @@ impl Actor {
             };
             *progress = true;
             let turn = self.journal.swap_remove(at).turn;
+            let (answer, slot) = match answer {
+                Ok((began, slot)) => (Answer::of(Some(began), self.epoch), slot),
+                Err(Unsent::Unwritten) => (Answer::of(None, self.epoch), None),
+                Err(Unsent::Refused(error)) => (Answer::Told(Journaled::Refused(error)), None),
+            };
             let journaled = match answer {
-                Ok((Began::Begun, slot)) => {
-                    self.slots.extend(slot.map(|slot| (turn, slot)));
-                    Journaled::Begun
+                Answer::Told(journaled) => journaled,
+                Answer::GivenUp(no) => {
+                    self.mark(no, TurnState::Failed, None);
+                    Journaled::Unwritten
                 }
-                Ok((Began::Fenced, _)) => {
+                Answer::Fenced => {
                     self.ctx.metrics.ledger_refusal(LedgerRefusal::Fenced);
                     tracing::warn!(session = %self.id, epoch = %self.epoch, "the ledger says that the session has a new owner");
                     let actions = self.turns.as_mut().map(Turns::on_fenced);
@@ -112,24 +118,15 @@ impl Actor {
                     self.perform(actions.unwrap_or_default());
                     return Some(Exit::Fenced);
                 }
-                Ok((Began::Duplicate(row), _))
-                    if row.epoch == self.epoch && row.state.is_open() =>
-                {
-                    // Begun by this very session, which does not have it: it was given up
-                    // before the answer came, and not sent.
-                    self.mark(row.no, TurnState::Failed, None);
-                    Journaled::Unwritten
-                }
-                Ok((Began::Duplicate(row), _)) => {
-                    self.ctx.metrics.ledger_refusal(LedgerRefusal::Duplicate);
-                    Journaled::Duplicate(row)
-                }
-                Err(Unsent::Unwritten) => {
-                    self.ctx.metrics.ledger_refusal(LedgerRefusal::Unwritten);
-                    Journaled::Unwritten
-                }
-                Err(Unsent::Refused(error)) => Journaled::Refused(error),
             };
+            match &journaled {
+                Journaled::Begun => self.slots.extend(slot.map(|slot| (turn, slot))),
+                Journaled::Refused(_) => {}
+                Journaled::Duplicate(_) => {
+                    self.ctx.metrics.ledger_refusal(LedgerRefusal::Duplicate);
+                }
+                Journaled::Unwritten => self.ctx.metrics.ledger_refusal(LedgerRefusal::Unwritten),
+            }
             let turns = self.turns.as_mut();
             let actions = turns.map(|turns| turns.on_journaled(turn, &journaled));
             self.perform(actions.unwrap_or_default());

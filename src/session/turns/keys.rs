@@ -10,6 +10,7 @@ use crate::{
 
 /// A turn that ended, as its key names it.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub(super) struct Keyed {
     key: TurnKey,
     request: u128,

@@ -1,6 +1,6 @@
 //! One turn and the lane it stands in.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How far a turn has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Progress {
     Queued,
     /// Being written to the ledger; the upstream has not seen it.
@@ -27,6 +27,7 @@ pub(super) enum Progress {
 
 #[expect(clippy::struct_excessive_bools, reason = "facts that change independently, not states")]
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub(super) struct Turn {
     pub(super) no: TurnNo,
     /// Who waits for it. None: its client went away and may come back.
@@ -133,7 +134,7 @@ impl Turn {
 
     /// What is sent: the request as it came, or with the whole conversation where the
     /// connection has not heard it.
-    pub(super) fn request(&self, known: &HashSet<String>, history: &History) -> Option<Bytes> {
+    pub(super) fn request(&self, known: &BTreeSet<String>, history: &History) -> Option<Bytes> {
         let payload = self.payload.clone()?;
         let Some(previous) = &self.create.previous_response_id else { return Some(payload) };
         if known.contains(previous) && !self.tell_all {
@@ -162,6 +163,7 @@ impl Turn {
 
 /// Turns of one stream id, first in, first out.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub(super) struct Lane {
     pub(super) name: Option<String>,
     pub(super) running: Option<Turn>,

@@ -1,6 +1,6 @@
 //! The step between accepted and dispatched: the ledger first.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{
     Action, MAX_ACTIVE, TurnNo, Turns,
@@ -9,8 +9,9 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
+    ids::Epoch,
     session::{event::error_event, history::History},
-    store::TurnRow,
+    store::{Began, TurnRow},
     wire::{Batch, Message},
 };
 
@@ -27,6 +28,33 @@ pub enum Journaled {
     Refused(Error),
 }
 
+/// What an answer of the ledger means to the session that asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Told(Journaled),
+    /// A turn of this session and epoch that the session does not have: it was given up before
+    /// its answer came, and not sent. It failed, and this one may be tried again.
+    GivenUp(TurnNo),
+    /// The session is not ours.
+    Fenced,
+}
+
+impl Answer {
+    /// What `began` means to the owner of `epoch`; None if nothing was heard in time.
+    #[must_use]
+    pub fn of(began: Option<Began>, epoch: Epoch) -> Self {
+        match began {
+            Some(Began::Begun) => Self::Told(Journaled::Begun),
+            Some(Began::Fenced) => Self::Fenced,
+            Some(Began::Duplicate(row)) if row.epoch == epoch && row.state.is_open() => {
+                Self::GivenUp(row.no)
+            }
+            Some(Began::Duplicate(row)) => Self::Told(Journaled::Duplicate(row)),
+            None => Self::Told(Journaled::Unwritten),
+        }
+    }
+}
+
 impl Turn {
     pub(super) fn journal(&self) -> Action {
         Action::Journal {
@@ -38,7 +66,7 @@ impl Turn {
     }
 
     /// From here on the upstream may have it.
-    pub(super) fn send(&mut self, known: &HashSet<String>, history: &History) -> Option<Action> {
+    pub(super) fn send(&mut self, known: &BTreeSet<String>, history: &History) -> Option<Action> {
         let payload = self.request(known, history)?;
         self.progress = Progress::Dispatched;
         self.sent = true;

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// How much of what the database knows is known here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Recall {
     /// All of it, or there is none.
     #[default]

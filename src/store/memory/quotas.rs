@@ -11,6 +11,7 @@ use crate::{
 };
 
 #[derive(Default)]
+#[cfg_attr(test, derive(Clone, Debug, PartialEq, Eq, Hash))]
 pub(super) struct Quotas {
     shares: BTreeMap<(Principal, Incarnation), u32>,
     /// When the next turn would be due without any burst.

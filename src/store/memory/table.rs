@@ -20,7 +20,8 @@ use crate::{
 
 /// Rows and counters. An instant is handed in by whoever calls.
 #[derive(Default)]
-pub(super) struct Table {
+#[cfg_attr(test, derive(Clone, Debug, PartialEq, Eq, Hash))]
+pub(crate) struct Table {
     version: i64,
     epoch: i64,
     incarnation: i64,
@@ -32,6 +33,7 @@ pub(super) struct Table {
     pub(super) quotas: Quotas,
 }
 
+#[cfg_attr(test, derive(Clone, Debug, PartialEq, Eq, Hash))]
 struct MemberEntry {
     said: NewMember,
     state: MemberState,
@@ -40,6 +42,7 @@ struct MemberEntry {
     ended: Option<Instant>,
 }
 
+#[cfg_attr(test, derive(Clone, Debug, PartialEq, Eq, Hash))]
 struct SessionEntry {
     principal: Principal,
     route: String,
@@ -56,7 +59,7 @@ impl Table {
         self.version
     }
 
-    pub(super) fn register(
+    pub(crate) fn register(
         &mut self,
         new: &NewMember,
         now: Instant,
@@ -88,7 +91,7 @@ impl Table {
         Ok(me)
     }
 
-    pub(super) fn heartbeat(
+    pub(crate) fn heartbeat(
         &mut self,
         me: Incarnation,
         expires: Instant,
@@ -101,7 +104,7 @@ impl Table {
         Ok(Heartbeat { ring_version, state: member.state })
     }
 
-    pub(super) fn activate(&mut self, me: Incarnation) -> Result<()> {
+    pub(crate) fn activate(&mut self, me: Incarnation) -> Result<()> {
         let member = self.living(me)?;
         if member.state == MemberState::Joining {
             member.state = MemberState::Active;
@@ -110,7 +113,7 @@ impl Table {
         Ok(())
     }
 
-    pub(super) fn begin_drain(&mut self, node: Incarnation) -> Result<bool> {
+    pub(crate) fn begin_drain(&mut self, node: Incarnation) -> Result<bool> {
         let member = self.living(node)?;
         let changed = member.state != MemberState::Draining;
         member.state = MemberState::Draining;
@@ -118,7 +121,7 @@ impl Table {
         Ok(changed)
     }
 
-    pub(super) fn leave(&mut self, me: Incarnation, now: Instant) -> Result<u64> {
+    pub(crate) fn leave(&mut self, me: Incarnation, now: Instant) -> Result<u64> {
         if self.members.get(&me).is_some_and(|member| member.state == MemberState::Gone) {
             return Ok(0);
         }
@@ -131,7 +134,7 @@ impl Table {
         Ok(owned as u64)
     }
 
-    pub(super) fn mark_dead(&mut self, node: Incarnation, now: Instant, proven: bool) -> bool {
+    pub(crate) fn mark_dead(&mut self, node: Incarnation, now: Instant, proven: bool) -> bool {
         let Ok(member) = self.living(node) else { return false };
         if member.expires > now && !proven {
             return false;
@@ -141,7 +144,7 @@ impl Table {
         true
     }
 
-    pub(super) fn ring(&self, now: Instant) -> RingView {
+    pub(crate) fn ring(&self, now: Instant) -> RingView {
         let named = |me| self.sessions.values().any(|row| row.owner == Some(me));
         let members = self
             .members
@@ -152,7 +155,7 @@ impl Table {
         RingView { version: self.version, members }
     }
 
-    pub(super) fn claim(&mut self, claim: &Claim, now: Instant) -> Result<Claimed> {
+    pub(crate) fn claim(&mut self, claim: &Claim, now: Instant) -> Result<Claimed> {
         let fit = self.members.get(&claim.me).is_some_and(|me| {
             matches!(me.state, MemberState::Joining | MemberState::Active) && me.expires > now
         });
@@ -192,7 +195,7 @@ impl Table {
         Ok(Claimed::Won { epoch, from })
     }
 
-    pub(super) fn session(&self, id: SessionId, now: Instant) -> Option<SessionRow> {
+    pub(crate) fn session(&self, id: SessionId, now: Instant) -> Option<SessionRow> {
         let row = self.sessions.get(&id)?;
         let owner = row.owner.and_then(|owner| self.members.get(&owner));
         Some(SessionRow {
@@ -221,7 +224,7 @@ impl Table {
     }
 
     /// Changes the state of a session that is ours in that epoch; `Closed` drops the owner.
-    pub(super) fn set_state(
+    pub(crate) fn set_state(
         &mut self,
         id: SessionId,
         me: Incarnation,
@@ -239,7 +242,7 @@ impl Table {
         true
     }
 
-    pub(super) fn transfer(
+    pub(crate) fn transfer(
         &mut self,
         id: SessionId,
         me: Incarnation,
@@ -331,6 +334,60 @@ impl Table {
         let owner = self.sessions.get(&id).and_then(|row| row.owner);
         let owner = owner.and_then(|owner| self.members.get(&owner));
         owner.is_some_and(|member| member.state.is_alive())
+    }
+
+    /// What a broken store would do: a call on a session that names this owner and epoch,
+    /// whatever it named before; its row is put back unless the call changed it.
+    #[cfg(test)]
+    pub(crate) fn unfenced<T>(
+        &mut self,
+        id: SessionId,
+        owner: Option<Incarnation>,
+        epoch: Epoch,
+        call: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let before = self.sessions.get(&id).cloned();
+        if let Some(row) = self.sessions.get_mut(&id) {
+            (row.owner, row.epoch, row.state) = (owner, epoch, SessionState::Live);
+        }
+        let changed = self.sessions.get(&id).cloned();
+        let answer = call(self);
+        if self.sessions.get(&id) == changed.as_ref()
+            && let Some(before) = before
+        {
+            self.sessions.insert(id, before);
+        }
+        answer
+    }
+
+    /// A member's state, and whether its lease is over.
+    #[cfg(test)]
+    pub(crate) fn member(&self, me: Incarnation, now: Instant) -> (MemberState, bool) {
+        let member = &self.members[&me];
+        (member.state, member.expires <= now)
+    }
+
+    /// Owner, epoch and state of a session.
+    #[cfg(test)]
+    pub(crate) fn owner(
+        &self,
+        id: SessionId,
+    ) -> Option<(Option<Incarnation>, Epoch, SessionState)> {
+        self.sessions.get(&id).map(|row| (row.owner, row.epoch, row.state))
+    }
+
+    /// A broken store again: the session in this epoch.
+    #[cfg(test)]
+    pub(crate) fn with_epoch(&mut self, id: SessionId, epoch: Epoch) {
+        if let Some(row) = self.sessions.get_mut(&id) {
+            row.epoch = epoch;
+        }
+    }
+
+    /// A broken store again: the turns as they were in `before`.
+    #[cfg(test)]
+    pub(crate) fn with_turns_of(&mut self, before: &Self) {
+        self.turns.clone_from(&before.turns);
     }
 
     fn living(&mut self, me: Incarnation) -> Result<&mut MemberEntry> {

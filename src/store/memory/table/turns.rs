@@ -10,6 +10,7 @@ use crate::{
     store::{Began, NewTurn, SessionState, TurnKey, TurnMark, TurnRow, TurnState},
 };
 
+#[cfg_attr(test, derive(Clone, Debug, PartialEq, Eq, Hash))]
 pub(super) struct TurnEntry {
     state: TurnState,
     key: Option<TurnKey>,
@@ -19,7 +20,7 @@ pub(super) struct TurnEntry {
 }
 
 impl Table {
-    pub(in crate::store::memory) fn begin_turns(
+    pub(crate) fn begin_turns(
         &mut self,
         me: Incarnation,
         turns: &[NewTurn],
@@ -76,7 +77,7 @@ impl Table {
         })
     }
 
-    pub(in crate::store::memory) fn mark_turns(&mut self, marks: &[TurnMark]) -> u64 {
+    pub(crate) fn mark_turns(&mut self, marks: &[TurnMark]) -> u64 {
         let mut changed = 0;
         for (id, mark) in TurnMark::coalesce(marks) {
             if let Some(turn) = self.turns.get_mut(&id).filter(|turn| turn.state.is_open()) {
@@ -88,14 +89,16 @@ impl Table {
         changed
     }
 
-    pub(in crate::store::memory) fn turn_by_key(
-        &self,
-        session: SessionId,
-        key: TurnKey,
-    ) -> Option<TurnRow> {
+    pub(crate) fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Option<TurnRow> {
         let of_key = |turn: &TurnEntry| turn.key == Some(key);
         let found = self.turns.iter().find(|(at, turn)| at.0 == session && of_key(turn));
         self.turn_row(*found?.0)
+    }
+
+    /// Every row of the ledger.
+    #[cfg(test)]
+    pub(crate) fn turns(&self) -> impl Iterator<Item = TurnRow> {
+        self.turns.keys().filter_map(|at| self.turn_row(*at))
     }
 
     pub(in crate::store::memory) fn sweep_turns(
