@@ -229,8 +229,15 @@ impl Mux {
                 channel.waker.wake_by_ref();
                 true
             }
-            Body::Ping(ping) => channel.link.tx.send(Frame::Ping(ping.payload)),
-            Body::Pong(pong) => channel.link.tx.send(Frame::Pong(pong.payload)),
+            // Where nobody reads any more, the last frame for the peer is still to be sent.
+            Body::Ping(ping) => {
+                channel.link.tx.send(Frame::Ping(ping.payload));
+                true
+            }
+            Body::Pong(pong) => {
+                channel.link.tx.send(Frame::Pong(pong.payload));
+                true
+            }
             Body::Close(close) => {
                 channel.link.tx.send(Frame::Close(convert::close_in(close)));
                 false

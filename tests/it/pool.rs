@@ -171,6 +171,10 @@ async fn a_session_has_the_same_endpoint_whichever_node_owns_it() {
     let different: std::collections::HashSet<_> = before.iter().collect();
     assert!(different.len() > 1, "sessions are spread: {before:?}");
     // Whoever owned them, all of them are opened anew by the other one.
+    eventually("no session is left", NOTICED, async || {
+        ring.sessions().await.iter().all(|session| session["state"] != "LIVE").then_some(())
+    })
+    .await;
     ring.node(0).kill9().await;
     for (n, name) in (0..).zip(&before) {
         assert_eq!(ask(ring.node(1), n).await, *name, "session {n}");

@@ -182,6 +182,26 @@ fn a_last_frame_arrives_behind_what_came_before_it_and_frees_the_channel() {
 }
 
 #[test]
+fn what_a_client_says_to_a_session_that_has_just_ended_does_not_swallow_the_last_frame() {
+    let crossing =
+        [Frame::Ping(Bytes::from_static(b"?")), Frame::Pong(Bytes::new()), messages(&["late"])];
+    for late in crossing {
+        let mut wire = Wire::new(1 << 20);
+        let (_, mut edge, mut session) = wire.attach();
+        edge.tx.send(late.clone());
+        wire.edge.poll_all();
+        session.tx.send(Frame::Close(None));
+        drop(session);
+        // What is under way arrives before the transport asks for what there is to send.
+        while wire.tell_owner() {}
+        wire.pump();
+        assert_eq!(take(&mut edge), Some(Frame::Close(None)), "{late:?}");
+        assert!(is_over(&mut edge));
+        assert_eq!((wire.edge.mux.channels(), wire.owner.mux.channels()), (0, 0));
+    }
+}
+
+#[test]
 fn an_edge_that_leaves_detaches_the_session_behind_what_it_had_sent() {
     let mut wire = Wire::new(1 << 20);
     let (_, mut edge, mut session) = wire.attach();
