@@ -11,6 +11,8 @@
 #   ./test.sh soak [MINUTES]
 #                      restarts, kills and stops of the database under 2,000 sessions (RINGSPAN_CLIENTS)
 #                      for half an hour; a node that stays must not grow
+#   ./test.sh faults [PERCENT…]
+#                      rolls, kills and the soak's short form over a network that loses packets
 #   ./test.sh mutants  breaks the source on purpose, in a copy, and expects tests to notice
 #   ./test.sh protocols
 #                      all cases of the Autobahn test suite, against both ends of an opaque route
@@ -37,6 +39,7 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 mode=${1:-full}
 case $mode in
 full | quick | continuity | soak | mutants | model | protocols | upgrade) ;;
+faults) exec tests/faults/run.sh "${@:2}" ;;
 fuzz) exec fuzz/run.sh "${@:2}" ;;
 guards) exec benches/guards.sh ;;
 *) sed -n '2,/^set/s/^#\( \|$\)//p' "$0"; exit 64 ;;

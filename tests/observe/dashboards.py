@@ -29,7 +29,6 @@ SCRAPE = 1
 WINDOW = "20s"
 # Stands on no panel, with the reason.
 UNSEEN = {
-    "ringspan_breaker_state": "no breaker is built in; the series stays away",
     "process_threads": "of interest in a debugger only",
 }
 
