@@ -2,7 +2,7 @@
 # Runs rings that are rolled, killed and soaked over a network that loses packets, each judged by
 # the checker, and prints a table.
 #
-#   tests/faults/run.sh [PERCENT…]       default: 1 5
+#   tests/faults/run.sh [PERCENT…]       default: 1
 #
 # Needs root, for a network of its own, and nft (Debian: nftables). Exit 75: they are not here.
 set -euo pipefail
@@ -24,7 +24,7 @@ if ! command -v nft >/dev/null || ! lossy 1 true 2>/dev/null; then
     exit 75
 fi
 percents=("$@")
-[ ${#percents[@]} -gt 0 ] || percents=(1 5)
+[ ${#percents[@]} -gt 0 ] || percents=(1)
 tests=(
     roll::a_ring_replaced_under_load_fails_no_turn_and_breaks_no_invariant
     roll::owners_killed_under_load_leave_only_what_is_said_to_be_unknown
