@@ -103,6 +103,7 @@ impl Nodes {
         );
         for path in ["/echo", "/tokens", "/flood"] {
             text.push_str("[[route]]\nprofile = \"opaque\"\nupstream = \"plain\"\n");
+            text.push_str("session_key = [\"header:session-id\"]\n");
             text.extend(["detach_ttl = \"1s\"\npath = \"", path, "\"\n"]);
         }
         text
