@@ -6,11 +6,12 @@
 //! without limits nobody is asked.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Mutex as Gate, Notify, mpsc, oneshot},
@@ -39,6 +40,9 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Pause after the store did not take what has ended.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Principals whose ended turns the store is told of at a time.
+const RETURNS: usize = 16;
+
 /// Counts the turns of principals that have limits. A cheap handle.
 #[derive(Clone)]
 pub struct Quotas {
@@ -57,7 +61,7 @@ struct Shared {
     /// Principals with turns that run here, or that the store may believe to.
     uses: Mutex<HashMap<Principal, Arc<Use>>>,
     /// Those of which the store may believe more than is true.
-    ended: Mutex<HashSet<Principal>>,
+    ended: Mutex<BTreeSet<Principal>>,
     more: Notify,
 }
 
@@ -218,36 +222,37 @@ impl Shared {
 
     /// Tells the store of turns that ended, until every handle is gone.
     async fn return_all(self: Arc<Self>, mut alive: mpsc::Receiver<()>) {
+        let mut returning = FuturesUnordered::new();
         loop {
+            while returning.len() < RETURNS
+                && let Some(principal) = self.next_ended()
+            {
+                returning.push(self.give_back(principal));
+            }
             tokio::select! {
                 () = self.more.notified() => {}
+                Some(()) = returning.next() => {}
                 _ = alive.recv() => return,
-            }
-            let ended = std::mem::take(&mut *self.ended.lock());
-            for principal in ended {
-                if !self.give_back(principal).await {
-                    self.ended.lock().insert(principal);
-                }
-            }
-            if !self.ended.lock().is_empty() {
-                tokio::select! {
-                    () = sleep(RETRY) => self.more.notify_one(),
-                    _ = alive.recv() => return,
-                }
             }
         }
     }
 
-    /// False if the store did not answer.
-    async fn give_back(&self, principal: Principal) -> bool {
-        let Some(used) = self.uses.lock().get(&principal).cloned() else { return true };
+    fn next_ended(&self) -> Option<Principal> {
+        self.ended.lock().pop_first()
+    }
+
+    /// Tells the store what a principal still runs. If it does not answer, that is put off.
+    async fn give_back(&self, principal: Principal) {
+        let Some(used) = self.uses.lock().get(&principal).cloned() else { return };
         let mut told = used.told.lock().await;
         let running = *used.running.lock();
         if told.most > running && self.at_once.is_some() {
             told.tell(running);
             if let Err(error) = self.store.keep_turns(self.me, principal, running).await {
                 tracing::debug!(%error, "what a principal uses could not be written");
-                return false;
+                drop(told);
+                sleep(RETRY).await;
+                return self.return_soon(principal);
             }
             told.settle(running);
         }
@@ -257,7 +262,6 @@ impl Shared {
         if running == 0 && Arc::strong_count(&used) == 2 {
             all.remove(&principal);
         }
-        true
     }
 }
 
@@ -287,6 +291,7 @@ mod tests {
     };
 
     const ALICE: Principal = Principal([1; 16]);
+    const BOB: Principal = Principal([2; 16]);
 
     fn quotas(node: &Node, turns: u32) -> Quotas {
         let limits = PrincipalLimits { turns: Some(turns), ..PrincipalLimits::default() };
@@ -389,5 +394,22 @@ mod tests {
         drop(ended);
         let _elsewhere = admitted(&there, ALICE).await;
         assert!(here.admit(ALICE).await.is_err(), "a third one at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_free_at_once_though_the_store_did_not_take_that_of_another_principal() {
+        let store = Arc::new(Memory::default());
+        let nodes =
+            [Node::start(&store, "a", limits()).await, Node::start(&store, "b", limits()).await];
+        let (here, there) = (quotas(&nodes[0], 1), quotas(&nodes[1], 1));
+        let (alices, bobs) = (admitted(&here, ALICE).await, admitted(&here, BOB).await);
+        store.fail_quotas([Fault::RequestLost]);
+        drop(alices);
+        tokio::task::yield_now().await;
+        drop(bobs);
+        admitted(&there, BOB).await;
+        assert!(there.admit(ALICE).await.is_err(), "hers is still taken");
+        sleep(RETRY).await;
+        admitted(&there, ALICE).await;
     }
 }
