@@ -1,14 +1,40 @@
 //! What an actor keeps, looked at from inside.
 
-use std::time::Duration;
+use std::{future::poll_fn, time::Duration};
 
 use super::*;
 use crate::{
+    config::PrincipalLimits,
     sample::SampleAuth,
-    session::tests::node::{Gate, Node, limits, route, wish},
+    session::{
+        Attached,
+        quota::Quotas,
+        tests::node::{Gate, Node, limits, route, soon, wish},
+    },
     store::memory::Memory,
     wire::{Batch, Message},
 };
+
+/// An actor that nobody runs.
+fn actor(context: Context, attach: &Attach) -> Actor {
+    let (inbox, commands) = mpsc::channel(1);
+    let claimed = Ownership { epoch: Epoch(1), first: true };
+    let itself = inbox.downgrade();
+    Actor::new(Arc::new(context), attach, claimed, Vec::new(), Arc::default(), commands, itself)
+}
+
+/// Its client.
+async fn client(actor: &mut Actor, attach: &Attach) -> Attached {
+    let (reply, answer) = oneshot::channel();
+    actor.admit(attach, reply);
+    answer.await.unwrap().unwrap()
+}
+
+fn create(n: u64) -> Frame {
+    let create = format!(r#"{{"type":"response.create","store":false,"input":"{n}"}}"#);
+    let batch = Batch::one(&Message::text(create));
+    Frame::Messages { batch, first_seq: 0, ended: 0 }
+}
 
 #[tokio::test]
 async fn turns_that_their_client_left_waiting_leave_nothing_behind() {
@@ -16,19 +42,11 @@ async fn turns_that_their_client_left_waiting_leave_nothing_behind() {
     let route = Arc::new(route(Profile::Responses, &gate));
     let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
     let attach = wish(&route, "thread");
-    let (inbox, commands) = mpsc::channel(1);
-    let context = Arc::new(node.context());
-    let claimed = Ownership { epoch: Epoch(1), first: true };
-    let itself = inbox.downgrade();
-    let mut actor =
-        Actor::new(context, &attach, claimed, Vec::new(), Arc::default(), commands, itself);
+    let mut actor = actor(node.context(), &attach);
     actor.upstream = Upstream::Dialing(Box::pin(std::future::pending()));
-    let (reply, _answer) = oneshot::channel();
-    actor.admit(&attach, reply);
+    let _client = client(&mut actor, &attach).await;
     for n in 1..=3 {
-        let create = format!(r#"{{"type":"response.create","store":false,"input":"{n}"}}"#);
-        let batch = Batch::one(&Message::text(create));
-        assert!(actor.on_client(0, Frame::Messages { batch, first_seq: 0, ended: 0 }));
+        assert!(actor.on_client(0, create(n)));
         assert!(actor.streams.get(n).is_some());
     }
     actor.remove(0);
@@ -37,4 +55,36 @@ async fn turns_that_their_client_left_waiting_leave_nothing_behind() {
     for n in 1..=3 {
         assert!(actor.streams.get(n).is_none(), "the log of turn {n} is kept for ever");
     }
+}
+
+#[tokio::test]
+async fn a_turn_that_ends_while_it_is_being_admitted_takes_no_place_of_its_principal() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(Route { ledger: false, ..route(Profile::Responses, &gate) });
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let attach = wish(&route, "thread");
+    let mut context = node.context();
+    let one = PrincipalLimits { turns: Some(1), ..PrincipalLimits::default() };
+    let store: Arc<dyn crate::store::Store> = Arc::clone(&node.store) as _;
+    context.quotas = Quotas::start(node.me, one, store, node.metrics.clone(), &node.tracker);
+    let quotas = context.quotas.clone().unwrap();
+    let mut actor = actor(context, &attach);
+    actor.upstream = Upstream::Dialing(Box::pin(std::future::pending()));
+    let _client = client(&mut actor, &attach).await;
+    let connected = actor.turns.as_mut().unwrap().on_connected();
+    actor.perform(connected);
+    assert!(actor.on_client(0, create(1)));
+    assert_eq!(actor.journal.len(), 1, "it is being admitted");
+    // Its connection is lost, so it waits again; then its client goes.
+    let lost = actor.turns.as_mut().unwrap().on_disconnected();
+    actor.perform(lost);
+    actor.remove(0);
+    let answered = poll_fn(|cx| {
+        let mut progress = false;
+        assert!(actor.poll_journal(cx, &mut progress).is_none());
+        if progress { Poll::Ready(()) } else { Poll::Pending }
+    });
+    soon("the answer", answered).await;
+    let next = soon("the next turn's answer", quotas.admit(attach.principal)).await;
+    assert!(next.is_ok(), "the only place is taken for ever");
 }
