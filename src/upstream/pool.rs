@@ -173,21 +173,21 @@ impl Permit {
     /// It answered, perhaps with a refusal of its own.
     pub fn reached(mut self) -> Member {
         self.told = true;
-        self.member.learn(Evidence::Reached);
+        self.member.learn(Evidence::Reached(self.admission));
         self.member.clone()
     }
 
     /// It did not answer, or with a server's failure; then to the session of this number.
     pub fn failed(mut self, session: Option<u64>) {
         self.told = true;
-        self.member.learn(Evidence::Unreachable(session));
+        self.member.learn(Evidence::Unreachable(self.admission, session));
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if !self.told && self.admission == Admission::Probe {
-            self.member.change(|breaker| breaker.give_back(Instant::now()));
+        if !self.told {
+            self.member.change(|breaker| breaker.give_back(self.admission, Instant::now()));
         }
     }
 }
