@@ -183,6 +183,12 @@ impl Dialer {
         let mut last = None;
         loop {
             let now = Instant::now();
+            // Another one may be allowed by now: without time it would be blamed for nothing.
+            if now >= deadline
+                && let Some(error) = last
+            {
+                return Err(error);
+            }
             let permit = match pool.choose(key, avoid, &tried, now) {
                 Ok(permit) => permit,
                 Err(until) => {
@@ -384,5 +390,42 @@ mod tests {
         let mut client = HeaderMap::new();
         client.insert(AUTHORIZATION, HeaderValue::from_static("Bearer client"));
         assert_eq!(request_headers(&endpoint, &client)[AUTHORIZATION], "Bearer operator");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_not_dialled_without_time_and_not_blamed_for_it() {
+        /// Until an endpoint that failed once is dialled again, at most.
+        const OPEN: Duration = Duration::from_millis(50);
+
+        // Both accept, one after the other is tried; neither ever answers the upgrade.
+        let silent = [
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+        ];
+        let endpoint = |at: usize| {
+            let url = format!("ws://{}", silent[at].local_addr().unwrap());
+            Endpoint { name: at.to_string(), ..Endpoint::sole(url.parse().unwrap()) }
+        };
+        let upstream = Upstream {
+            name: "up".into(),
+            endpoints: vec![endpoint(0), endpoint(1)],
+            max_connection_age: Duration::MAX,
+            compression: false,
+            ca_file: None,
+        };
+        let rules = BreakerRules { failures: 1, open: OPEN, max_open: Duration::from_mins(1) };
+        let limit = OPEN * 4;
+        let metrics = Metrics::new();
+        let dialer = Dialer::new([&upstream].into_iter(), limit, 1024, rules, metrics).unwrap();
+        // One has just failed, so the other gets all of the time; then the first may be
+        // dialled again.
+        let failed = dialer.pool(&upstream).choose(b"key", None, &[], Instant::now()).unwrap();
+        let first = failed.member().at();
+        failed.failed(None);
+        let upgrade = Upgrade { path_and_query: "/".into(), ..Upgrade::default() };
+        let refused = dialer.dial(&upstream, b"key", None, &upgrade).await;
+        assert!(matches!(refused, Err(DialError::Timeout(_))));
+        let next = dialer.pool(&upstream).choose(b"key", None, &[], Instant::now());
+        assert_eq!(next.ok().map(|permit| permit.member().at()), Some(first));
     }
 }
