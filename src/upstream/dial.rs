@@ -152,6 +152,11 @@ impl Dialer {
         Arc::clone(self.0.pools.lock().entry(upstream.name.clone()).or_insert_with(make))
     }
 
+    /// Limit of a whole dial.
+    pub(super) fn timeout(&self) -> Duration {
+        self.0.timeout
+    }
+
     /// TLS settings for an upstream's trust file, for its HTTP paths.
     pub(super) fn tls(&self, upstream: &Upstream) -> Option<Arc<ClientConfig>> {
         self.0.tls.get(&upstream.ca_file).cloned()

@@ -170,6 +170,13 @@ impl Permit {
         &self.member
     }
 
+    /// Whether it answers is not waited for any more: if this was a probe, another may
+    /// begin. What becomes of it can be told all the same.
+    pub fn give_back(&mut self) {
+        let admission = std::mem::replace(&mut self.admission, Admission::Ordinary);
+        self.member.change(|breaker| breaker.give_back(admission, Instant::now()));
+    }
+
     /// It answered, perhaps with a refusal of its own.
     pub fn reached(mut self) -> Member {
         self.told = true;
@@ -187,7 +194,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.told {
-            self.member.change(|breaker| breaker.give_back(self.admission, Instant::now()));
+            self.give_back();
         }
     }
 }
