@@ -244,11 +244,11 @@ fn addr_of(actor: &Actor, heir: Incarnation) -> Option<String> {
 }
 
 async fn stop(actor: &mut Actor, error: Error) {
-    // Settling moves frames, which nobody may without a lease (I4).
-    if actor.ctx.lease.is_live(Instant::now().into_std()) {
+    // What waits for its copy is said now, but not without a lease (I4).
+    if actor.ctx.lease.is_live_now() {
         actor.release_held();
-        actor.settle(LAST_WORDS).await;
     }
+    actor.settle(LAST_WORDS).await;
     let busy = actor.turns.as_ref().is_some_and(|turns| turns.running() > 0);
     let error = if busy {
         let text = "this node stopped during this turn; whether it finished is unknown";
@@ -258,7 +258,7 @@ async fn stop(actor: &mut Actor, error: Error) {
     };
     actor.dismiss(&Frame::Failed(error));
     actor.close_upstream(UPSTREAM_CLOSE).await;
-    if actor.ctx.lease.is_live(Instant::now().into_std()) {
+    if actor.ctx.lease.is_live_now() {
         release(actor).await;
     }
 }

@@ -2,9 +2,12 @@
 
 use std::{future::poll_fn, time::Duration};
 
+use futures_util::FutureExt as _;
+
 use super::*;
 use crate::{
     config::PrincipalLimits,
+    ownership::lease::LeaseHandle,
     sample::SampleAuth,
     session::{
         Attached,
@@ -87,4 +90,20 @@ async fn a_turn_that_ends_while_it_is_being_admitted_takes_no_place_of_its_princ
     soon("the answer", answered).await;
     let next = soon("the next turn's answer", quotas.admit(attach.principal)).await;
     assert!(next.is_ok(), "the only place is taken for ever");
+}
+
+#[tokio::test]
+async fn without_a_lease_nothing_is_delivered_any_more() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Opaque, &gate));
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let attach = wish(&route, "room");
+    for (lease, said) in [(node.lease.clone(), true), (LeaseHandle::default(), false)] {
+        let mut actor = actor(Context { lease, ..node.context() }, &attach);
+        let mut client = client(&mut actor, &attach).await.link;
+        let batch = Batch::one(&Message::text("said before"));
+        actor.streams.get_mut(OPAQUE).unwrap().log.push(batch, Instant::now());
+        soon("the end of the wait", actor.settle(Duration::from_mins(1))).await;
+        assert_eq!(client.rx.recv().now_or_never().is_some(), said);
+    }
 }
