@@ -93,6 +93,16 @@ fn begin(actor: &mut Actor) -> Span {
     span
 }
 
+impl Departure {
+    /// At most `limit`; at a deadline also no more than one of so many parts of what is left.
+    fn within(&self, limit: Duration, parts: u32, now: Instant) -> Duration {
+        match self {
+            Self::Deadline(until) => limit.min(until.saturating_duration_since(now) / parts),
+            Self::Drain | Self::Balance(_) => limit,
+        }
+    }
+}
+
 /// Whether the session's stay here has ended.
 #[derive(PartialEq, Eq)]
 enum Stay {
@@ -107,18 +117,15 @@ enum Stay {
 async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let started = Instant::now();
     let (id, epoch) = (actor.id, actor.epoch);
-    let settle = match departure {
-        Departure::Deadline(until) => until.saturating_duration_since(started) / 2,
-        Departure::Drain | Departure::Balance(_) => SETTLE,
-    };
     let quiesced = actor.ctx.store.quiesce(id, actor.ctx.me, epoch).await;
     // From here on the ledger begins no turn of this epoch, so what it is told now is all.
     if !matches!(departure, Departure::Balance(_)) {
         let left = actor.turns.as_ref().map(Turns::leave_behind);
         actor.perform(left.unwrap_or_default());
     }
-    actor.flush_ledger(FLUSH).await;
-    actor.settle(settle.min(SETTLE)).await;
+    // Of what is left at a deadline: the ledger does not need to know, clients want to.
+    actor.flush_ledger(departure.within(FLUSH, 4, Instant::now())).await;
+    actor.settle(departure.within(SETTLE, 2, Instant::now())).await;
     let heirs = match departure {
         Departure::Balance(heirs) => heirs.clone(),
         _ => actor.ctx.ring.borrow().heirs(id, actor.ctx.me),
@@ -278,5 +285,20 @@ async fn release(actor: &Actor) {
 async fn close(actor: &Actor) {
     if let Err(error) = actor.ctx.store.close(actor.id, actor.ctx.me, actor.epoch).await {
         tracing::warn!(session = %actor.id, %error, "closing the session failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_a_deadline_nothing_takes_more_than_its_part_of_what_is_left() {
+        let now = Instant::now();
+        let left = |seconds| Departure::Deadline(now + Duration::from_secs(seconds));
+        assert_eq!(left(4).within(SETTLE, 2, now), Duration::from_secs(2));
+        assert_eq!(left(60).within(SETTLE, 2, now), SETTLE);
+        assert_eq!(left(4).within(SETTLE, 2, now + SETTLE), Duration::ZERO, "it is over");
+        assert_eq!(Departure::Drain.within(SETTLE, 2, now), SETTLE);
     }
 }
