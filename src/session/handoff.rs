@@ -135,7 +135,11 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let (reason, outcome) =
         (reason(departure), if went == Went::Nowhere { Outcome::Failed } else { Outcome::Ok });
     actor.ctx.metrics.handoff(reason, outcome, started.elapsed());
-    if went == Went::Nowhere {
+    if let Went::To(heir, epoch) = went {
+        tracing::info!(session = %id, %heir, %epoch, "session handed over");
+        let text = format!("handed over to incarnation {heir}, epoch {epoch}");
+        actor.ctx.events.emit("handoff", Some(&id), &text);
+    } else {
         // Nothing forced it to leave, so it stays, unless it is not ours any more.
         if matches!(departure, Departure::Balance(_)) && stays(actor, quiesced.is_err()).await {
             return Stay::GoesOn;
@@ -144,7 +148,7 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         release(actor).await;
     }
     actor.dismiss(&Frame::Moved);
-    if let Went::To(heir) = went
+    if let Went::To(heir, _) = went
         && actor.turns.is_some()
     {
         activate(actor, heir).await;
@@ -185,12 +189,7 @@ async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, departure: &Departure)
         for _ in 0..TRIES {
             let answer = actor.ctx.store.transfer(id, me, epoch, heir, forced).await;
             match after_answer(&answer, forced, must_leave) {
-                Step::Moved(epoch) => {
-                    tracing::info!(session = %id, %heir, %epoch, "session handed over");
-                    let text = format!("handed over to incarnation {heir}, epoch {epoch}");
-                    actor.ctx.events.emit("handoff", Some(&id), &text);
-                    return Went::To(heir);
-                }
+                Step::Moved(epoch) => return Went::To(heir, epoch),
                 Step::NextHeir => break,
                 Step::Force => {
                     forced = true;
@@ -202,12 +201,9 @@ async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, departure: &Departure)
             let error = answer.err();
             tracing::warn!(session = %id, %heir, ?error, "no answer to a transfer, reading what came of it");
             let row = reread(actor).await;
-            let Some(went) = after_reread(row.as_ref(), me, epoch) else { continue };
-            if let Some(row) = row.filter(|row| row.epoch > epoch) {
-                let text = format!("handed over to incarnation {heir}, epoch {}", row.epoch);
-                actor.ctx.events.emit("handoff", Some(&id), &text);
+            if let Some(went) = after_reread(row.as_ref(), me, epoch) {
+                return went;
             }
-            return went;
         }
     }
     Went::Nowhere

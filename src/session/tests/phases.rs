@@ -161,6 +161,10 @@ async fn a_commit_whose_answer_is_lost_is_read_again_and_not_made_twice() {
     scene.moved().await;
     let row = scene.owner().row(scene.attach.session).await;
     assert_eq!(row.owner, Some(heirs[0]), "no second heir was made the owner");
+    let story = scene.owner().registry.ctx.events.story(&row.id.to_string(), 100);
+    let told: Vec<_> = story.iter().filter(|event| event.kind == "handoff").collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].text.starts_with(&format!("handed over to incarnation {}, ", heirs[0])));
     scene.goes_on_at(heirs[0]).await;
 }
 
