@@ -27,9 +27,6 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How long clients may take for what had been said when the session was told to stop.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// How long an upstream may take for a close.
-pub(super) const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
-
 /// How long an heir may take to keep a conversation.
 const PREPARE: Duration = Duration::from_secs(2);
 
@@ -50,7 +47,7 @@ pub(super) async fn run(mut actor: Box<Actor>) {
     loop {
         match actor.serve().await {
             Exit::Abandoned => {
-                actor.close_upstream(UPSTREAM_CLOSE).await;
+                actor.close_upstream();
                 close(&actor).await;
             }
             // What was said under earlier owners may still be asked for.
@@ -72,7 +69,7 @@ pub(super) async fn run(mut actor: Box<Actor>) {
             Exit::Fenced => {
                 actor.settle(SETTLE).await;
                 actor.dismiss(&Frame::Moved);
-                actor.close_upstream(UPSTREAM_CLOSE).await;
+                actor.close_upstream();
             }
             Exit::Stopped(error) => stop(&mut actor, error).await,
         }
@@ -153,7 +150,7 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     {
         activate(actor, heir).await;
     }
-    actor.close_upstream(UPSTREAM_CLOSE).await;
+    actor.close_upstream();
     Stay::Over
 }
 
@@ -260,7 +257,7 @@ async fn stop(actor: &mut Actor, error: Error) {
         error
     };
     actor.dismiss(&Frame::Failed(error));
-    actor.close_upstream(UPSTREAM_CLOSE).await;
+    actor.close_upstream();
     if actor.ctx.lease.is_live_now() {
         release(actor).await;
     }

@@ -1,7 +1,6 @@
 //! What a session's turns say of the endpoint that it is connected to, and when it leaves one.
 
 use serde::Deserialize;
-use tokio::time::Instant;
 
 use super::{Actor, Upstream};
 use crate::{
@@ -86,8 +85,6 @@ impl Actor {
             tracing::info!(session = %self.id, endpoint = member.name(), "leaving a failing endpoint");
             self.shun();
             self.let_go();
-            self.retime = true;
-            self.last_upstream = Instant::now();
         }
     }
 }

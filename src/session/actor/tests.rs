@@ -2,11 +2,13 @@
 
 use std::{future::poll_fn, time::Duration};
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::net::TcpListener;
+use tokio_tungstenite::{accept_async, tungstenite};
 
 use super::*;
 use crate::{
-    config::PrincipalLimits,
+    config::{Endpoint, PrincipalLimits},
     ownership::lease::LeaseHandle,
     sample::SampleAuth,
     session::{
@@ -106,4 +108,35 @@ async fn without_a_lease_nothing_is_delivered_any_more() {
         soon("the end of the wait", actor.settle(Duration::from_mins(1))).await;
         assert_eq!(client.rx.recv().now_or_never().is_some(), said);
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_left_is_told_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url: http::Uri = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let heard = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        accept_async(stream).await.unwrap().next().await
+    });
+    let gate = Gate::open(SampleAuth::Open).await;
+    let mut route = route(Profile::Responses, &gate);
+    let endpoint = |name: &str| Endpoint { name: name.into(), ..Endpoint::sole(url.clone()) };
+    let upstream = Arc::make_mut(&mut route.upstream);
+    upstream.endpoints = vec![endpoint("one"), endpoint("two")];
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let mut actor = actor(node.context(), &wish(&Arc::new(route), "thread"));
+    actor.dial();
+    let dialled = poll_fn(|cx| {
+        assert!(actor.poll_dial(cx, &mut false).is_none());
+        let connected = matches!(actor.upstream, Upstream::Connected(..));
+        if connected { Poll::Ready(()) } else { Poll::Pending }
+    });
+    soon("a connection", dialled).await;
+    actor.strikes = 2;
+    actor.leave_endpoint();
+    let heard = soon("a word", heard).await.unwrap();
+    assert!(
+        matches!(&heard, Some(Ok(tungstenite::Message::Close(Some(close)))) if close.code == 1000.into()),
+        "{heard:?}"
+    );
 }
