@@ -172,7 +172,7 @@ impl App {
 
         let upstreams: Vec<_> = config.routes.iter().map(|r| Arc::clone(&r.upstream)).collect();
         let dialer = Dialer::new(
-            upstreams.iter().map(|upstream| &**upstream),
+            &upstreams,
             config.limits.dial_timeout,
             config.limits.max_message_bytes,
             config.breaker,

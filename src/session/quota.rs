@@ -302,8 +302,10 @@ mod tests {
     #[tokio::test]
     async fn turns_on_two_nodes_never_exceed_the_limit_and_every_place_is_used_again() {
         let store = Arc::new(Memory::default());
-        let nodes =
-            [Node::start(&store, "a", limits()).await, Node::start(&store, "b", limits()).await];
+        let nodes = [
+            Node::start(&store, "a", limits(), []).await,
+            Node::start(&store, "b", limits(), []).await,
+        ];
         let quotas = [quotas(&nodes[0], 3), quotas(&nodes[1], 3)];
         let running = Arc::new(Mutex::new(0_u32));
         let mut turns = Vec::new();
@@ -336,8 +338,8 @@ mod tests {
     #[tokio::test]
     async fn a_turn_beyond_the_limit_is_refused_and_one_after_it_is_not() {
         let store = Arc::new(Memory::default());
-        let node = Node::start(&store, "a", limits()).await;
-        let other = Node::start(&store, "b", limits()).await;
+        let node = Node::start(&store, "a", limits(), []).await;
+        let other = Node::start(&store, "b", limits(), []).await;
         let (here, there) = (quotas(&node, 1), quotas(&other, 1));
         let slot = here.admit(ALICE).await.unwrap_or_else(|error| panic!("{error}"));
         let Err(refused) = there.admit(ALICE).await else { panic!("a second one at once") };
@@ -361,7 +363,7 @@ mod tests {
             drop(clock.lock().take());
             Instant::now()
         });
-        let node = Node::start(&Arc::new(Memory::new(clock)), "a", limits()).await;
+        let node = Node::start(&Arc::new(Memory::new(clock)), "a", limits(), []).await;
         let quotas = quotas(&node, 3);
         let first = admitted(&quotas, ALICE).await;
         *ending.lock() = Some(first);
@@ -374,7 +376,7 @@ mod tests {
     #[tokio::test]
     async fn while_the_store_is_away_no_turn_passes_the_limit() {
         let store = Arc::new(Memory::default());
-        let node = Node::start(&store, "a", limits()).await;
+        let node = Node::start(&store, "a", limits(), []).await;
         let quotas = quotas(&node, 1);
         let _running = admitted(&quotas, ALICE).await;
         store.fail_quotas([Fault::RequestLost; 100]);
@@ -386,8 +388,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_place_whose_return_was_not_answered_is_asked_for_again() {
         let store = Arc::new(Memory::default());
-        let nodes =
-            [Node::start(&store, "a", limits()).await, Node::start(&store, "b", limits()).await];
+        let nodes = [
+            Node::start(&store, "a", limits(), []).await,
+            Node::start(&store, "b", limits(), []).await,
+        ];
         let (here, there) = (quotas(&nodes[0], 2), quotas(&nodes[1], 2));
         let (ended, _goes_on) = (admitted(&here, ALICE).await, admitted(&here, ALICE).await);
         store.fail_quotas([Fault::ReplyLost]);
@@ -399,8 +403,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_place_is_free_at_once_though_the_store_did_not_take_that_of_another_principal() {
         let store = Arc::new(Memory::default());
-        let nodes =
-            [Node::start(&store, "a", limits()).await, Node::start(&store, "b", limits()).await];
+        let nodes = [
+            Node::start(&store, "a", limits(), []).await,
+            Node::start(&store, "b", limits(), []).await,
+        ];
         let (here, there) = (quotas(&nodes[0], 1), quotas(&nodes[1], 1));
         let (alices, bobs) = (admitted(&here, ALICE).await, admitted(&here, BOB).await);
         store.fail_quotas([Fault::RequestLost]);

@@ -17,9 +17,8 @@ use hyper_util::{
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Dialer,
+    DialError, Dialer,
     dial::{is_tls, request_headers},
-    pool::session_number,
 };
 use crate::{
     config::{Endpoint, Upstream},
@@ -38,9 +37,9 @@ pub enum HttpError {
     Timeout(Duration),
     #[error("the upstream could not be reached: {0}")]
     Unavailable(String),
-    /// The breakers of all endpoints are open; one may be asked again after this.
-    #[error("every endpoint of the upstream is failing")]
-    GivenUp(Duration),
+    /// No endpoint may be dialled.
+    #[error(transparent)]
+    Dial(#[from] DialError),
 }
 
 /// Pooled connections to all upstreams.
@@ -84,16 +83,9 @@ impl HttpClient {
             .pools
             .get(&upstream.name)
             .ok_or_else(|| HttpError::Unavailable("it is not configured".into()))?;
-        let now = Instant::now();
         // Its body is a stream, so it is sent once: there is no second endpoint to try.
-        let mut permit = self.dialer.pool(upstream).choose(key, None, &[], now).map_err(|until| {
-            HttpError::GivenUp(until.map_or(Duration::ZERO, |until| until - now))
-        })?;
-        let endpoint = upstream
-            .endpoints
-            .get(permit.member().at())
-            .ok_or_else(|| HttpError::Unavailable("it is not configured".into()))?;
-        let mut outgoing = outgoing(endpoint, request)?;
+        let mut permit = self.dialer.permit(upstream, key, None, &[], Instant::now())?;
+        let mut outgoing = outgoing(permit.endpoint(), request)?;
         let connection = capture_connection(&mut outgoing);
         let mut answer = std::pin::pin!(pool.request(outgoing));
         let dialled = timeout(self.dialer.timeout(), &mut answer).await;
@@ -112,8 +104,8 @@ impl HttpClient {
         };
         match answered {
             Ok(response) => {
-                if endpoint.is_blamed_for(response.status().as_u16()) {
-                    permit.failed(Some(session_number(key)));
+                if permit.endpoint().is_blamed_for(response.status().as_u16()) {
+                    permit.failed(Some(key));
                 } else {
                     permit.reached();
                 }
@@ -168,18 +160,18 @@ mod tests {
     const KEY: &[u8] = b"session";
 
     /// An upstream whose breaker opens at the first failure, for `open`.
-    fn client(url: &str, open: Duration) -> (Upstream, Dialer, HttpClient) {
-        let upstream = Upstream {
+    fn client(url: &str, open: Duration) -> (Arc<Upstream>, Dialer, HttpClient) {
+        let upstream = Arc::new(Upstream {
             name: "up".into(),
             endpoints: vec![Endpoint::sole(url.parse().unwrap())],
             max_connection_age: Duration::MAX,
             compression: false,
             ca_file: None,
-        };
+        });
         let rules = BreakerRules { failures: 1, open, max_open: LIMIT };
         let metrics = Metrics::new();
-        let dialer = Dialer::new([&upstream].into_iter(), DIAL, 1024, rules, metrics).unwrap();
-        let http = HttpClient::new(&[Arc::new(upstream.clone())], &dialer, LIMIT);
+        let dialer = Dialer::new([&upstream], DIAL, 1024, rules, metrics).unwrap();
+        let http = HttpClient::new(&[Arc::clone(&upstream)], &dialer, LIMIT);
         (upstream, dialer, http)
     }
 
@@ -188,7 +180,7 @@ mod tests {
     }
 
     fn may_be_dialled(dialer: &Dialer, upstream: &Upstream) -> bool {
-        dialer.pool(upstream).choose(KEY, None, &[], Instant::now()).is_ok()
+        dialer.permit(upstream, KEY, None, &[], Instant::now()).is_ok()
     }
 
     /// Answers each connection's request with this status after `pause`.
@@ -235,7 +227,7 @@ mod tests {
     async fn a_request_that_is_answered_slowly_keeps_nobody_from_dialling() {
         let url = answering(200, DIAL * 3).await;
         let (upstream, dialer, http) = client(&url, Duration::ZERO);
-        dialer.pool(&upstream).choose(KEY, None, &[], Instant::now()).unwrap().failed(None);
+        dialer.permit(&upstream, KEY, None, &[], Instant::now()).unwrap().failed(None);
         let answer = http.forward(&upstream, KEY, request());
         let dial = async {
             while may_be_dialled(&dialer, &upstream) {

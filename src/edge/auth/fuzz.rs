@@ -54,7 +54,7 @@ static RUNTIME: LazyLock<Option<Runtime>> =
 fn fetcher() -> Option<Fetcher> {
     let limit = Duration::from_secs(1);
     let rules = BreakerRules { failures: 1, open: limit, max_open: limit };
-    Dialer::new(std::iter::empty(), limit, 1024, rules, Metrics::new()).ok()?.fetcher().ok()
+    Dialer::new([], limit, 1024, rules, Metrics::new()).ok()?.fetcher().ok()
 }
 
 /// The `Authorization` and `Origin` of a request, a line each.

@@ -19,7 +19,7 @@ use crate::{
 fn fetcher() -> Fetcher {
     let limit = Duration::from_secs(1);
     let rules = BreakerRules { failures: 1, open: limit, max_open: limit };
-    let dialer = Dialer::new(std::iter::empty(), limit, 1024, rules, Metrics::new()).unwrap();
+    let dialer = Dialer::new([], limit, 1024, rules, Metrics::new()).unwrap();
     dialer.fetcher().unwrap()
 }
 

@@ -36,7 +36,7 @@ impl Actor {
         let Upstream::Connected(connection, _) = &self.upstream else { return };
         for action in actions {
             let Action::Append { batch, done: true, .. } = action else { continue };
-            match verdict(batch, connection.operators) {
+            match verdict(batch, connection.member.is_operators()) {
                 Verdict::Sound => {
                     connection.member.turn_ended();
                     (self.strikes, self.shunned) = (0, None);

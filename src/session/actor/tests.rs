@@ -45,7 +45,7 @@ fn create(n: u64) -> Frame {
 async fn turns_that_their_client_left_waiting_leave_nothing_behind() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Responses, &gate));
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     let attach = wish(&route, "thread");
     let mut actor = actor(node.context(), &attach);
     actor.upstream = Upstream::Dialing(Box::pin(std::future::pending()));
@@ -66,7 +66,7 @@ async fn turns_that_their_client_left_waiting_leave_nothing_behind() {
 async fn a_turn_that_ends_while_it_is_being_admitted_takes_no_place_of_its_principal() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(Route { ledger: false, ..route(Profile::Responses, &gate) });
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     let attach = wish(&route, "thread");
     let mut context = node.context();
     let one = PrincipalLimits { turns: Some(1), ..PrincipalLimits::default() };
@@ -98,7 +98,7 @@ async fn a_turn_that_ends_while_it_is_being_admitted_takes_no_place_of_its_princ
 async fn without_a_lease_nothing_is_delivered_any_more() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     let attach = wish(&route, "room");
     for (lease, said) in [(node.lease.clone(), true), (LeaseHandle::default(), false)] {
         let mut actor = actor(Context { lease, ..node.context() }, &attach);
@@ -123,8 +123,9 @@ async fn an_endpoint_that_is_left_is_told_so() {
     let endpoint = |name: &str| Endpoint { name: name.into(), ..Endpoint::sole(url.clone()) };
     let upstream = Arc::make_mut(&mut route.upstream);
     upstream.endpoints = vec![endpoint("one"), endpoint("two")];
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
-    let mut actor = actor(node.context(), &wish(&Arc::new(route), "thread"));
+    let route = Arc::new(route);
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let mut actor = actor(node.context(), &wish(&route, "thread"));
     actor.dial();
     let dialled = poll_fn(|cx| {
         assert!(actor.poll_dial(cx, &mut false).is_none());

@@ -43,11 +43,13 @@ impl Scene {
     }
 
     async fn talking() -> Self {
+        let gate = Gate::open(SampleAuth::Open).await;
+        let route = Arc::new(route(Profile::Responses, &gate));
         let store = Arc::new(Memory::default());
         let neighbours = Arc::new(Neighbours::default());
         let node = |name| {
             let heirs = Arc::clone(&neighbours);
-            Node::beside(&store, name, "127.0.0.1:1", limits(), LEASE, heirs)
+            Node::beside(&store, name, "127.0.0.1:1", limits(), LEASE, heirs, [&route])
         };
         let nodes = [node("a").await, node("b").await, node("c").await];
         neighbours.join(&nodes.each_ref());
@@ -55,8 +57,7 @@ impl Scene {
             nodes.iter().all(|node| node.ring.borrow().alive().count() == 3)
         })
         .await;
-        let gate = Gate::open(SampleAuth::Open).await;
-        let attach = wish(&Arc::new(route(Profile::Responses, &gate)), "thread");
+        let attach = wish(&route, "thread");
         let attached = nodes[0].attach(&attach).await.unwrap();
         let epoch = attached.epoch;
         let mut client = Reader::new(attached.link);
