@@ -81,9 +81,6 @@ impl Actor {
         state: TurnState,
         response: Option<String>,
     ) {
-        if !self.route.ledger {
-            return;
-        }
         let (session, epoch) = (self.id, self.epoch);
         let response = response.map(|id| TurnMark::response(&id));
         self.ctx.ledger.mark(TurnMark { session, epoch, no, state, response });
