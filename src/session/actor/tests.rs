@@ -9,6 +9,7 @@ use tokio_tungstenite::{accept_async, tungstenite};
 use super::*;
 use crate::{
     config::{Endpoint, PrincipalLimits},
+    link::Frame,
     ownership::lease::LeaseHandle,
     sample::SampleAuth,
     session::{
