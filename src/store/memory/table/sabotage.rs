@@ -7,8 +7,8 @@ use crate::{
 };
 
 impl Table {
-    /// A call on a session that names this owner and epoch,
-    /// whatever it named before; its row is put back unless the call changed it.
+    /// A call on a session that names this owner and epoch, whatever it named before; its row is
+    /// put back unless the call changed it.
     pub(crate) fn unfenced<T>(
         &mut self,
         id: SessionId,
