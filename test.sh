@@ -159,8 +159,8 @@ tests() {
     fi
 }
 
-# What stands for the previous release: schema 2, before parts of conversations were kept.
-PREVIOUS=09b1aac
+# What stands for the previous release: schema 3, before limits of principals.
+PREVIOUS=4352f66
 
 # Builds the binary of another revision, once, apart from this tree.
 previous_release() {
