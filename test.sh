@@ -3,7 +3,7 @@
 # runner's own.
 #
 #   ./test.sh          all of it: format, lints, documents, the chart, the release binary in an
-#                      empty root, unit, contract and ring tests
+#                      empty root, ten seconds of each fuzz target, unit, contract and ring tests
 #   ./test.sh quick    unit tests and the rules of the architecture; needs no Postgres
 #   ./test.sh continuity [FILTER]
 #                      the long forms of the rolls, kills and outages, and the figures of
