@@ -3,7 +3,7 @@
 # runner's own.
 #
 #   ./test.sh          all of it: format, lints, documents, the chart, the release binary in an
-#                      empty root, unit, contract and ring tests
+#                      empty root, ten seconds of each fuzz target, unit, contract and ring tests
 #   ./test.sh quick    unit tests and the rules of the architecture; needs no Postgres
 #   ./test.sh continuity [FILTER]
 #                      the long forms of the rolls, kills and outages, and the figures of
@@ -159,8 +159,8 @@ tests() {
     fi
 }
 
-# What stands for the previous release: schema 2, before parts of conversations were kept.
-PREVIOUS=09b1aac
+# What stands for the previous release: schema 3, before limits of principals.
+PREVIOUS=4352f66
 
 # Builds the binary of another revision, once, apart from this tree.
 previous_release() {

@@ -118,6 +118,20 @@ async fn a_page_of_another_site_cannot_drain_the_node() {
 }
 
 #[tokio::test]
+async fn an_order_that_cannot_be_read_is_refused_in_our_words_and_drains_nothing() {
+    let fake = Arc::new(Fake::default());
+    let node = node(&fake);
+    for order in ["{", "{\"within\": 1}", &"x".repeat(3 << 20)] {
+        let request = Request::post("/api/v1/drain").body(Body::from(order.to_owned())).unwrap();
+        let (status, _, body) = ask(&node, request).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["error"]["code"], "invalid_request");
+    }
+    assert!(!fake.draining.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
 async fn from_elsewhere_a_node_is_read_by_anybody_and_drained_by_the_token_alone() {
     const TOKEN: &str = "a-token-of-the-operators";
     let drain = |shown: Option<&str>| {

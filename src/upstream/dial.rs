@@ -173,9 +173,8 @@ impl Dialer {
     /// # Errors
     /// No TLS settings can be made.
     pub fn fetcher(&self) -> anyhow::Result<Fetcher> {
-        let shared = self.0.tls.get(&None).cloned();
-        let tls = shared.map_or_else(|| client_config(None).map(Arc::new), Ok)?;
-        Ok(Fetcher::new(&tls))
+        let shared = self.0.tls.get(&None).map(Fetcher::new);
+        shared.map_or_else(Fetcher::with_native_roots, Ok)
     }
 
     /// Connects and upgrades: to the endpoint that `key` (a session) has, and if that fails to
@@ -346,7 +345,7 @@ pub(super) fn target_path(url: &Uri, client: &str) -> String {
     }
 }
 
-fn client_config(ca_file: Option<&PathBuf>) -> anyhow::Result<ClientConfig> {
+pub(super) fn client_config(ca_file: Option<&PathBuf>) -> anyhow::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     // A machine without a trust store is no fault while the operator names an authority.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -95,16 +95,7 @@ async fn nodes_meet_by_certificates_that_are_renewed_without_a_restart() {
     .await;
     let four = node(&ring, "four", &after.sign("four", "IP:127.0.0.1", 30), &after.pem());
     start(&four).await;
-    let reached = eventually("it answers as before", RECOVERY, async || {
-        let mut sessions = Vec::new();
-        for n in 0..6 {
-            let path = format!("/rooms/again-{n}");
-            sessions.push(Ws::connect(&four.url(&path), &[ALICE]).await.ok()?);
-        }
-        Some(sessions.len())
-    })
-    .await;
-    assert_eq!(reached, 6);
+    assert_reach_each_other(&one, &four, "again").await;
 }
 
 #[tokio::test]
