@@ -7,10 +7,7 @@ use http::{HeaderMap, HeaderValue, Uri, header::AUTHORIZATION};
 use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -20,6 +17,7 @@ use super::{
 use crate::{
     config::{BreakerRules, Endpoint, Upstream, UpstreamAuth},
     error::{Code, Error},
+    net::TcpStream,
     telemetry::metrics::{Metrics, Outcome},
     wire::{
         Role, Socket, SocketOptions,

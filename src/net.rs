@@ -1,0 +1,26 @@
+//! Where connections come from: the machine's network, or the simulated one of the feature
+//! `simulation`. The only module that names either, so that everything above it runs on both.
+
+use std::time::Duration;
+
+#[cfg(not(feature = "simulation"))]
+pub use tokio::net::{TcpListener, TcpStream};
+#[cfg(feature = "simulation")]
+pub use turmoil::net::{TcpListener, TcpStream};
+
+/// Sends what is written at once, and probes a peer that says nothing for `silence`: a dead
+/// one is found within about twice that. Neither is needed to serve; a kernel that refuses
+/// one costs latency or a late notice.
+pub fn tune(stream: &TcpStream, silence: Duration) {
+    drop(stream.set_nodelay(true));
+    #[cfg(feature = "simulation")]
+    let _ = silence;
+    #[cfg(not(feature = "simulation"))]
+    {
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(silence)
+            .with_interval(silence / 3)
+            .with_retries(3);
+        drop(socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive));
+    }
+}
