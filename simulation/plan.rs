@@ -168,7 +168,8 @@ impl Plan {
         let how = if random.random_bool(0.5) { Cut::Silent } else { Cut::Refused };
         let database = match random.random_range(0..5) {
             0 => Fault::Stall,
-            1 => Fault::Cut { node: which, how },
+            // It cannot know that it was declared dead, and keeps its upstreams.
+            1 if self.conduct == Conduct::Freezes => Fault::Cut { node: which, how },
             2 => Fault::Lossy { percent: random.random_range(1..25) },
             3 => Fault::Stale { percent: random.random_range(10..100) },
             _ => Fault::SlowDatabase { millis: random.random_range(20..400) },

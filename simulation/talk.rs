@@ -149,7 +149,8 @@ impl Talk {
     fn text(&mut self, turn: usize) -> String {
         let n = self.n;
         let (deltas, delay) = match self.random.random_range(0..10) {
-            0 => (10, self.random.random_range(100..500)),
+            // A drain has to leave time for it after its last call.
+            0 => (10, self.random.random_range(100..250)),
             1..4 => (10, self.random.random_range(10..100)),
             _ => (4, self.random.random_range(0..20)),
         };
