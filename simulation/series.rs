@@ -115,14 +115,16 @@ fn show(reports: &[Report], first: u64, seconds: f64) {
     println!("{:>9} given up by their clients", sum(|report| report.other));
     println!("{:>9} moves and takeovers", sum(|report| report.moves));
     println!("{:>9} of them takeovers", sum(|report| report.takeovers));
-    let mut recovered: Vec<_> = reports.iter().map(|report| report.recovered_ms).collect();
+    let mut recovered: Vec<_> = reports.iter().map(|it| (it.recovered_ms, it.seed)).collect();
     recovered.sort_unstable();
-    let at = |part: usize| recovered.get(recovered.len() * part / 100).copied().unwrap_or(0);
+    let at = |part: usize| recovered.get(recovered.len() * part / 100).copied().unwrap_or((0, 0));
+    let most = recovered.last().unwrap_or(&(0, 0));
     println!(
-        "{:>9} ms from the last fault to two more turns of every client (median; p99 {}, most {})",
-        at(50),
-        at(99),
-        recovered.last().unwrap_or(&0)
+        "{:>9} ms from the last fault to two more turns of every client (median; p99 {}, most {} with seed {})",
+        at(50).0,
+        at(99).0,
+        most.0,
+        most.1
     );
     println!("{:>9} facts judged", sum(|report| report.facts));
     println!("faults");

@@ -17,13 +17,17 @@ use super::{
 use crate::{
     config::{BreakerRules, Endpoint, Upstream, UpstreamAuth},
     error::{Code, Error},
-    net::TcpStream,
+    net::{self, TcpStream},
     telemetry::metrics::{Metrics, Outcome},
     wire::{
         Role, Socket, SocketOptions,
         handshake::{self, ClientRequest, HandshakeError},
     },
 };
+
+/// Probes of an upstream that says nothing. Turns have a limit of their own; an opaque
+/// session may listen for hours to one whose machine is gone.
+const KEEPALIVE: Duration = Duration::from_secs(45);
 
 /// Why there is no connection. The texts name no credential and no payload.
 #[derive(Debug, thiserror::Error)]
@@ -284,7 +288,7 @@ impl Dialer {
         let secure = is_tls(url);
         let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let tcp = TcpStream::connect((host, port)).await.map_err(|error| unavailable(&error))?;
-        tcp.set_nodelay(true).map_err(|error| unavailable(&error))?;
+        net::tune(&tcp, KEEPALIVE);
         if !secure {
             return Ok(Stream::Plain(tcp));
         }
