@@ -14,7 +14,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["error", "ids", "net"],
     &["wire"],
-    &["link"],
+    &["bell", "link"],
     &["store"],
     &["config"],
     &["telemetry"],
