@@ -22,6 +22,9 @@
 #                      the fuzzer on every reader of outside bytes (a nightly toolchain)
 #   ./test.sh model    ownership, ledger and handoff in every order within bounds; prints its
 #                      tables: states, and each broken rule with what caught it
+#   ./test.sh simulate [SEEDS [FIRST_SEED]]
+#                      the real nodes over a simulated network, clock and database, 1,000 seeds of
+#                      faults; prints what it met and what it found
 #   ./test.sh guards   instructions of the frame path against benches/guards.txt (a release build)
 #
 # What is missing is installed where this script may (root and apt-get), and said:
@@ -38,7 +41,7 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick | continuity | soak | mutants | model | protocols | upgrade) ;;
+full | quick | continuity | soak | mutants | model | simulate | protocols | upgrade) ;;
 faults) exec tests/faults/run.sh "${@:2}" ;;
 fuzz) exec fuzz/run.sh "${@:2}" ;;
 guards) exec benches/guards.sh ;;
@@ -101,6 +104,7 @@ lint() {
     fi
     if cargo clippy --version >/dev/null 2>&1; then
         run cargo clippy --locked --all-targets -- -D warnings
+        run cargo clippy --locked --features simulation --example simulation -- -D warnings
     else
         say "skipped: cargo clippy (rustup component add clippy)"
     fi
@@ -177,6 +181,12 @@ previous_release() {
     cp "$dir/build/debug/ringspan" "$RINGSPAN_PREVIOUS"
 }
 
+# So many seeds from that one on, on all processors (RINGSPAN_JOBS).
+simulate() {
+    run cargo build --locked --features simulation --example simulation
+    run "${CARGO_TARGET_DIR:-target}/debug/examples/simulation" "$@"
+}
+
 # A short run of the fuzzer, where it is installed; the unit tests replay its corpus everywhere.
 fuzz() {
     local code=0
@@ -196,6 +206,10 @@ if [ "$mode" = model ]; then
     # Optimised a little: the larger bounds have millions of states.
     export CARGO_PROFILE_DEV_OPT_LEVEL=1
     run cargo test --locked --lib app::tests::model -- --include-ignored --nocapture --test-threads=1
+    exit
+fi
+if [ "$mode" = simulate ]; then
+    simulate "${2:-1000}" "${3:-1}"
     exit
 fi
 need_postgres
@@ -228,4 +242,5 @@ lint
 chart
 image
 fuzz
+simulate 20
 tests

@@ -1,7 +1,5 @@
 //! The JSON API.
 
-use std::net::SocketAddr;
-
 use axum::{
     Extension, Json,
     body::Bytes,
@@ -16,6 +14,7 @@ use serde_json::json;
 
 use super::{
     Admin, Failure, access,
+    listener::Caller,
     view::{DrainAnswer, DrainOrder, RingInfo, SessionPage, SessionQuery, SessionStory},
 };
 use crate::error::{Code, Error};
@@ -48,13 +47,13 @@ pub(super) async fn session(
 
 pub(super) async fn drain(
     State(admin): State<Admin>,
-    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    peer: Option<Extension<ConnectInfo<Caller>>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     const ACTION: &str = "drain";
 
-    let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
+    let peer = peer.map(|Extension(ConnectInfo(Caller(peer)))| peer);
     let actor = if same_site(&headers) {
         access::judge(&admin.token, &headers, peer).await
     } else {

@@ -21,9 +21,9 @@ use fake::Fake;
 
 /// A node that is asked from this address.
 fn at(fake: &Arc<Fake>, peer: &str, token: AdminToken) -> Router {
-    let peer: SocketAddr = peer.parse().unwrap();
+    let peer: std::net::SocketAddr = peer.parse().unwrap();
     router(fake.clone(), Metrics::new(), token, CancellationToken::new())
-        .layer(axum::Extension(axum::extract::ConnectInfo(peer)))
+        .layer(axum::Extension(axum::extract::ConnectInfo(listener::Caller(peer))))
 }
 
 fn node(fake: &Arc<Fake>) -> Router {

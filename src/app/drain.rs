@@ -103,7 +103,9 @@ impl Node {
         self.step(DrainState::Lingering, "owns nothing any more");
         // A heartbeat after the leave would be told that this node is no member any more.
         let renewer = self.renewer.lock().take();
-        drop(tokio::task::spawn_blocking(move || drop(renewer)).await);
+        if let Some(renewer) = renewer {
+            renewer.stop().await;
+        }
         let left = self.leave().await;
         self.before_end(sleep(LINGER)).await;
         tracing::info!(took = ?begun.elapsed(), "drained");

@@ -3,13 +3,12 @@
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::watch, task::AbortHandle, time::timeout};
+use tokio::{sync::watch, task::AbortHandle, time::timeout};
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
-    Request, Response, Status, Streaming,
-    service::interceptor::InterceptedService,
-    transport::{Server, server::TcpIncoming},
+    Request, Response, Status, Streaming, service::interceptor::InterceptedService,
+    transport::Server,
 };
 use tracing::Instrument;
 
@@ -23,12 +22,13 @@ use super::{
         frame::Body,
         peer_server::{Peer, PeerServer},
     },
-    tls,
+    tls, transport,
 };
 use crate::{
     config::{PeerSecurity, Route},
     error::{Code, Error},
     ids::{Incarnation, SessionId},
+    net::TcpListener,
     ownership::witness::Witness,
     ring::Ring,
     session::{AttachError, Registry},
@@ -359,10 +359,7 @@ pub async fn serve(
         let connections = tls::accept(listener, files, &tracker, &shutdown).await?;
         router.serve_with_incoming_shutdown(connections, stop).await?;
     } else {
-        // The server's own setting holds only for listeners that it binds; without it the end
-        // of each answer waits 40 ms for the caller's acknowledgement.
-        let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
-        router.serve_with_incoming_shutdown(connections, stop).await?;
+        router.serve_with_incoming_shutdown(transport::incoming(listener), stop).await?;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The store of tests: one process, nothing survives it, and time is whatever the clock
 //! that was handed in says.
 
+#[cfg(feature = "simulation")]
+mod audit;
 mod conversations;
 mod quotas;
 pub(crate) mod table;
@@ -11,6 +13,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
+#[cfg(feature = "simulation")]
+pub use self::audit::{Audited, Change};
 use self::table::Table;
 use super::{
     Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
@@ -42,6 +46,8 @@ pub struct Memory {
     transfers: Mutex<VecDeque<Fault>>,
     /// The same for what is asked and said of principals' turns.
     quotas: Mutex<VecDeque<Fault>>,
+    #[cfg(feature = "simulation")]
+    audit: Mutex<audit::Audit>,
 }
 
 impl Default for Memory {
@@ -61,6 +67,8 @@ impl Memory {
             version: watch::Sender::new(0),
             transfers: Mutex::default(),
             quotas: Mutex::default(),
+            #[cfg(feature = "simulation")]
+            audit: Mutex::default(),
         }
     }
 
@@ -87,10 +95,18 @@ impl Memory {
         answer.filter(|_| fault.is_none()).ok_or_else(lost)
     }
 
+    /// Every change so far.
+    #[cfg(feature = "simulation")]
+    pub fn changes(&self) -> Vec<Change> {
+        self.audit.lock().changes().to_vec()
+    }
+
     /// Does one call: all of it under the lock, at one instant.
     fn call<T>(&self, work: impl FnOnce(&mut Table, Instant) -> T) -> T {
         let mut table = self.table.lock();
         let answer = work(&mut table, (self.clock)());
+        #[cfg(feature = "simulation")]
+        self.audit.lock().look(&table);
         self.version.send_if_modified(|version| {
             std::mem::replace(version, table.version()) != table.version()
         });

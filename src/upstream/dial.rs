@@ -6,10 +6,7 @@ use anyhow::Context as _;
 use http::{HeaderMap, HeaderValue, Uri, header::AUTHORIZATION};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -19,12 +16,17 @@ use super::{
 use crate::{
     config::{BreakerRules, Endpoint, Upstream, UpstreamAuth},
     error::{Code, Error},
+    net::{self, TcpStream},
     telemetry::metrics::{Metrics, Outcome},
     wire::{
         Role, Socket, SocketOptions,
         handshake::{self, ClientRequest, HandshakeError},
     },
 };
+
+/// Probes of an upstream that says nothing. Turns have a limit of their own; an opaque
+/// session may listen for hours to one whose machine is gone.
+const KEEPALIVE: Duration = Duration::from_secs(45);
 
 /// Why there is no connection. The texts name no credential and no payload.
 #[derive(Debug, thiserror::Error)]
@@ -291,7 +293,7 @@ impl Dialer {
         let secure = is_tls(url);
         let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let tcp = TcpStream::connect((host, port)).await.map_err(|error| unavailable(&error))?;
-        tcp.set_nodelay(true).map_err(|error| unavailable(&error))?;
+        net::tune(&tcp, KEEPALIVE);
         if !secure {
             return Ok(Stream::Plain(tcp));
         }

@@ -12,6 +12,7 @@ pub mod gate;
 pub mod held;
 pub mod history;
 pub mod http;
+pub mod net;
 pub mod pg_control;
 pub mod postgres;
 pub mod process;

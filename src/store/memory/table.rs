@@ -1,6 +1,8 @@
 //! The rules of the store as plain functions over plain maps; what the SQL backends are
 //! compared with.
 
+#[cfg(feature = "simulation")]
+mod rows;
 #[cfg(test)]
 mod sabotage;
 mod turns;

@@ -55,6 +55,11 @@ fn dispatches(history: &History, talks: &Talks, verdict: &mut Verdict) {
                 verdict.note("turns run again by the rule: nothing stored, nothing seen");
                 continue;
             }
+            // Who lost sight of an owner that lives on cannot have its run cut off.
+            if history.conduct == Conduct::Freezes && !turn.stored && unseen {
+                verdict.note("turns run again of which nobody but the upstream saw the end");
+                continue;
+            }
             if asked_again > 0 {
                 asked_again -= 1;
                 verdict.note("turns run again because the client sent them again");
