@@ -4,7 +4,7 @@
 //! it can change is one thing, a drain, and that takes the admin token, or without one a caller
 //! on the node's own machine.
 
-mod access;
+pub(crate) mod access;
 mod api;
 pub mod client;
 mod events;

@@ -28,7 +28,7 @@ use tracing::Instrument;
 
 use self::deadline::Times;
 use crate::{
-    admin,
+    admin::{self, access},
     config::{Config, Timing},
     edge::{self, Authenticator, Edge},
     error::{Code, Error},
@@ -172,7 +172,7 @@ impl App {
 
         let upstreams: Vec<_> = config.routes.iter().map(|r| Arc::clone(&r.upstream)).collect();
         let dialer = Dialer::new(
-            upstreams.iter().map(|upstream| &**upstream),
+            &upstreams,
             config.limits.dial_timeout,
             config.limits.max_message_bytes,
             config.breaker,
@@ -338,7 +338,8 @@ impl App {
             biased;
             () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead")),
             () = signals.wanted() => {
-                tracing::info!(target: "audit", action = "drain", actor = "signal", outcome = "accepted", "administrative act");
+                let outcome = admin::view::DrainAnswer::Accepted.as_str();
+                access::record("drain", &Ok(access::Actor::Signal), None, outcome);
                 Ok(true)
             }
             _ = wanted.wait_for(Option::is_some) => Ok(false),

@@ -9,7 +9,8 @@ use crate::{
 /// Where a session went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Went {
-    To(Incarnation),
+    /// To this owner, in this epoch.
+    To(Incarnation, Epoch),
     /// It is ours, or nobody knows.
     Nowhere,
 }
@@ -58,7 +59,9 @@ pub(crate) fn after_reread(
 ) -> Option<Went> {
     match row {
         Some(row) if row.owner == Some(me) && row.epoch == epoch => None,
-        Some(row) if row.epoch > epoch => Some(row.live_owner().map_or(Went::Nowhere, Went::To)),
+        Some(row) if row.epoch > epoch => {
+            Some(row.live_owner().map_or(Went::Nowhere, |owner| Went::To(owner, row.epoch)))
+        }
         _ => Some(Went::Nowhere),
     }
 }

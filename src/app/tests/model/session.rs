@@ -236,7 +236,7 @@ impl Protocol {
         }
         match transfer::after_reread(world.row().as_ref(), me, epoch) {
             None => task(world, n).phase = Phase::Committing { heir, tried, forced, answer: None },
-            Some(Went::To(owner)) => {
+            Some(Went::To(owner, _)) => {
                 self.sees("a transfer whose answer was lost is found done");
                 let heir = world.nodes.iter().position(|node| node.me == owner);
                 self.went(world, n, heir.unwrap_or(world.heir_of(n)));

@@ -58,8 +58,13 @@ pub(super) fn stored(tick: u8) -> tokio::time::Instant {
     local(tick).into()
 }
 
-pub(super) const TURN_BOUNDS: TurnBounds =
-    TurnBounds { queue: 2, payload_bytes: 1 << 16, history_bytes: 1 << 16, ledger: true };
+pub(super) const TURN_BOUNDS: TurnBounds = TurnBounds {
+    queue: 2,
+    payload_bytes: 1 << 16,
+    history_bytes: 1 << 16,
+    asked: true,
+    ledger: true,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct World {
