@@ -48,11 +48,17 @@ fn dispatches(history: &History, talks: &Talks, verdict: &mut Verdict) {
             continue;
         };
         let mut asked_again = if planned { 0 } else { turn.sent - 1 };
+        let mut unheard = history.conduct == Conduct::Partitions;
         verdict.check(Invariant::I2, true, String::new);
         for earlier in &creates[..creates.len() - 1] {
             let unseen = earlier.response.as_deref().is_none_or(|response| !turn.saw(response));
             if earlier.was_cut() && !turn.stored && unseen {
                 verdict.note("turns run again by the rule: nothing stored, nothing seen");
+                continue;
+            }
+            if unheard && !turn.stored && unseen {
+                unheard = false;
+                verdict.note("turns run again by the rule although they had ended, unheard");
                 continue;
             }
             if asked_again > 0 {
