@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod bell;
 pub mod cli;
 pub mod config;
 pub mod edge;

@@ -7,7 +7,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -77,8 +83,34 @@ impl Link {
 /// A one-way pipe of at most `window` bytes (and one item more).
 #[must_use]
 pub fn pipe(window: usize) -> (Sender, Receiver) {
-    let shared = Arc::new(Mutex::new(Pipe { window, ..Pipe::default() }));
-    (Sender { pipe: Arc::clone(&shared) }, Receiver { pipe: shared })
+    let shared = Arc::new(Shared {
+        pipe: Mutex::new(Pipe { window, ..Pipe::default() }),
+        readable: AtomicBool::new(false),
+        full: AtomicBool::new(false),
+    });
+    (Sender { shared: Arc::clone(&shared) }, Receiver { shared, waker: None, waits: false })
+}
+
+/// A pipe, and what both ends ask of it most often, to be asked without its lock. Both flags
+/// change under the lock only.
+#[derive(Debug)]
+struct Shared {
+    pipe: Mutex<Pipe>,
+    /// A receiver has something to take, or to be told.
+    readable: AtomicBool,
+    /// A sender has to wait.
+    full: AtomicBool,
+}
+
+impl Shared {
+    /// Looks at the pipe, or changes it.
+    fn with<T>(&self, change: impl FnOnce(&mut Pipe) -> T) -> T {
+        let mut pipe = self.pipe.lock();
+        let result = change(&mut pipe);
+        self.readable.store(pipe.closed || pipe.front.is_some(), Release);
+        self.full.store(!pipe.closed && pipe.queued >= pipe.window, Release);
+        result
+    }
 }
 
 #[derive(Debug, Default)]
@@ -135,18 +167,22 @@ impl Pipe {
 /// The sending end. Dropping it ends the pipe after what is queued.
 #[derive(Debug)]
 pub struct Sender {
-    pipe: Arc<Mutex<Pipe>>,
+    shared: Arc<Shared>,
 }
 
 impl Sender {
     /// Ready when the window has room, or the receiver is gone (then sending is a no-op).
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut pipe = self.pipe.lock();
-        if pipe.closed || pipe.queued < pipe.window {
+        if !self.shared.full.load(Acquire) {
             return Poll::Ready(());
         }
-        register(&mut pipe.writer, cx);
-        Poll::Pending
+        self.shared.with(|pipe| {
+            if pipe.closed || pipe.queued < pipe.window {
+                return Poll::Ready(());
+            }
+            register(&mut pipe.writer, cx);
+            Poll::Pending
+        })
     }
 
     /// Queues a frame, whether or not the window has room: callers ask
@@ -160,17 +196,17 @@ impl Sender {
     /// As [`Sender::send`], with a charge of its own for [`Sender::poll_consumed`]: what was
     /// granted back for parts of the frame before it was whole is not granted again.
     pub fn send_charged(&mut self, frame: Frame, charge: usize) -> bool {
-        let mut pipe = self.pipe.lock();
-        if pipe.closed {
-            return false;
+        let pushed = self.shared.with(|pipe| {
+            if pipe.closed {
+                return None;
+            }
+            pipe.push(Queued { frame, charge });
+            Some(pipe.reader.take())
+        });
+        if let Some(Some(reader)) = &pushed {
+            reader.wake_by_ref();
         }
-        pipe.push(Queued { frame, charge });
-        let reader = pipe.reader.take();
-        drop(pipe);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-        true
+        pushed.is_some()
     }
 
     /// Waits for room, then sends. Cancel-safe: a dropped call has sent nothing.
@@ -182,33 +218,34 @@ impl Sender {
     /// The charge of what the receiver took since the last call, once it is worth telling; for
     /// a sender that grants credit to somebody further away.
     pub fn poll_consumed(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
-        let mut pipe = self.pipe.lock();
-        if pipe.credit_due() {
-            return Poll::Ready(std::mem::take(&mut pipe.consumed));
-        }
-        register(&mut pipe.writer, cx);
-        Poll::Pending
+        self.shared.with(|pipe| {
+            if pipe.credit_due() {
+                return Poll::Ready(std::mem::take(&mut pipe.consumed));
+            }
+            register(&mut pipe.writer, cx);
+            Poll::Pending
+        })
     }
 
     /// Whether the receiver is gone.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.pipe.lock().closed
+        self.shared.pipe.lock().closed
     }
 
     /// Bytes queued and not yet taken.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.pipe.lock().queued
+        self.shared.pipe.lock().queued
     }
 }
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        let mut pipe = self.pipe.lock();
-        pipe.closed = true;
-        let reader = pipe.reader.take();
-        drop(pipe);
+        let reader = self.shared.with(|pipe| {
+            pipe.closed = true;
+            pipe.reader.take()
+        });
         if let Some(reader) = reader {
             reader.wake();
         }
@@ -218,29 +255,52 @@ impl Drop for Sender {
 /// The receiving end. Dropping it discards what is queued.
 #[derive(Debug)]
 pub struct Receiver {
-    pipe: Arc<Mutex<Pipe>>,
+    shared: Arc<Shared>,
+    /// The waker that was left in the pipe last.
+    waker: Option<Waker>,
+    /// It is there for as long as there is nothing to take: a sender takes it out under the
+    /// lock under which it makes the pipe readable.
+    waits: bool,
 }
 
 impl Receiver {
     /// The next frame; None once the sender is gone and everything was taken.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
-        let mut pipe = self.pipe.lock();
-        let before = pipe.queued;
-        let Some(Queued { frame, charge }) = pipe.pop() else {
-            if pipe.closed {
-                return Poll::Ready(None);
-            }
-            register(&mut pipe.reader, cx);
+        let same = |waker: &Waker| waker.will_wake(cx.waker());
+        if self.waits
+            && !self.shared.readable.load(Acquire)
+            && self.waker.as_ref().is_some_and(same)
+        {
             return Poll::Pending;
-        };
-        pipe.consumed += charge;
-        let wake = (pipe.queued < pipe.window && before >= pipe.window) || pipe.credit_due();
-        let writer = if wake { pipe.writer.take() } else { None };
-        drop(pipe);
-        if let Some(writer) = writer {
-            writer.wake();
         }
-        Poll::Ready(Some(frame))
+        let taken = self.shared.with(|pipe| {
+            let before = pipe.queued;
+            let Some(Queued { frame, charge }) = pipe.pop() else {
+                if pipe.closed {
+                    return Poll::Ready(None);
+                }
+                register(&mut pipe.reader, cx);
+                return Poll::Pending;
+            };
+            pipe.consumed += charge;
+            let wake = (pipe.queued < pipe.window && before >= pipe.window) || pipe.credit_due();
+            Poll::Ready(Some((frame, if wake { pipe.writer.take() } else { None })))
+        });
+        match taken {
+            Poll::Ready(Some((frame, writer))) => {
+                self.waits = false;
+                if let Some(writer) = writer {
+                    writer.wake();
+                }
+                Poll::Ready(Some(frame))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                self.waits = true;
+                register(&mut self.waker, cx);
+                Poll::Pending
+            }
+        }
     }
 
     /// Waits for the next frame. Cancel-safe.
@@ -251,13 +311,12 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        let mut pipe = self.pipe.lock();
-        pipe.closed = true;
-        let dropped = (pipe.front.take(), std::mem::take(&mut pipe.queue));
-        pipe.queued = 0;
-        let writer = pipe.writer.take();
-        drop(pipe);
-        drop(dropped);
+        // What is dropped is dropped without the lock.
+        let (_dropped, writer) = self.shared.with(|pipe| {
+            pipe.closed = true;
+            pipe.queued = 0;
+            ((pipe.front.take(), std::mem::take(&mut pipe.queue)), pipe.writer.take())
+        });
         if let Some(writer) = writer {
             writer.wake();
         }

@@ -14,7 +14,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["error", "ids"],
     &["wire"],
-    &["link"],
+    &["bell", "link"],
     &["store"],
     &["config"],
     &["telemetry"],

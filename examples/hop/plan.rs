@@ -24,6 +24,9 @@ pub struct Options {
     /// Only the parts whose name holds one of these.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Of frames, only the loads whose title holds one of these.
+    #[arg(long, value_delimiter = ',')]
+    load: Vec<String>,
     /// Rounds in which the subjects take turns.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -150,7 +153,10 @@ impl Run<'_> {
 
     fn frames(&self) -> anyhow::Result<()> {
         let subjects = self.hops()?;
-        for work in &FRAMES {
+        let only = &self.options.load;
+        let wanted =
+            |work: &&Work| only.is_empty() || only.iter().any(|only| work.title.contains(&**only));
+        for work in FRAMES.iter().filter(wanted) {
             self.rounds_of(work.title, "frame", work.load, &subjects)?;
         }
         Ok(())

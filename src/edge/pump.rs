@@ -6,18 +6,10 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{
-            AtomicBool,
-            Ordering::{Acquire, Release},
-        },
-    },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::task::AtomicWaker;
 use tokio::{
     net::TcpStream,
     time::{Instant, Sleep, sleep_until, timeout},
@@ -26,6 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{CLOSE_RESTART, Drain, RESTART, auth::Identity, upgrade::Seat};
 use crate::{
+    bell::Bell,
     link::{Frame, Link},
     telemetry::metrics::FrameCounters,
     wire::{Batch, CloseFrame, Incoming, Socket, SocketError},
@@ -66,39 +59,20 @@ pub(super) enum Event {
 }
 
 /// A cancellation that is waited for beside everything else. A token asked at each poll would
-/// take locks that all sockets of the node share; it is asked only when it has called.
+/// take locks that all sockets of the node share.
 struct Awaited {
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
-    bell: Arc<Bell>,
-}
-
-struct Bell {
-    rung: AtomicBool,
-    task: AtomicWaker,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.rung.store(true, Release);
-        self.task.wake();
-    }
+    bell: Bell,
 }
 
 impl Awaited {
     fn new(token: &CancellationToken) -> Self {
-        // Rung, for the token has to be asked once.
-        let bell = Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() };
-        Self { cancelled: Box::pin(token.clone().cancelled_owned()), bell: Arc::new(bell) }
+        let cancelled = Box::pin(token.clone().cancelled_owned());
+        Self { cancelled, bell: Bell::default() }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.bell.task.register(cx.waker());
-        if !self.bell.rung.load(Acquire) {
-            return Poll::Pending;
-        }
-        self.bell.rung.store(false, Release);
-        let waker = Waker::from(Arc::clone(&self.bell));
-        self.cancelled.as_mut().poll(&mut Context::from_waker(&waker))
+        self.bell.poll(cx, |cx| self.cancelled.as_mut().poll(cx))
     }
 }
 

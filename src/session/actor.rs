@@ -7,6 +7,7 @@
 
 mod attach;
 mod endpoint;
+mod frames;
 mod journal;
 mod leaving;
 mod timing;
@@ -29,7 +30,7 @@ use tokio::{
 use self::journal::Entry;
 use super::{
     Attach, AttachError, Attached, Context,
-    clients::{Client, Delivery, Streams},
+    clients::{Client, Streams},
     continuity::Archived,
     history::Past,
     quota::Slot,
@@ -39,10 +40,10 @@ use super::{
     turns::{Bounds, ClientId, Severed, TurnNo, Turns},
 };
 use crate::{
+    bell::Bell,
     config::{Continuity, Limits, Profile, Route},
     error::{Code, Error},
     ids::{Epoch, Incarnation, Principal, SessionId},
-    link::Frame,
     telemetry::{
         metrics::{GaugeGuard, GaugeShare},
         propagation::Context as TraceContext,
@@ -50,12 +51,6 @@ use crate::{
     upstream::{Connection, DialError, Upgrade},
     wire::CloseFrame,
 };
-
-/// Bytes towards the upstream above which clients are not read.
-const UPSTREAM_WINDOW: usize = 64 * 1024;
-
-/// Reason of the close that a client gets when the log has moved on without it.
-pub(super) const TOO_SLOW: &str = "too slow; resume from last_seq";
 
 fn turn_bounds(limits: &Limits, route: &Route, counted: bool) -> Bounds {
     Bounds {
@@ -131,6 +126,7 @@ enum Upstream {
     ),
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub(super) struct Actor {
     pub(super) ctx: Arc<Context>,
     pub(super) id: SessionId,
@@ -141,6 +137,7 @@ pub(super) struct Actor {
     pub(super) route: Arc<Route>,
     pub(super) stats: Arc<Stats>,
     inbox: mpsc::Receiver<Command>,
+    bell: Bell,
     /// For who may have to ask this actor something later.
     pub(super) itself: mpsc::WeakSender<Command>,
     pub(super) key_label: String,
@@ -182,7 +179,11 @@ pub(super) struct Actor {
     last_upstream: Instant,
     last_close: Option<CloseFrame>,
     timer: Pin<Box<Sleep>>,
+    /// When the timer stands, to be asked without it.
+    timer_at: Instant,
     retime: bool,
+    /// Something that operators see may have changed.
+    unpublished: bool,
     /// When the lease was looked at last: the time of this poll.
     polled_at: Instant,
     /// Only while the lease is in doubt.
@@ -223,6 +224,7 @@ impl Actor {
             first: claimed.first,
             stats,
             inbox,
+            bell: Bell::default(),
             itself,
             key_label: attach.key_label.clone(),
             replicated: false,
@@ -249,7 +251,9 @@ impl Actor {
             last_upstream: now,
             last_close: None,
             timer: Box::pin(sleep_until(now + route.detach_ttl)),
+            timer_at: now + route.detach_ttl,
             retime: true,
+            unpublished: true,
             polled_at: now,
             lease_wait: None,
             replay_share: ctx.metrics.replay_bytes(&route.path),
@@ -269,7 +273,8 @@ impl Actor {
             if !self.poll_lease(cx) {
                 return self.poll_suspended(cx);
             }
-            while let Poll::Ready(Some(command)) = self.inbox.poll_recv(cx) {
+            while let Poll::Ready(Some(command)) = self.poll_inbox(cx) {
+                self.unpublished = true;
                 match command {
                     Command::Attach(attach, reply) => self.attach(attach, reply),
                     Command::Drain => self.leave(Departure::Drain),
@@ -291,40 +296,17 @@ impl Actor {
                 return Poll::Ready(exit);
             }
             if !progress {
-                self.publish();
+                if std::mem::take(&mut self.unpublished) {
+                    self.publish();
+                }
                 return Poll::Pending;
             }
+            self.unpublished = true;
         }
     }
 
-    /// Moves what there is to move.
-    fn poll_frames(&mut self, cx: &mut Cx<'_>) -> Option<Exit> {
-        loop {
-            let mut progress = false;
-            if let Some(exit) = self.poll_dial(cx, &mut progress) {
-                return Some(exit);
-            }
-            self.poll_clients(cx, &mut progress);
-            if let Some(exit) = self.poll_journal(cx, &mut progress) {
-                return Some(exit);
-            }
-            if let Some(exit) = self.poll_upstream(cx, &mut progress) {
-                return Some(exit);
-            }
-            self.poll_archive(cx, &mut progress);
-            self.poll_held(cx, &mut progress);
-            self.deliver(cx, &mut progress);
-            if let Some(exit) = self.poll_flush(cx, &mut progress) {
-                return Some(exit);
-            }
-            let may_leave = self.departure.is_some() && self.may_leave();
-            if let Some(departure) = self.departure.take_if(|_| may_leave) {
-                return Some(Exit::HandOff(departure));
-            }
-            if !progress {
-                return None;
-            }
-        }
+    fn poll_inbox(&mut self, cx: &mut Cx<'_>) -> Poll<Option<Command>> {
+        self.bell.poll(cx, |cx| self.inbox.poll_recv(cx))
     }
 
     /// Whether the lease still proves that the session is ours. If not, the task is woken
@@ -352,7 +334,7 @@ impl Actor {
 
     /// Without a lease nothing is served: no frame moves, nobody is attached.
     fn poll_suspended(&mut self, cx: &mut Cx<'_>) -> Poll<Exit> {
-        while let Poll::Ready(Some(command)) = self.inbox.poll_recv(cx) {
+        while let Poll::Ready(Some(command)) = self.poll_inbox(cx) {
             match command {
                 Command::Attach(_, reply) => {
                     let error =
@@ -379,68 +361,6 @@ impl Actor {
             && self.held.is_empty()
             && self.journal.is_empty()
             && self.turns.as_ref().is_none_or(Turns::is_idle)
-    }
-
-    fn poll_clients(&mut self, cx: &mut Cx<'_>, progress: &mut bool) {
-        let mut at = 0;
-        while at < self.clients.len() {
-            let congested = match &self.upstream {
-                Upstream::Connected(connection, _) => {
-                    connection.socket.pending() >= UPSTREAM_WINDOW
-                }
-                // Turns queue by themselves; opaque messages wait in their links.
-                _ => self.turns.is_none(),
-            };
-            if congested || self.clients[at].has_replies() {
-                at += 1;
-                continue;
-            }
-            match self.clients[at].poll_recv(cx) {
-                Poll::Pending => at += 1,
-                Poll::Ready(Some(frame)) => {
-                    // An opaque frame leaves with the write that follows; of a turn more may
-                    // come.
-                    *progress |= self.turns.is_some();
-                    if !self.on_client(at, frame) {
-                        *progress = true;
-                        self.remove(at);
-                    }
-                }
-                Poll::Ready(None) => {
-                    *progress = true;
-                    self.remove(at);
-                }
-            }
-        }
-    }
-
-    /// The upstream is not read while nobody can take what it would say: that is how a
-    /// client that does not read slows its own session and no other.
-    fn is_blocked(&mut self, cx: &mut Cx<'_>) -> bool {
-        if self.clients.is_empty() {
-            return false;
-        }
-        let streams = &self.streams;
-        !self
-            .clients
-            .iter_mut()
-            .any(|client| client.lag(streams) == 0 && client.link.tx.poll_ready(cx).is_ready())
-    }
-
-    fn deliver(&mut self, cx: &mut Cx<'_>, progress: &mut bool) {
-        let mut at = 0;
-        while at < self.clients.len() {
-            if self.clients[at].deliver(&self.streams, cx, progress) == Delivery::TooSlow {
-                let place = self.place_of(&self.clients[at].label);
-                self.ctx.metrics.slow_client(&self.route.path, place);
-                let frame = CloseFrame { code: 1013, reason: TOO_SLOW.into() };
-                self.clients[at].link.tx.send(Frame::Close(Some(frame)));
-                self.remove(at);
-                *progress = true;
-            } else {
-                at += 1;
-            }
-        }
     }
 }
 

@@ -87,12 +87,17 @@ impl History {
     /// Adds a response. What no lane's latest response builds on is forgotten: no upstream
     /// would know it either.
     pub fn push(&mut self, past: Past) {
-        if let Some(at) = self.past.iter().position(|known| known.id == past.id) {
+        let known = self.past.iter().position(|known| known.id == past.id);
+        let before = self.past.iter().rfind(|before| before.lane == past.lane);
+        // What follows its lane's latest response builds on all that this one built on.
+        let follows = known.is_none()
+            && before.is_some_and(|before| past.previous.as_ref() == Some(&before.id));
+        if let Some(at) = known {
             self.bytes -= self.past.remove(at).items.len();
         }
         self.bytes += past.items.len();
         self.past.push(past);
-        self.compact();
+        if follows { self.bound() } else { self.compact() }
     }
 
     /// Adds what was said before all that is known; what is known already stays as it is.
@@ -124,7 +129,11 @@ impl History {
             keep.contains(&(at - 1))
         });
         self.bytes = self.past.iter().map(|past| past.items.len()).sum();
-        // A conversation with a hole is worth nothing: over the bound, the oldest lane goes.
+        self.bound();
+    }
+
+    /// A conversation with a hole is worth nothing: over the bound, the oldest lane goes.
+    fn bound(&mut self) {
         while self.bytes > self.max_bytes {
             let Some(lane) = self.past.first().map(|past| past.lane.clone()) else { break };
             self.past.retain(|past| past.lane != lane);
@@ -134,15 +143,18 @@ impl History {
 
     /// Indices of the conversation up to `id`, newest first. None if a part is missing.
     fn chain(&self, id: &str) -> Option<Vec<usize>> {
+        let find = |id: &str, part: &[Past]| part.iter().rposition(|past| past.id == id);
         let mut chain = Vec::new();
         let mut wanted = Some(id);
+        let mut at = self.past.len();
         while let Some(id) = wanted {
-            let at = self.past.iter().rposition(|past| past.id == id)?;
+            // As a rule a response stands right behind the one that it follows.
+            at = find(id, &self.past[..at]).or_else(|| find(id, &self.past))?;
+            chain.push(at);
             // A response that follows itself is a lie of the upstream.
-            if chain.contains(&at) {
+            if chain.len() > self.past.len() {
                 return None;
             }
-            chain.push(at);
             wanted = self.past[at].previous.as_deref();
         }
         Some(chain)
@@ -232,6 +244,32 @@ mod tests {
         assert_eq!(rebuilt["input"][2]["content"], "hi \"there\"");
         let none: Value = serde_json::from_slice(&history().rebuild("r1", b"{}").unwrap()).unwrap();
         assert_eq!(none, json!({"input": [{"u":1},{"a":1}]}));
+    }
+
+    #[test]
+    fn responses_that_follow_each_other_in_a_ring_are_not_told() {
+        let mut history = history();
+        history.push(past("r1", Some("r2"), "{}"));
+        assert!(!history.has("r2"));
+        assert_eq!(history.rebuild("r1", b"{}"), None);
+    }
+
+    #[test]
+    fn however_responses_come_only_what_lanes_build_on_is_kept() {
+        let ids = ["a", "b", "c", "d"];
+        for seed in 0..500_usize {
+            let mut history = History::new(1 << 20, Vec::new());
+            let mut state = seed;
+            for _ in 0..12 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let (id, previous) = (ids[state >> 33 & 3], ids[state >> 35 & 3]);
+                let previous = (state >> 37 & 3 > 0).then_some(previous);
+                let lane = (state >> 39 & 1 > 0).then(|| "lane".to_owned());
+                history.push(Past { lane, ..past(id, previous, "{}") });
+                let again = History::new(1 << 20, history.all().to_vec());
+                assert_eq!(history, again, "seed {seed}: compacted again nothing goes");
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Actor, Departure, OPAQUE, TOO_SLOW, Upstream};
+use super::{Actor, Departure, OPAQUE, Upstream, frames::TOO_SLOW};
 use crate::{
     error::{Code, Error},
     link::{Frame, Link},

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
+    link::Frame,
     sample::SampleAuth,
     session::tests::node::{Gate, Node, limits, route, wish},
     store::memory::Memory,

@@ -18,9 +18,9 @@ impl Actor {
 
     pub(super) fn poll_timer(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
         if std::mem::take(&mut self.retime) {
-            let deadline = self.next_deadline();
-            self.timer.as_mut().reset(deadline);
-        } else if self.polled_at < self.timer.deadline() {
+            self.timer_at = self.next_deadline();
+            self.timer.as_mut().reset(self.timer_at);
+        } else if self.polled_at < self.timer_at {
             // Asked since it was set, it wakes this task: nothing to ask before its time.
             return None;
         }

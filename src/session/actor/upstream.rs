@@ -9,11 +9,12 @@ use std::{
 use tokio::time::Instant;
 use tracing::{Instrument, Span, field::Empty};
 
-use super::{Actor, Exit, OPAQUE, UPSTREAM_WINDOW, Upstream};
+use super::{Actor, Exit, OPAQUE, Upstream, frames::UPSTREAM_WINDOW};
 use crate::{
     link::Frame,
     session::{
-        AttachError, handoff::UPSTREAM_CLOSE, responses, stats::UpstreamState, turns::Turns,
+        AttachError, clients::Client, handoff::UPSTREAM_CLOSE, responses, stats::UpstreamState,
+        turns::Turns,
     },
     telemetry::propagation,
     upstream::DialError,
@@ -110,8 +111,9 @@ impl Actor {
     pub(in crate::session) fn send_upstream(&mut self, batch: &Batch) {
         if let Upstream::Connected(connection, _) = &mut self.upstream {
             connection.socket.queue(batch);
-            self.last_upstream = Instant::now();
-            self.retime = true;
+            self.last_upstream = self.polled_at;
+            // Only a turn has to hear something from it within some time.
+            self.retime |= self.turns.is_some();
         }
     }
 
@@ -123,13 +125,30 @@ impl Actor {
     }
 
     pub(super) fn poll_upstream(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
-        if self.is_blocked(cx) {
-            return None;
+        while !self.is_blocked(cx) {
+            let Upstream::Connected(connection, _) = &mut self.upstream else { return None };
+            let Poll::Ready(incoming) = connection.socket.poll_recv(cx) else { return None };
+            self.last_upstream = self.polled_at;
+            match incoming {
+                Some(Ok(Incoming::Messages(batch))) if self.turns.is_none() => {
+                    // Nothing follows from it but its delivery, so all else is not asked
+                    // again; but who has replies waiting was not read.
+                    *progress |= self.clients.iter().any(Client::has_replies);
+                    self.unpublished = true;
+                    self.on_upstream(batch);
+                    self.deliver(cx, &mut true);
+                }
+                incoming => {
+                    *progress = true;
+                    return self.on_incoming(incoming);
+                }
+            }
         }
+        None
+    }
+
+    fn on_incoming(&mut self, incoming: Option<Result<Incoming, SocketError>>) -> Option<Exit> {
         let Upstream::Connected(connection, _) = &mut self.upstream else { return None };
-        let Poll::Ready(incoming) = connection.socket.poll_recv(cx) else { return None };
-        *progress = true;
-        self.last_upstream = Instant::now();
         match incoming {
             Some(Ok(Incoming::Messages(batch))) => self.on_upstream(batch),
             Some(Ok(Incoming::Ping(payload))) => {
