@@ -11,8 +11,9 @@
 #   ./test.sh soak [MINUTES]
 #                      restarts, kills and stops of the database under 2,000 sessions (RINGSPAN_CLIENTS)
 #                      for half an hour; a node that stays must not grow
-#   ./test.sh faults [PERCENT…]
-#                      rolls, kills and the soak's short form over a network that loses packets
+#   ./test.sh faults [--upgrade] [PATTERN]
+#                      the fault matrix (docs/testing.md) on real processes, and its table; with
+#                      --upgrade also two releases in one ring
 #   ./test.sh mutants  breaks the source on purpose, in a copy, and expects tests to notice
 #   ./test.sh protocols
 #                      all cases of the Autobahn test suite, against both ends of an opaque route
@@ -30,6 +31,7 @@
 # What is missing is installed where this script may (root and apt-get), and said:
 #   - a C compiler (bundled SQLite and the TLS library are C)
 #   - the Postgres server programs (tests start servers of their own and remove them)
+#   - nftables, iproute2 and libfaketime, for `faults`
 #   - a C compiler and the Rust target for musl, for a static release binary; else it is dynamic
 # npm and pip are optional: with them the tests run the real Codex CLI and the OpenAI SDKs, and
 # the chart is validated.
@@ -41,8 +43,7 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick | continuity | soak | mutants | model | simulate | protocols | upgrade) ;;
-faults) exec tests/faults/run.sh "${@:2}" ;;
+full | quick | continuity | soak | faults | mutants | model | simulate | protocols | upgrade) ;;
 fuzz) exec fuzz/run.sh "${@:2}" ;;
 guards) exec benches/guards.sh ;;
 *) sed -n '2,/^set/s/^#\( \|$\)//p' "$0"; exit 64 ;;
@@ -221,7 +222,7 @@ command -v npm >/dev/null || say "no npm: the tests with the Codex CLI and opena
 command -v python3 >/dev/null || say "no python3: the tests with Codex and openai-python will be skipped"
 if [ "$mode" = continuity ]; then
     run cargo test --locked --no-fail-fast --test it -- --ignored --nocapture --test-threads=1 \
-        --skip autobahn:: --skip soak:: --skip upgrade:: "${@:2}"
+        --skip autobahn:: --skip faults:: --skip soak:: --skip upgrade:: "${@:2}"
     exit
 fi
 if [ "$mode" = soak ]; then
@@ -231,6 +232,18 @@ if [ "$mode" = soak ]; then
 fi
 if [ "$mode" = protocols ]; then
     run cargo test --locked --test it -- --ignored --nocapture --test-threads=1 autobahn::
+    exit
+fi
+if [ "$mode" = faults ]; then
+    shift
+    if [ "${1:-}" = --upgrade ]; then
+        shift
+        previous_release "$PREVIOUS"
+    fi
+    if may_install; then
+        apt_install iproute2 nftables libfaketime || say "some of the matrix may not run"
+    fi
+    run tests/faults/run.sh "$@"
     exit
 fi
 if [ "$mode" = upgrade ]; then

@@ -72,6 +72,7 @@ fn change() -> impl Strategy<Value = Change> {
 
 struct Model {
     bounds: Bounds,
+    began: Instant,
     now: Instant,
     store: Store,
     nodes: Vec<Node>,
@@ -87,6 +88,7 @@ impl Model {
     fn new(members: usize) -> Self {
         let mut model = Self {
             bounds: Bounds::new(TTL),
+            began: Instant::now(),
             now: Instant::now(),
             store: Store::default(),
             nodes: Vec::new(),
@@ -208,7 +210,8 @@ impl Model {
             load: 0,
             lease_remaining: expires.saturating_duration_since(self.now),
         };
-        RingView { version: 1, members: self.store.0.iter().map(member).collect() }
+        let clock = self.now.duration_since(self.began);
+        RingView { version: 1, clock, members: self.store.0.iter().map(member).collect() }
     }
 
     fn cut_off(&self, n: usize) -> bool {

@@ -7,6 +7,10 @@
 //! store checks the lease once more when it marks a member (I4), so a mistake about leases
 //! can cost time but never kills a member whose lease holds.
 //!
+//! All that rests on the store's clock, which somebody may set. After a step every lease is
+//! wrong until it is renewed, so a step that is seen (the clock went otherwise than our own)
+//! begins the count of heartbeats anew, like an outage.
+//!
 //! The store knows nothing of certificates ([`super::outage`]). That no member is declared
 //! dead while it holds one rests on three rules in here: a promise is kept; no promise is
 //! given to a member that we may have declared dead already; and a member that may not know
@@ -38,8 +42,10 @@ pub struct Reaper {
     streak: Option<Streak>,
     /// When each expired member was first seen so, during the present streak.
     expired: BTreeMap<Incarnation, Instant>,
-    /// When the view before this one was asked for.
-    looked: Option<Instant>,
+    /// The view before this one.
+    looked: Option<Look>,
+    /// The store's clock had stepped between the last two views.
+    stepped: bool,
     /// Members that have us in their view although they are older, and when they said so.
     acquainted: BTreeMap<Incarnation, Instant>,
     /// Until when we have promised a member not to declare it dead.
@@ -55,6 +61,25 @@ enum Accusation {
     Open,
     /// Not at all, once at least: it may do it at any later time.
     InDoubt,
+}
+
+/// When a view was asked for, when it came, and what the store's clock was in between.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    asked: Instant,
+    came: Instant,
+    clock: Duration,
+}
+
+impl Look {
+    /// Whether the store's clock went otherwise than ours until `next`, by more than the
+    /// tenth of a lease. What clocks drift apart within a lease is far less, and a margin, by
+    /// which a node gives its lease up before its time, is more.
+    fn stepped(&self, next: &Self, ttl: Duration) -> bool {
+        let least = next.asked.saturating_duration_since(self.came);
+        let most = next.came.saturating_duration_since(self.asked);
+        next.clock + ttl / 10 < self.clock + least || next.clock > self.clock + most + ttl / 10
+    }
 }
 
 /// Heartbeats of our own without a break.
@@ -74,6 +99,7 @@ impl Reaper {
             streak: None,
             expired: BTreeMap::new(),
             looked: None,
+            stepped: false,
             acquainted: BTreeMap::new(),
             promised: BTreeMap::new(),
             accused: BTreeMap::new(),
@@ -106,9 +132,14 @@ impl Reaper {
     pub fn verdict(&mut self, view: &RingView, asked: Instant, now: Instant) -> Vec<Incarnation> {
         let ttl = self.bounds.ttl();
         // Between two looks that are further apart a lease can have been renewed and lapsed.
-        let looked = self.looked.replace(asked);
-        if looked.is_none_or(|looked| now.saturating_duration_since(looked) >= ttl) {
+        let look = Look { asked, came: now, clock: view.clock };
+        let before = self.looked.replace(look);
+        if before.is_none_or(|before| now.saturating_duration_since(before.asked) >= ttl) {
             self.expired.clear();
+        }
+        self.stepped = before.is_some_and(|before| before.stepped(&look, ttl));
+        if self.stepped {
+            self.missed();
         }
         let alive: BTreeSet<_> = view.alive().map(|member| member.incarnation).collect();
         self.acquainted.retain(|incarnation, _| alive.contains(incarnation));
@@ -147,6 +178,12 @@ impl Reaper {
                 .or_insert(Accusation::Open);
         }
         due
+    }
+
+    /// Whether the last view showed that the store's clock had stepped.
+    #[must_use]
+    pub const fn saw_step(&self) -> bool {
+        self.stepped
     }
 
     /// The store has said what became of declaring a member dead. An earlier attempt that
@@ -201,11 +238,14 @@ impl Reaper {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::store::MemberState;
 
     const TTL: Duration = Duration::from_secs(15);
     const BEAT: Duration = Duration::from_secs(3);
+    const HOUR: Duration = Duration::from_hours(1);
     const ME: Incarnation = Incarnation(1);
 
     /// `members` nodes, of which the last `expired` have expired.
@@ -223,7 +263,7 @@ mod tests {
             load: 0,
             lease_remaining: if n > members - expired { Duration::ZERO } else { TTL },
         };
-        RingView { version: 1, members: (1..=members).map(member).collect() }
+        RingView { version: 1, members: (1..=members).map(member).collect(), ..RingView::default() }
     }
 
     /// A reaper whom all of nine members know.
@@ -233,6 +273,13 @@ mod tests {
             reaper.acquaint(Incarnation(n), long_ago());
         }
         reaper
+    }
+
+    /// What a reaper says to a view that is read in no time, by a clock that goes as its own.
+    fn look(reaper: &mut Reaper, view: &RingView, now: Instant) -> Vec<Incarnation> {
+        static START: LazyLock<Instant> = LazyLock::new(long_ago);
+        let clock = now.duration_since(*START);
+        reaper.verdict(&RingView { clock, ..view.clone() }, now, now)
     }
 
     fn long_ago() -> Instant {
@@ -251,14 +298,14 @@ mod tests {
         for beat in 0..=beats {
             reaper.heartbeat(start + beat * BEAT);
             let now = start + beat * BEAT;
-            said = reaper.verdict(view, now, now);
+            said = look(reaper, view, now);
         }
         (said.iter().map(|incarnation| incarnation.0).collect(), start + beats * BEAT)
     }
 
     #[test]
     fn a_node_without_heartbeats_of_its_own_accuses_nobody() {
-        assert!(reaper().verdict(&view(3, 1), Instant::now(), Instant::now()).is_empty());
+        assert!(look(&mut reaper(), &view(3, 1), Instant::now()).is_empty());
     }
 
     #[test]
@@ -270,10 +317,55 @@ mod tests {
     }
 
     #[test]
+    fn after_a_step_of_the_stores_clock_every_lease_gets_a_ttl_to_be_renewed() {
+        for step in [1, -1] {
+            let mut reaper = reaper();
+            let mut clock = 2 * HOUR;
+            let said = |reaper: &mut Reaper, clock: &mut Duration, expired, now| {
+                *clock += BEAT;
+                reaper.heartbeat(now);
+                reaper.verdict(&RingView { clock: *clock, ..view(3, expired) }, now, now)
+            };
+            let start = Instant::now();
+            for beat in 0..20 {
+                assert!(said(&mut reaper, &mut clock, 0, start + beat * BEAT).is_empty());
+            }
+            if step > 0 {
+                clock += HOUR;
+            } else {
+                clock -= HOUR;
+            }
+            let stepped = start + 20 * BEAT;
+            for beat in 0..6 {
+                assert!(
+                    said(&mut reaper, &mut clock, 1, stepped + beat * BEAT).is_empty(),
+                    "{beat}"
+                );
+                assert_eq!(reaper.saw_step(), beat == 0);
+            }
+            let then = stepped + 6 * BEAT;
+            assert_eq!(said(&mut reaper, &mut clock, 1, then), [Incarnation(3)]);
+        }
+    }
+
+    #[test]
+    fn a_view_that_comes_late_is_no_step() {
+        for (late, stepped) in [(BEAT, false), (BEAT + TTL / 9, true)] {
+            let mut reaper = reaper();
+            let (_, now) = watch(&mut reaper, &view(3, 0), Instant::now(), 20);
+            let clock = reaper.looked.unwrap().clock;
+            let view = RingView { clock: clock + BEAT + late, ..view(3, 1) };
+            // The store may have answered at any time between question and answer.
+            drop(reaper.verdict(&view, now + BEAT, now + 2 * BEAT));
+            assert_eq!(reaper.saw_step(), stepped, "{late:?}");
+        }
+    }
+
+    #[test]
     fn a_seasoned_node_declares_a_death_at_its_first_sight() {
         let mut reaper = reaper();
         let (_, now) = watch(&mut reaper, &view(9, 0), Instant::now(), 20);
-        assert_eq!(reaper.verdict(&view(9, 3), now, now).len(), 3, "a third is not a mass");
+        assert_eq!(look(&mut reaper, &view(9, 3), now).len(), 3, "a third is not a mass");
     }
 
     #[test]
@@ -281,7 +373,7 @@ mod tests {
         let mut reaper = reaper();
         let (_, now) = watch(&mut reaper, &view(3, 0), Instant::now(), 20);
         reaper.missed();
-        assert!(reaper.verdict(&view(3, 1), now, now).is_empty());
+        assert!(look(&mut reaper, &view(3, 1), now).is_empty());
         assert!(watch(&mut reaper, &view(3, 1), now, 4).0.is_empty());
         assert_eq!(watch(&mut reaper, &view(3, 1), now + 5 * BEAT, 0).0, [3]);
     }
@@ -291,7 +383,7 @@ mod tests {
         let mut reaper = reaper();
         let (_, now) = watch(&mut reaper, &view(3, 0), Instant::now(), 20);
         let woken = now + 2 * TTL;
-        assert!(reaper.verdict(&view(3, 1), woken, woken).is_empty());
+        assert!(look(&mut reaper, &view(3, 1), woken).is_empty());
         assert!(watch(&mut reaper, &view(3, 1), woken, 4).0.is_empty());
     }
 
@@ -336,10 +428,10 @@ mod tests {
         let mut reaper = reaper();
         let (_, now) = watch(&mut reaper, &view(9, 0), Instant::now(), 20);
         assert!(reaper.promise(Incarnation(9), now));
-        assert!(reaper.verdict(&view(9, 1), now, now).is_empty());
+        assert!(look(&mut reaper, &view(9, 1), now).is_empty());
         let later = now + TTL / 2;
         reaper.heartbeat(later);
-        assert_eq!(reaper.verdict(&view(9, 1), later, later), [Incarnation(9)]);
+        assert_eq!(look(&mut reaper, &view(9, 1), later), [Incarnation(9)]);
     }
 
     #[test]
@@ -358,7 +450,7 @@ mod tests {
         let (_, now) = watch(&mut reaper, &view(9, 1), Instant::now(), 6);
         reaper.settled(Incarnation(9));
         assert!(!reaper.promise(Incarnation(9), now));
-        assert!(reaper.verdict(&view(8, 0), now, now).is_empty());
+        assert!(look(&mut reaper, &view(8, 0), now).is_empty());
         assert!(reaper.promise(Incarnation(9), now), "it is dead, nothing can happen to it");
     }
 
@@ -387,10 +479,10 @@ mod tests {
         let mut newcomer = Reaper::new(NEWCOMER, Bounds::new(TTL));
         let (_, now) = watch(&mut newcomer, &view(3, 0), Instant::now(), 20);
         newcomer.acquaint(Incarnation(3), now);
-        assert!(newcomer.verdict(&view(3, 1), now, now).is_empty());
+        assert!(look(&mut newcomer, &view(3, 1), now).is_empty());
         let later = now + TTL / 2;
         newcomer.heartbeat(later);
-        assert_eq!(newcomer.verdict(&view(3, 1), later, later), [Incarnation(3)]);
+        assert_eq!(look(&mut newcomer, &view(3, 1), later), [Incarnation(3)]);
     }
 
     #[test]

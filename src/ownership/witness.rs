@@ -82,7 +82,12 @@ impl Witness {
     /// [`Reaper::verdict`] of a view that was asked for at `asked` and is here now.
     #[must_use]
     pub fn verdict(&self, view: &RingView, asked: Instant) -> Vec<Incarnation> {
-        self.state.lock().reaper.verdict(view, asked, Instant::now())
+        let mut state = self.state.lock();
+        let verdict = state.reaper.verdict(view, asked, Instant::now());
+        if state.reaper.saw_step() {
+            tracing::warn!("the database's clock was set; nobody is declared dead for a lease");
+        }
+        verdict
     }
 
     /// [`Reaper::settled`].

@@ -45,7 +45,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn view(members: i64) -> RingView {
-        RingView { version: members, members: nodes(members) }
+        RingView { version: members, members: nodes(members), ..RingView::default() }
     }
 
     #[test]

@@ -206,6 +206,7 @@ async fn mark_all(
     mut alive: mpsc::Receiver<()>,
     marks: Arc<Marks>,
 ) {
+    let mut failing = false;
     loop {
         let (batch, next) = marks.take();
         if batch.is_empty() {
@@ -225,9 +226,15 @@ async fn mark_all(
         }
         metrics.ledger_batch(LedgerWrite::Mark, batch.len());
         match store.mark_turns(&batch).await {
-            Ok(_) => marks.settle(Vec::new()),
+            Ok(_) => {
+                failing = false;
+                marks.settle(Vec::new());
+            }
             Err(error) => {
-                tracing::warn!(%error, count = batch.len(), "marking turns failed");
+                // Said once: it is tried ten times a second for as long as an outage lasts.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, count = batch.len(), "marking turns fails");
+                }
                 marks.settle(batch);
                 tokio::select! {
                     () = sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))) => {}
@@ -246,6 +253,7 @@ async fn begin_all(
     marks: Arc<Marks>,
 ) {
     let mut batch = Vec::new();
+    let mut failing = false;
     loop {
         if batch.is_empty() && wishes.recv_many(&mut batch, BATCH).await == 0 {
             return;
@@ -264,13 +272,16 @@ async fn begin_all(
         let began = timeout(until - now, store.begin_turns(me, &turns)).await;
         match began {
             Ok(Ok(began)) => {
+                failing = false;
                 for (wish, began) in batch.drain(..).zip(began) {
                     answer(wish, began, &marks);
                 }
             }
             failed => {
-                if let Ok(Err(error)) = failed {
-                    tracing::warn!(%error, count = batch.len(), "beginning turns failed");
+                if let Ok(Err(error)) = failed
+                    && !std::mem::replace(&mut failing, true)
+                {
+                    tracing::warn!(%error, count = batch.len(), "beginning turns fails");
                 }
                 // Perhaps it was written all the same; then the next attempt finds it.
                 sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;

@@ -94,6 +94,8 @@ pub struct Member {
 pub struct RingView {
     /// Grows with every membership change; heartbeats do not move it.
     pub version: i64,
+    /// The store's clock when it was read, since some start: what leases are judged by.
+    pub clock: Duration,
     pub members: Vec<Member>,
 }
 

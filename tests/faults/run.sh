@@ -1,12 +1,50 @@
 #!/usr/bin/env bash
-# Runs rings that are rolled, killed and soaked over a network that loses packets, each judged by
-# the checker, and prints a table.
+# The fault matrix: rings under load of which something breaks, judged by the checker where it
+# can judge (I1 to I8), and one table of all.
 #
-#   tests/faults/run.sh [PERCENT…]       default: 1
+#   tests/faults/run.sh [PATTERN]     only faults whose name or test matches (a regular expression)
 #
-# Needs root, for a network of its own, and nft (Debian: nftables). Exit 75: they are not here.
+# RINGSPAN_LOSS="1 5" sets which parts of all packets, in percent, are lost in turn (default: 1).
+# RINGSPAN_PREVIOUS names the binary of an earlier release (./test.sh faults --upgrade builds it).
+#
+# Partitions, names and loss need root, nft and ip; stepping clocks need libfaketime. What is
+# not here is printed as not run. Exit 75: nothing could be run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+
+# Columns: fault | what the test needs | tests, as filters of the test binary.
+matrix() {
+    cat <<'CASES'
+An owner or edge is killed|-|roll::owners_killed_under_load_leave_only_what_is_said_to_be_unknown
+Owner and heir are killed at once|-|continuity_database::
+Each node stands still for one lease|-|faults::stops::nodes_that_stand_still_for_a_lease_double_nothing
+Each node stands still for three leases|-|faults::stops::nodes_that_stand_still_for_three_leases_double_nothing
+A certified node stands still and wakes|-|outage::a_certified_node_that_stood_still_serves_nothing_more
+Two nodes apart, both ways|lab|faults::partitions::nodes_that_do_not_reach_each_other_fail_no_session_for_good
+Two nodes apart, one way|lab|faults::partitions::a_node_that_is_not_heard_by_another_fails_no_session_for_good
+Two nodes apart, the other way|lab|faults::partitions::a_node_that_does_not_hear_another_fails_no_session_for_good
+A node apart from Postgres, both ways|lab|faults::partitions::a_node_apart_from_the_database_doubles_nothing
+A node apart from Postgres, answers lost|lab|faults::partitions::a_node_whose_commits_are_not_answered_doubles_nothing
+A node apart from Postgres and peers|-|outage::a_node_that_reaches_neither_database_nor_peers_suspends_while_the_database_is_away
+Postgres is stopped at once, nodes fail|-|soak::nodes_and_the_database_fail_in_turn_and_the_node_that_stays_breaks_no_invariant
+Postgres stands still for three leases|-|outage::a_database_that_stands_still_for_several_leases_costs_no_session_its_owner
+Postgres is gone for 30 s|-|roll::long_the_database_goes_for_half_a_minute_and_comes_back
+Lines of 50 ms, give or take 40|-|faults::delays::a_ring_replaced_over_long_lines_fails_no_turn
+Clocks of nodes step by an hour|clock|faults::clocks::clocks_of_nodes_that_step_by_an_hour_change_nothing
+The clock of Postgres steps by an hour|clock|faults::clocks::a_clock_of_the_database_that_steps_by_an_hour_costs_no_node_its_lease
+Names lag, addresses are used again|lab|faults::names::a_name_that_leads_to_another_process_leads_no_session_astray
+Two releases in one ring, and back|previous|upgrade::a_ring_goes_to_the_next_release_and_back_under_load
+The upstream refuses, hangs, is silent, fails|-|pool:: bad_days::an_upstream
+The upstream says what nobody asked|-|responses::an_event_of_a_foreign_response_does_not_reach_the_client
+CASES
+    for percent in ${RINGSPAN_LOSS:-1}; do
+        cat <<CASES
+$percent % of packets lost, a roll|loss $percent|roll::a_ring_replaced_under_load_fails_no_turn_and_breaks_no_invariant
+$percent % of packets lost, kills|loss $percent|roll::owners_killed_under_load_leave_only_what_is_said_to_be_unknown
+$percent % of packets lost, a soak|loss $percent|soak::nodes_and_the_database_fail_in_turn_and_the_node_that_stays_breaks_no_invariant
+CASES
+    done
+}
 
 lossy() { # PERCENT COMMAND…: in a network of its own, where so many packets are lost.
     local percent=$1
@@ -19,35 +57,84 @@ lossy() { # PERCENT COMMAND…: in a network of its own, where so many packets a
         "$@"' "$((percent * 10))" "$@"
 }
 
-if ! command -v nft >/dev/null || ! lossy 1 true 2>/dev/null; then
-    echo "tests/faults/run.sh: no nft, or no network of its own (root)" >&2
-    exit 75
-fi
-percents=("$@")
-[ ${#percents[@]} -gt 0 ] || percents=(1)
-tests=(
-    roll::a_ring_replaced_under_load_fails_no_turn_and_breaks_no_invariant
-    roll::owners_killed_under_load_leave_only_what_is_said_to_be_unknown
-    soak::nodes_and_the_database_fail_in_turn_and_the_node_that_stays_breaks_no_invariant
-)
-cargo test --locked --test it --no-run
+# tests/support/lab.rs builds the rest of it.
+lab() { # COMMAND…: in a network and with mounts of its own.
+    RINGSPAN_LAB=1 RINGSPAN_PG_HOST=10.77.0.2 unshare --net --mount -- "$@"
+}
+
+lacks() { # NEED: prints why it cannot be had.
+    case $1 in
+    lab)
+        if ! command -v nft >/dev/null || ! command -v ip >/dev/null; then
+            echo "no nft or no ip (nftables, iproute2)"
+        elif ! lab sh -c 'ip netns list && ip link add name probe type veth peer name eborp' >/dev/null 2>&1; then
+            echo "no network of its own (root)"
+        fi
+        ;;
+    loss*)
+        if ! command -v nft >/dev/null; then
+            echo "no nft (nftables)"
+        elif ! lossy 1 true 2>/dev/null; then
+            echo "no network of its own (root)"
+        fi
+        ;;
+    clock)
+        compgen -G '/usr/lib*/*/faketime/libfaketimeMT.so.1' >/dev/null ||
+            compgen -G '/usr/lib*/faketime/libfaketimeMT.so.1' >/dev/null ||
+            echo "no libfaketime"
+        ;;
+    previous) [ -x "${RINGSPAN_PREVIOUS:-}" ] || echo "RINGSPAN_PREVIOUS names no binary (--upgrade)" ;;
+    esac
+}
+
+pattern=${1:-.}
+build=$(cargo test --locked --test it --no-run 2>&1) || { echo "$build" >&2; exit 1; }
+binary=$(sed -n 's/^ *Executable tests\/it\/main.rs (\(.*\))$/\1/p' <<<"$build")
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 rows=()
 failed=0
-for percent in "${percents[@]}"; do
-    for test in "${tests[@]}"; do
-        echo "==> $percent % of all packets are lost: $test"
-        ended=ok
-        lossy "$percent" cargo test --locked --quiet --test it -- --exact "$test" --nocapture >"$log" 2>&1 \
-            || { ended=FAILED; failed=1; }
-        # The log of a failure holds those of the nodes as well.
-        if [ "$ended" = ok ]; then grep -v '^{' "$log"; else cat "$log"; fi
-        facts=$(awk '/^I[1-8] /{checked += $2; violations += $3} END {print checked + 0 " | " violations + 0}' "$log")
-        turns=$(sed -n 's/.*[^0-9]\([0-9]* turns\)[:,].*/\1/p; s/^\([0-9]* turns\),.*/\1/p' "$log" | tail -n 1)
-        rows+=("| $percent % | ${test#*::} | ${turns:-?} | $facts | $ended |")
-    done
-done
-printf '\n| Packets lost | Test | Turns | Facts checked | Violations | |\n|---|---|---|---|---|---|\n'
+ran=0
+while IFS='|' read -r fault need tests; do
+    grep -qE -- "$pattern" <<<"$fault $tests" || continue
+    why=$(lacks "$need")
+    if [ -n "$why" ]; then
+        echo "==> $fault: not run: $why"
+        rows+=("| $fault | | | | | | | | not run: $why |")
+        continue
+    fi
+    echo "==> $fault: $tests"
+    # Not one of several: the whole name of a test.
+    exact=--exact
+    case $tests in *" "* | *::) exact= ;; esac
+    command=("$binary" $tests $exact --nocapture --test-threads=1)
+    case $fault in "The upstream"* | "Owner and heir"*) ;; *) command+=(--include-ignored) ;; esac
+    case $need in
+    lab) command=(lab "${command[@]}") ;;
+    loss*) command=(lossy "${need#loss }" "${command[@]}") ;;
+    esac
+    began=$SECONDS
+    ended=ok
+    "${command[@]}" >"$log" 2>&1 </dev/null || { ended=FAILED; failed=1; }
+    ran=$((ran + 1))
+    # The log of a failure holds those of the nodes as well.
+    if [ "$ended" = ok ]; then grep -v '^{' "$log"; else cat "$log"; fi
+    turns=$(sed -n 's/.*[^0-9]\([0-9]* turns\)[:,].*/\1/p; s/^\([0-9]* turns\),.*/\1/p' "$log" | tail -n 1)
+    if grep -q '^I1 ' "$log"; then
+        found=$(awk '
+            /^I[1-8] / {checked += $2; violations += $3; broken[$1] = $3}
+            /turns whose outcome was said to be unknown/ {unknown += $1}
+            /^REFUSED / {refused += $2}
+            END {printf "%d | %d | %d | %d | %d | %d", broken["I6"], broken["I2"], unknown,
+                refused, checked, violations}' "$log")
+    else
+        found="| | | | $(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1 tests/p' "$log") |"
+    fi
+    rows+=("| $fault | ${turns% turns} | $found | $ended, $((SECONDS - began)) s |")
+done < <(matrix)
+
+printf '\n| Fault | Turns | Lost | Doubled | Unknown, and said so | Given up after refusals | Facts | Violations | |\n'
+printf '|---|---|---|---|---|---|---|---|---|\n'
 printf '%s\n' "${rows[@]}"
+[ "$ran" -gt 0 ] || exit 75
 exit "$failed"

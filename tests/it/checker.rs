@@ -240,6 +240,25 @@ fn a_second_run_of_a_stored_turn_is_found() {
 }
 
 #[test]
+fn a_second_run_of_a_turn_that_ended_unheard_is_found_where_no_way_was_lost() {
+    let run_twice = |conduct, stored, runs| {
+        let (mut writer, mut talk) = clean();
+        writer.history.conduct = conduct;
+        let text = "ended and run again";
+        writer.see(&talk, 0, What::Sent { text: text.to_owned(), stored });
+        for _ in 1..runs {
+            writer.dispatch(&talk, text, "completed");
+        }
+        writer.answer(&mut talk, 0, text);
+        writer.history
+    };
+    judge(&run_twice(Conduct::Partitions, false, 2)).assert_holds();
+    found(&run_twice(Conduct::Losses, false, 2), Invariant::I2);
+    found(&run_twice(Conduct::Partitions, true, 2), Invariant::I2);
+    found(&run_twice(Conduct::Partitions, false, 3), Invariant::I2);
+}
+
+#[test]
 fn a_second_run_is_found_where_only_the_upstream_told() {
     let (mut writer, talk) = clean();
     writer.history.clients.clear();

@@ -26,6 +26,7 @@ mod continuity_database;
 mod crash;
 mod drain;
 mod failover;
+mod faults;
 mod foreign_grpc;
 mod leaving;
 mod ledger;

@@ -25,7 +25,7 @@ pub fn number(variable: &str, otherwise: usize) -> usize {
 
 /// Replaces every node in `old` by one in `new`, each new one first. Prints the moves, and
 /// returns how many there were for each client.
-async fn roll(trial: &Trial, crowd: &Crowd, clients: usize, old: &[Node], new: &[Node]) -> f64 {
+pub async fn roll(trial: &Trial, crowd: &Crowd, clients: usize, old: &[Node], new: &[Node]) -> f64 {
     let mark = trial.audit.mark().await;
     let began = Instant::now();
     for (old, new) in old.iter().zip(new) {
@@ -50,7 +50,7 @@ fn ratio(of: usize, to: usize) -> f64 {
     of as f64 / to as f64
 }
 
-fn assert_unnoticed(outcome: &Outcome) {
+pub fn assert_unnoticed(outcome: &Outcome) {
     let Outcome { turns, hidden, unknown, forgotten, failures, .. } = outcome;
     println!("{turns} turns, {} failed; hidden from users: {hidden:?}", failures.len());
     assert!(failures.is_empty(), "{} of {turns} turns failed: {failures:#?}", failures.len());

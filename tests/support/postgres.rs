@@ -6,7 +6,8 @@
 //! however that ends.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Write as _,
     net::TcpListener,
     os::unix::fs::chown,
     path::{Path, PathBuf},
@@ -76,11 +77,16 @@ impl Server {
     }
 
     fn url(&self, database: &str) -> String {
-        format!("postgres://ringspan:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://ringspan:{PASSWORD}@{}:{}/{database}", host(), self.port)
     }
 
     /// A server of its own, that ends with its handle.
     pub fn start() -> Self {
+        Self::start_under(|_| Vec::new())
+    }
+
+    /// The same with further variables, given its directory.
+    pub fn start_under(environment: impl FnOnce(&Path) -> Vec<(&'static str, String)>) -> Self {
         let bin = binaries();
         let dir = tempfile::Builder::new().prefix("ringspan-pg-").tempdir().unwrap().keep();
         let (data, secret) = (dir.join("data"), dir.join("password"));
@@ -97,6 +103,9 @@ impl Server {
             .output()
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let access = data.join("pg_hba.conf");
+        let mut rules = File::options().append(true).open(access).unwrap();
+        rules.write_all(b"host all all 10.0.0.0/8 scram-sha-256\n").unwrap();
 
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let log = dir.join("log");
@@ -109,6 +118,7 @@ impl Server {
             .arg("-D")
             .arg(&data)
             .args(options(&dir, port))
+            .envs(environment(&dir))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -140,12 +150,21 @@ impl Drop for Server {
     }
 }
 
+/// Where servers are found: `RINGSPAN_PG_HOST`, or loopback.
+fn host() -> String {
+    std::env::var("RINGSPAN_PG_HOST").unwrap_or_else(|_| "127.0.0.1".to_owned())
+}
+
 /// Settings of every server, as arguments.
 pub fn options(dir: &Path, port: u16) -> Vec<String> {
     let (dir, port) = (dir.display(), port.to_string());
     let settings = ["fsync=off", "full_page_writes=off", "max_connections=300"];
+    let hosts = match host().as_str() {
+        only @ "127.0.0.1" => only.to_owned(),
+        further => format!("127.0.0.1,{further}"),
+    };
     let mut options: Vec<String> =
-        ["-k", &dir.to_string(), "-h", "127.0.0.1", "-p", &port].map(str::to_owned).into();
+        ["-k", &dir.to_string(), "-h", &hosts, "-p", &port].map(str::to_owned).into();
     for setting in settings.into_iter().chain(["shared_buffers=32MB"]) {
         options.extend(["-c".to_owned(), setting.to_owned()]);
     }

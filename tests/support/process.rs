@@ -46,12 +46,15 @@ pub struct Program {
     /// Whether it sees `/proc`, without which it can neither tell others who it is nor see
     /// whether others live.
     pub sees_processes: bool,
+    /// The network that it lives in; None for this process's own.
+    pub namespace: Option<PathBuf>,
 }
 
 impl Program {
     pub fn new(log: PathBuf, args: &[&str]) -> Self {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Self { args, env: Vec::new(), log, binary: None, sees_processes: true }
+        let (binary, namespace) = (None, None);
+        Self { args, env: Vec::new(), log, binary, sees_processes: true, namespace }
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -62,7 +65,8 @@ impl Program {
     /// Starts it; its output is appended to the log.
     pub fn start(&self) -> Process {
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let child = command(self.binary.as_deref(), self.sees_processes)
+        let child = self
+            .command()
             .args(&self.args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -85,26 +89,39 @@ impl Program {
     }
 }
 
-/// On Linux the kernel kills it when the thread that started it is gone.
-fn command(binary: Option<&Path>, sees_processes: bool) -> Command {
-    let program = binary.unwrap_or(Path::new(env!("CARGO_BIN_EXE_ringspan")));
-    let setpriv = Path::new("/usr/bin/setpriv");
-    if !setpriv.exists() {
-        assert!(sees_processes, "to hide /proc needs the programs of util-linux");
-        return Command::new(program);
-    }
-    let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL", "--"]);
-    if !sees_processes {
+/// The binary under test: `RINGSPAN_BIN`, or the one that was built with the tests.
+fn under_test() -> PathBuf {
+    let named = std::env::var_os("RINGSPAN_BIN").map(PathBuf::from);
+    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_ringspan").into())
+}
+
+impl Program {
+    /// On Linux the kernel kills it when the thread that started it is gone.
+    fn command(&self) -> Command {
+        let program = self.binary.clone().unwrap_or_else(under_test);
+        let setpriv = Path::new("/usr/bin/setpriv");
+        if !setpriv.exists() {
+            assert!(self.sees_processes, "to hide /proc needs the programs of util-linux");
+            return Command::new(program);
+        }
+        let mut command = Command::new(setpriv);
         // Every step is an exec: the process that was started stays the one that is signalled.
+        command.args(["--pdeathsig", "KILL", "--"]);
+        if let Some(namespace) = &self.namespace {
+            command.arg("nsenter").arg(format!("--net={}", namespace.display())).arg("--");
+        }
+        if self.sees_processes {
+            command.arg(program);
+            return command;
+        }
         command.args(["unshare", "--mount"]);
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
         }
         command.args(["sh", "-c", "mount -t tmpfs none /proc && exec \"$0\" \"$@\""]);
+        command.arg(program);
+        command
     }
-    command.arg(program);
-    command
 }
 
 /// A running process.

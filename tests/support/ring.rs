@@ -15,9 +15,12 @@ use tempfile::TempDir;
 
 use super::{
     balancer::Balancer,
+    clock::Clock,
     eventually,
     gate::Gate,
-    http, postgres,
+    http,
+    lab::{self, Place},
+    postgres,
     process::{Process, Program, free_port},
 };
 
@@ -36,6 +39,8 @@ pub enum Store {
     GatedPostgres,
     /// A server of this ring alone, which the test may stop.
     OwnPostgres,
+    /// The same, under a clock that the test may step.
+    ClockedPostgres,
     Sqlite,
 }
 
@@ -148,8 +153,10 @@ pub struct Ring {
     pub database_url: String,
     /// The gate of [`Store::GatedPostgres`].
     pub gate: Option<Arc<Gate>>,
-    /// The server of [`Store::OwnPostgres`].
+    /// The server of [`Store::OwnPostgres`] and [`Store::ClockedPostgres`].
     pub server: Option<postgres::Server>,
+    /// The clock of the latter.
+    pub clock: Option<Clock>,
     sample: Process,
     dir: Option<TempDir>,
 }
@@ -161,6 +168,8 @@ pub struct Node {
     pub admin_url: String,
     /// `host:port` of its peer listener.
     pub peer: String,
+    /// Its own network, in a lab.
+    pub place: Option<Place>,
     program: Program,
     process: Mutex<Option<Arc<Process>>>,
 }
@@ -177,8 +186,8 @@ impl Ring {
     /// A ring of which only the sample upstream runs, over an empty database.
     pub async fn prepare(options: RingOptions) -> Self {
         let dir = tempfile::Builder::new().prefix("ringspan-it-").tempdir().unwrap();
-        let (database_url, gate, server) = database(&options, &dir).await;
-        let sample_addr = format!("127.0.0.1:{}", free_port());
+        let sample_addr = format!("{}:{}", lab::here(), free_port());
+        let Database { url: database_url, gate, server, clock } = database(&options, &dir).await;
         let sample_log = dir.path().join("sample.log");
         let sample = Program::new(sample_log, &["sample-upstream", "--listen", &sample_addr]);
         let sample = sample.start();
@@ -192,9 +201,13 @@ impl Ring {
         })
         .await;
         let nodes = (0..options.nodes)
-            .map(|n| Node::new(&format!("node-{n}"), dir.path(), &database_url, &options))
+            .map(|n| {
+                let id = format!("node-{n}");
+                Node::new(&id, dir.path(), &database_url, &options, lab::place())
+            })
             .collect();
-        Self { options, nodes, sample_url, database_url, gate, server, sample, dir: Some(dir) }
+        let dir = Some(dir);
+        Self { options, nodes, sample_url, database_url, gate, server, clock, sample, dir }
     }
 
     /// `ringspan migrate run`, which must succeed.
@@ -241,7 +254,12 @@ impl Ring {
 
     /// A place for one more node, as `id`, that is not started and not counted.
     pub fn extra_node(&self, id: &str) -> Node {
-        Node::new(id, &self.dir(), &self.database_url, &self.options)
+        self.node_at(id, lab::place())
+    }
+
+    /// The same at a place of a lab, whose node has ended.
+    pub fn node_at(&self, id: &str, place: Option<Place>) -> Node {
+        Node::new(id, &self.dir(), &self.database_url, &self.options, place)
     }
 
     /// Directory of configuration and logs.
@@ -340,22 +358,39 @@ impl Drop for Ring {
     }
 }
 
-type Database = (String, Option<Arc<Gate>>, Option<postgres::Server>);
+/// A ring's database, and what the test has in its hands of it.
+#[derive(Default)]
+struct Database {
+    url: String,
+    gate: Option<Arc<Gate>>,
+    server: Option<postgres::Server>,
+    clock: Option<Clock>,
+}
 
 async fn database(options: &RingOptions, dir: &TempDir) -> Database {
+    let mut database = Database::default();
     match options.store {
-        Store::Sqlite => (format!("sqlite://{}/ring.db", dir.path().display()), None, None),
-        Store::Postgres => (postgres::Server::shared().database().await, None, None),
+        Store::Sqlite => database.url = format!("sqlite://{}/ring.db", dir.path().display()),
+        Store::Postgres => database.url = postgres::Server::shared().database().await,
         Store::OwnPostgres => {
             let server = postgres::Server::start();
-            (server.database().await, None, Some(server))
+            database.url = server.database().await;
+            database.server = Some(server);
+        }
+        Store::ClockedPostgres => {
+            let server = postgres::Server::start_under(|dir| {
+                let clock = database.clock.insert(Clock::new(&dir.join("clock")));
+                clock.variables().into()
+            });
+            database.url = server.database().await;
+            database.server = Some(server);
         }
         Store::GatedPostgres => {
-            let url = postgres::Server::shared().database().await;
-            let (url, gate) = behind_gate(&url).await;
-            (url, Some(gate), None)
+            let (url, gate) = behind_gate(&postgres::Server::shared().database().await).await;
+            (database.url, database.gate) = (url, Some(gate));
         }
     }
+    database
 }
 
 /// The same database as reached through a gate.
@@ -412,9 +447,20 @@ session_key = ["query:session"]
 }
 
 impl Node {
-    fn new(id: &str, dir: &Path, database_url: &str, options: &RingOptions) -> Self {
-        let addr = || format!("127.0.0.1:{}", free_port());
-        let (client, peer, admin) = (addr(), addr(), addr());
+    fn new(
+        id: &str,
+        dir: &Path,
+        database_url: &str,
+        options: &RingOptions,
+        place: Option<Place>,
+    ) -> Self {
+        // Who has an address of its own has the same ports as everybody, so that an address
+        // can come to another node.
+        let addr = |port: u16| match &place {
+            Some(place) => format!("{}:{port}", place.host),
+            None => format!("127.0.0.1:{}", free_port()),
+        };
+        let (client, peer, admin) = (addr(8080), addr(50051), addr(9090));
         let config = dir.join("ringspan.toml");
         let args = [
             "serve",
@@ -435,11 +481,13 @@ impl Node {
             .env("RINGSPAN_DATABASE_URL", database_url)
             .env("RINGSPAN_PEER_TOKEN", PEER_TOKEN);
         program.sees_processes = options.process_proof;
+        program.namespace = place.as_ref().map(|place| place.namespace.clone());
         Self {
             id: id.to_owned(),
             client_url: format!("http://{client}"),
             admin_url: format!("http://{admin}"),
             peer,
+            place,
             program,
             process: Mutex::default(),
         }
@@ -451,9 +499,28 @@ impl Node {
         self
     }
 
+    /// The same place with a client and an admin listener elsewhere on its address.
+    pub fn on_ports(mut self, client: u16, admin: u16) -> Self {
+        for (flag, url, port) in [
+            ("--listen", &mut self.client_url, client),
+            ("--admin-listen", &mut self.admin_url, admin),
+        ] {
+            let host = url.rsplit_once(':').unwrap().0.to_owned();
+            *url = format!("{host}:{port}");
+            let at = self.program.args.iter().position(|arg| arg == flag).unwrap();
+            url.trim_start_matches("http://").clone_into(&mut self.program.args[at + 1]);
+        }
+        self
+    }
+
     /// Lets its next process be of another release; None for the one under test.
     pub fn of_release(&mut self, binary: Option<PathBuf>) {
         self.program.binary = binary;
+    }
+
+    /// Its address in a lab.
+    pub fn host(&self) -> &str {
+        &self.place.as_ref().expect("a network of its own").host
     }
 
     /// URL of a path of the client listener.

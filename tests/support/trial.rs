@@ -24,10 +24,15 @@ impl Trial {
     /// A whole ring behind a balancer; `spare` more places.
     pub async fn start(options: RingOptions, spare: usize) -> Self {
         let ring = Ring::prepare(options).await;
+        let spare = (0..spare).map(|n| ring.extra_node(&format!("spare-{n}"))).collect();
+        Self::of(ring, spare).await
+    }
+
+    /// Of a ring that was prepared.
+    pub async fn of(ring: Ring, spare: Vec<Node>) -> Self {
         ring.migrate().await;
         let audit = Audit::install(&ring.direct_database_url()).await;
         ring.start_nodes().await;
-        let spare: Vec<_> = (0..spare).map(|n| ring.extra_node(&format!("spare-{n}"))).collect();
         let balancer = Balancer::over(ring.nodes.iter().chain(&spare)).await;
         Self { ring, spare, balancer, audit }
     }

@@ -7,7 +7,7 @@ mod rows;
 mod sabotage;
 mod turns;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use tokio::time::Instant;
 
@@ -21,6 +21,9 @@ use crate::{
         sql::foreign_row, turns::TurnId,
     },
 };
+
+/// What [`RingView::clock`] counts from.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Rows and counters. An instant is handed in by whoever calls.
 #[derive(Default)]
@@ -156,7 +159,8 @@ impl Table {
             .filter(|(me, member)| member.state.is_alive() || named(**me))
             .map(|(me, member)| member.row(*me, now))
             .collect();
-        RingView { version: self.version, members }
+        let clock = now.saturating_duration_since(*START);
+        RingView { version: self.version, clock, members }
     }
 
     pub(crate) fn claim(&mut self, claim: &Claim, now: Instant) -> Result<Claimed> {

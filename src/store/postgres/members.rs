@@ -53,7 +53,8 @@ const HEARTBEAT: &str = "UPDATE member SET \
 const RING: &str = "SELECT r.version, m.incarnation, m.node_id, m.peer_addr, m.build, m.zone, \
      m.weight, m.capacity, m.process, m.state, m.load, \
      (extract(epoch FROM m.lease_expires_at - clock_timestamp()) * 1000000)::bigint \
-     AS remaining_us FROM ring_meta r LEFT JOIN member m \
+     AS remaining_us, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS clock_us \
+     FROM ring_meta r LEFT JOIN member m \
      ON m.state IN ('JOINING', 'ACTIVE', 'DRAINING') \
      OR EXISTS (SELECT 1 FROM session s WHERE s.owner = m.incarnation) ORDER BY m.incarnation";
 
@@ -180,14 +181,15 @@ impl Postgres {
 
     pub(super) async fn ring(&self) -> Result<RingView> {
         let rows = self.all(sqlx::query(RING)).await?;
-        let version = rows.first().ok_or_else(no_meta)?.try_get("version")?;
+        let first = rows.first().ok_or_else(no_meta)?;
+        let (version, clock) = (first.try_get("version")?, from_micros(first.try_get("clock_us")?));
         let members = rows
             .iter()
             // Without members the outer join still answers one row, for the version.
             .filter(|row| matches!(row.try_get::<Option<i64>, _>("incarnation"), Ok(Some(_))))
             .map(member)
             .collect::<Result<_>>()?;
-        Ok(RingView { version, members })
+        Ok(RingView { version, clock, members })
     }
 
     /// Refuses incarnations that are dead, gone or unknown.

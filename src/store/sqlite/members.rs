@@ -191,6 +191,7 @@ impl Sqlite {
     }
 
     pub(super) async fn ring(&self) -> Result<RingView> {
+        let now = now_ms();
         let rows = sqlx::query(
             "SELECT r.version, m.incarnation, m.node_id, m.peer_addr, m.build, m.zone, m.weight, \
              m.capacity, m.process, m.state, m.load, \
@@ -200,7 +201,7 @@ impl Sqlite {
              OR EXISTS (SELECT 1 FROM session s WHERE s.owner = m.incarnation) \
              ORDER BY m.incarnation",
         )
-        .bind(now_ms())
+        .bind(now)
         .fetch_all(&self.readers)
         .await?;
         let version = match rows.first() {
@@ -213,7 +214,8 @@ impl Sqlite {
             .filter(|row| matches!(row.try_get::<Option<i64>, _>("incarnation"), Ok(Some(_))))
             .map(member)
             .collect::<Result<_>>()?;
-        Ok(RingView { version, members })
+        let clock = Duration::from_millis(u64::try_from(now).unwrap_or(0));
+        Ok(RingView { version, clock, members })
     }
 
     pub(super) async fn version(&self) -> Result<i64> {

@@ -10,7 +10,10 @@ pub enum Conduct {
     Planned,
     /// Nodes or the database were lost.
     Losses,
-    /// As before, and some of the lost came back as if nothing had happened.
+    /// The same, and nodes could not reach each other: what an edge sends again may have run
+    /// to its end where nobody heard of it.
+    Partitions,
+    /// Nodes were lost, and some of the lost came back as if nothing had happened.
     Freezes,
 }
 

@@ -153,7 +153,9 @@ impl Client {
 /// Clients at work.
 pub struct Crowd {
     stop: Arc<AtomicBool>,
-    turns: Arc<AtomicUsize>,
+    /// Of each client.
+    turns: Arc<[AtomicUsize]>,
+    failed: Arc<AtomicUsize>,
     recorder: Recorder,
     clients: Vec<JoinHandle<(Kind, Hidden, Vec<Failure>)>>,
 }
@@ -174,23 +176,31 @@ impl Crowd {
     /// `count` clients of the ring at `url`; what is random about them follows `seed`.
     pub fn start(url: &str, count: usize, pace: Pace, seed: u64) -> Self {
         println!("{count} clients, {pace:?}, seed {seed}");
-        let (stop, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let turns: Arc<[AtomicUsize]> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+        let failed = Arc::new(AtomicUsize::new(0));
         let recorder = Recorder::default();
         let clients = (0..count)
             .map(|n| {
                 let random = StdRng::seed_from_u64(seed.wrapping_add(n as u64));
                 let kind = Kind::of(n);
                 let client = Client::new(kind, url, &format!("{kind:?}-{n}"), &recorder);
-                let talk = Talk { n, pace, random, stop: stop.clone(), turns: turns.clone() };
+                let (stop, turns, failed) = (stop.clone(), turns.clone(), failed.clone());
+                let talk = Talk { n, pace, random, stop, turns, failed };
                 tokio::spawn(talk.run(kind, client))
             })
             .collect();
-        Self { stop, turns, recorder, clients }
+        Self { stop, turns, failed, recorder, clients }
     }
 
     /// Turns so far.
     pub fn turns(&self) -> usize {
-        self.turns.load(Ordering::Relaxed)
+        self.turns.iter().map(|turns| turns.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Turns so far that failed, in whatever way.
+    pub fn failed(&self) -> usize {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Waits until the clients did `count` more turns on average.
@@ -202,10 +212,21 @@ impl Crowd {
         .await;
     }
 
+    /// Waits until every client did `count` more turns.
+    pub async fn until_each(&self, count: usize) {
+        let so_far = || self.turns.iter().map(|turns| turns.load(Ordering::Relaxed));
+        let targets: Vec<_> = so_far().map(|turns| turns + count).collect();
+        eventually("every client does turns", Duration::from_mins(2), async || {
+            so_far().zip(&targets).all(|(turns, target)| turns >= *target).then_some(())
+        })
+        .await;
+    }
+
     /// Lets every client end its turn.
     pub async fn stop(self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         let mut outcome = Outcome::default();
+        let all = Arc::clone(&self.turns);
         for client in self.clients {
             let (kind, hidden, failures) = client.await.unwrap();
             outcome.hidden.reconnects += hidden.reconnects;
@@ -220,7 +241,7 @@ impl Crowd {
                 }
             }
         }
-        outcome.turns = self.turns.load(Ordering::Relaxed);
+        outcome.turns = all.iter().map(|turns| turns.load(Ordering::Relaxed)).sum();
         outcome.seen = self.recorder.take();
         outcome
     }
@@ -232,7 +253,8 @@ struct Talk {
     pace: Pace,
     random: StdRng,
     stop: Arc<AtomicBool>,
-    turns: Arc<AtomicUsize>,
+    turns: Arc<[AtomicUsize]>,
+    failed: Arc<AtomicUsize>,
 }
 
 impl Talk {
@@ -251,8 +273,9 @@ impl Talk {
             let text = format!("client {} turn {turn} [deltas={deltas}] [delay={delay}ms]", self.n);
             if let Err(failure) = client.turn(&text).await {
                 failures.push(failure);
+                self.failed.fetch_add(1, Ordering::Relaxed);
             }
-            self.turns.fetch_add(1, Ordering::Relaxed);
+            self.turns[self.n].fetch_add(1, Ordering::Relaxed);
         }
         (kind, client.hidden(), failures)
     }
