@@ -148,12 +148,11 @@ mod tests {
     use http_body_util::{BodyExt as _, Empty};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
         time::sleep,
     };
 
     use super::*;
-    use crate::{config::BreakerRules, telemetry::metrics::Metrics};
+    use crate::{config::BreakerRules, net::TcpListener, telemetry::metrics::Metrics};
 
     const DIAL: Duration = Duration::from_millis(100);
     const LIMIT: Duration = Duration::from_secs(5);
