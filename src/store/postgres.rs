@@ -20,7 +20,8 @@ use std::{
 
 use async_trait::async_trait;
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool, Postgres as Db, Row,
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool, Postgres as Db, Row,
+    Transaction,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
@@ -125,6 +126,16 @@ struct Checkout {
 }
 
 impl Checkout {
+    /// Begins a transaction, which the server ends by itself if it hears nothing more of it.
+    /// A process that stands still or is cut off in the middle would otherwise keep its locks
+    /// for as long as TCP believes in the connection, which is hours, and with the ring's lock
+    /// nobody could join, leave or be declared dead.
+    async fn transaction(&mut self) -> sqlx::Result<Transaction<'_, Db>> {
+        let silence = (2 * self.limit).as_millis();
+        let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {silence}");
+        self.begin_with(AssertSqlSafe(begin)).await
+    }
+
     /// Ends the loan with what became of the work.
     fn settle<T>(mut self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T> {
         match outcome {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::support::{
@@ -262,4 +263,28 @@ async fn a_killed_node_that_comes_back_joins_the_ring_again() {
     ring.until_whole().await;
     let mut codex = Codexish::new(&victim.client_url, "returned");
     codex.turn("hello again").await.unwrap();
+}
+
+/// It holds the lock under which the ring changes.
+#[tokio::test]
+async fn a_node_that_stands_still_while_it_joins_holds_up_no_other_for_long() {
+    const WAITS: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+        AND datname = current_database() AND query LIKE '%FROM ring_meta FOR UPDATE'";
+    let ring = Ring::start(RingOptions::nodes(2).setting("database_timeout", "\"1s\"")).await;
+    let mut holder = PgConnection::connect(&ring.database_url).await.unwrap();
+    let mut looking = PgConnection::connect(&ring.database_url).await.unwrap();
+    holder.execute("BEGIN; SELECT 1 FROM ring_meta FOR UPDATE").await.unwrap();
+    let joining = ring.extra_node("joining");
+    joining.start();
+    eventually("it waits for the ring", RECOVERY, async || {
+        let waiting: i64 = sqlx::query_scalar(WAITS).fetch_one(&mut looking).await.unwrap();
+        (waiting > 0).then_some(())
+    })
+    .await;
+    joining.freeze().await;
+    holder.execute("ROLLBACK").await.unwrap();
+
+    let leaving = ring.node(1);
+    leaving.sigterm();
+    assert_eq!(leaving.wait_exit(RECOVERY).await, 0, "{}", leaving.log());
 }

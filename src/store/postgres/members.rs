@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, Row};
+use sqlx::Row;
 use tokio::time::timeout_at;
 
 use super::{Postgres, no_meta};
@@ -63,7 +63,7 @@ impl Postgres {
         let mut connection = self.checkout().await?;
         let deadline = connection.deadline;
         let work = async {
-            let mut tx = connection.begin().await?;
+            let mut tx = connection.transaction().await?;
             // Two first starts of one node id take turns.
             sqlx::query(
                 "SELECT pg_advisory_xact_lock(hashtextextended('ringspan/node/' || $1, 0))",

@@ -3,7 +3,7 @@
 //! what was committed before. Nobody without limits comes here.
 
 use sqlx::{
-    Connection, PgConnection, Postgres as Db, Row,
+    PgConnection, Postgres as Db, Row,
     postgres::{PgArguments, PgRow},
     query::Query,
 };
@@ -77,7 +77,7 @@ impl Postgres {
         let mut connection = self.checkout().await?;
         let deadline = connection.deadline;
         let work = async {
-            let mut tx = connection.begin().await?;
+            let mut tx = connection.transaction().await?;
             lock(&mut tx, claim.principal).await?;
             let others: i64 = sqlx::query_scalar(OTHERS)
                 .bind(&claim.principal.0[..])
@@ -98,7 +98,7 @@ impl Postgres {
         let mut connection = self.checkout().await?;
         let deadline = connection.deadline;
         let work = async {
-            let mut tx = connection.begin().await?;
+            let mut tx = connection.transaction().await?;
             lock(&mut tx, wish.principal).await?;
             let row = sqlx::query(ADMIT)
                 .bind(&wish.principal.0[..])
