@@ -260,6 +260,7 @@ impl App {
             metrics: metrics.clone(),
             http,
             drain: edge_drain.clone(),
+            unfinished: edge::budget(&config.limits),
             tracker: clients.clone(),
         });
         let incoming = Incoming {

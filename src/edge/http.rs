@@ -23,7 +23,7 @@ use super::{
     key, reply, sse,
 };
 use crate::{
-    config::{Limits, Route},
+    config::Route,
     error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     link::Frame,
@@ -36,7 +36,7 @@ use crate::{
     store::AliasKind,
     telemetry::propagation,
     upstream::{HttpError, Upgrade},
-    wire::{Batch, Kind, Message},
+    wire::{Batch, Kind, Message, Share},
 };
 
 /// Bytes of a body that a client sends in a second at least.
@@ -70,7 +70,7 @@ async fn turn(
     let named = key::responses(request.headers())?;
     let repeat = key::idempotency(request.headers())?;
     let (parts, body) = request.into_parts();
-    let bytes = read_body(&parts.headers, body, &edge.limits).await?;
+    let bytes = read_body(&parts.headers, body, edge).await?;
     let fields = Fields::parse(&bytes)
         .ok_or_else(|| Error::new(Code::InvalidRequest, "the body is not a JSON object"))?;
     let stream = fields.get("stream").unwrap_or(false);
@@ -238,9 +238,10 @@ fn begins(first: &Step) -> bool {
 }
 
 /// The body, inflated and bounded.
-async fn read_body(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes> {
-    let limit = limits.max_message_bytes;
-    let bytes = receive(body, limit, limits.upgrade_timeout).await?;
+async fn read_body(headers: &HeaderMap, body: Body, edge: &Edge) -> Result<Bytes> {
+    let limit = edge.limits.max_message_bytes;
+    let share = edge.unfinished.share();
+    let bytes = receive(body, limit, edge.limits.upgrade_timeout, share).await?;
     match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(bytes),
         Some(b"zstd") => {
@@ -258,7 +259,7 @@ async fn read_body(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<B
 
 /// The body as it was sent. A client has `patience` and then a second for each
 /// [`SLOWEST`] bytes: who sends less holds a place that others need.
-async fn receive(body: Body, limit: usize, patience: Duration) -> Result<Bytes> {
+async fn receive(body: Body, limit: usize, patience: Duration, mut share: Share) -> Result<Bytes> {
     let mut deadline = Instant::now() + patience;
     let mut body = std::pin::pin!(Limited::new(body, limit));
     let mut bytes = BytesMut::new();
@@ -268,6 +269,9 @@ async fn receive(body: Body, limit: usize, patience: Duration) -> Result<Bytes> 
         if let Ok(data) = frame.map_err(|_| too_large())?.into_data() {
             deadline += Duration::from_secs(1)
                 .mul_f64(f64::from(u32::try_from(data.len()).unwrap_or(u32::MAX)) / SLOWEST);
+            if !share.holds(bytes.len() + data.len()) {
+                return Err(crowded());
+            }
             bytes.extend_from_slice(&data);
         }
     }
@@ -275,6 +279,11 @@ async fn receive(body: Body, limit: usize, patience: Duration) -> Result<Bytes> 
 
 fn too_slow() -> Error {
     Error::new(Code::InvalidRequest, "the body came too slowly")
+}
+
+fn crowded() -> Error {
+    let text = "this node holds as many unfinished messages as it may; retry";
+    Error::new(Code::SessionUnavailable, text)
 }
 
 fn too_large() -> Error {

@@ -38,7 +38,7 @@ use crate::{
     session::{ClientKind, ClientLabel},
     telemetry::{metrics::Metrics, propagation},
     upstream::HttpClient,
-    wire::handshake,
+    wire::{Budget, handshake},
 };
 
 /// What every client connection needs.
@@ -51,6 +51,8 @@ pub struct Edge {
     pub metrics: Metrics,
     pub http: HttpClient,
     pub drain: Drain,
+    /// What all clients may hold of messages and bodies that have not ended.
+    pub unfinished: Budget,
     pub tracker: TaskTracker,
 }
 
@@ -91,6 +93,15 @@ impl Edge {
         propagation::answered(span, response.status());
         response
     }
+}
+
+/// Bytes of messages and bodies that have not ended, of all clients, where messages are small.
+const UNFINISHED: usize = 256 * 1024 * 1024;
+
+/// What a node takes of messages that have not ended: many, or several of the largest.
+#[must_use]
+pub fn budget(limits: &Limits) -> Budget {
+    Budget::new(UNFINISHED.max(limits.max_message_bytes.saturating_mul(4)))
 }
 
 /// How the edge is told to let its clients go.

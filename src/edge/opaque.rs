@@ -52,8 +52,13 @@ pub(super) async fn handle(
         Err(error) => return edge.refuse_traced(&span, &error),
     };
     let limit = edge.limits.max_message_bytes;
-    let (response, socket) =
-        pending.accept(Some(&attached), Some(session.to_string()), route.compression, limit);
+    let (response, socket) = pending.accept(
+        Some(&attached),
+        Some(session.to_string()),
+        route.compression,
+        limit,
+        edge.unfinished.share(),
+    );
     propagation::answered(&span, response.status());
     // The span ends here: what follows is not the request, and logs nothing for a frame.
     drop(span);

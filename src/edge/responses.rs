@@ -59,7 +59,13 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     };
     let limit = edge.limits.max_message_bytes;
     let session = client.session.map(|session| session.to_string());
-    let (response, socket) = pending.accept(attached.as_ref(), session, route.compression, limit);
+    let (response, socket) = pending.accept(
+        attached.as_ref(),
+        session,
+        route.compression,
+        limit,
+        edge.unfinished.share(),
+    );
     client.link = attached.map(|attached| attached.link);
     propagation::answered(&span, response.status());
     edge.tracker.clone().spawn(async move {

@@ -80,6 +80,7 @@ impl Front {
             metrics: node.metrics.clone(),
             http: HttpClient::new(&upstreams, &node.dialer, PATIENCE),
             drain: Drain::default(),
+            unfinished: super::budget(&limits),
             tracker: node.tracker.clone(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

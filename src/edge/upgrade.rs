@@ -12,7 +12,7 @@ use super::reply;
 use crate::{
     net::TcpStream,
     session::{Attached, Resume},
-    wire::{Role, Socket, SocketOptions, handshake::ServerUpgrade},
+    wire::{Role, Share, Socket, SocketOptions, handshake::ServerUpgrade},
 };
 
 /// A request that asked properly, before its answer.
@@ -52,6 +52,7 @@ impl Pending {
         session: Option<String>,
         compression: bool,
         max_message_bytes: usize,
+        share: Share,
     ) -> (Response, impl Future<Output = Option<(Socket<TcpStream>, Seat)>> + use<>) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -79,7 +80,8 @@ impl Pending {
             // The listener serves plain TCP only, so that is what is inside.
             let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
             let io = parts.io.into_inner();
-            Some((Socket::new(io, Role::Server, options, parts.read_buf), self.seat?))
+            let socket = Socket::new(io, Role::Server, options, parts.read_buf);
+            Some((socket.within(share), self.seat?))
         };
         (response, socket)
     }

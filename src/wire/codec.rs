@@ -88,6 +88,11 @@ impl Decoder {
         Self { role, deflate, max, fragment: None, failed: None, over: false }
     }
 
+    /// Bytes of a message whose final frame has not come.
+    pub(super) fn unfinished(&self) -> usize {
+        self.fragment.as_ref().map_or(0, |fragment| fragment.data.len())
+    }
+
     /// Takes whole frames from the start of `input`: data frames up to a batch, or one
     /// control frame. Messages ahead of a fault come out first, the fault by the next call.
     pub(super) fn decode(&mut self, input: &[u8]) -> Result<Step, Fault> {

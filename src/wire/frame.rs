@@ -32,6 +32,8 @@ impl Fault {
 
     pub(super) const UTF8: Self = Self { close: 1007, what: "text is not UTF-8" };
     pub(super) const SIZE: Self = Self { close: 1009, what: "message is too large" };
+    pub(super) const CROWDED: Self =
+        Self { close: 1013, what: "too many unfinished messages on this node; retry" };
 }
 
 /// Header of a frame, valid by itself for the role that received it.

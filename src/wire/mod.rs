@@ -5,6 +5,7 @@
 //! for no compression, so the most common leg (upstream to client) copies nothing.
 
 pub mod batch;
+pub mod budget;
 pub mod codec;
 pub mod deflate;
 pub mod handshake;
@@ -17,6 +18,7 @@ mod outbox;
 mod scratch;
 
 pub use batch::{Batch, BatchBuilder, Kind, Message};
+pub use budget::{Budget, Share};
 pub use codec::{CloseFrame, Incoming};
 pub use frame::Role;
 pub use socket::{Socket, SocketError, SocketOptions};

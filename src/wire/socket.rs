@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     batch::Batch,
+    budget::Share,
     codec::{Decoder, Incoming},
     frame::{Fault, Role},
     outbox::Outbox,
@@ -37,7 +38,8 @@ pub struct SocketOptions {
 pub enum SocketError {
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The peer broke the protocol; `close` is the code to tell it (1002, 1007 or 1009).
+    /// The peer broke the protocol, or there is no room for its message; `close` is the code
+    /// to tell it (1002, 1007 or 1009, or 1013).
     #[error("{what}")]
     Protocol { close: u16, what: &'static str },
 }
@@ -62,6 +64,8 @@ pub struct Socket<S> {
     ready: bool,
     /// The stream below may hold bytes that it took and did not send (TLS does).
     unflushed: bool,
+    /// Of what all together may hold of messages that have not ended; None: no limit.
+    share: Option<Share>,
 }
 
 /// What one read brought.
@@ -81,9 +85,17 @@ impl<S> Socket<S> {
             outbox: Outbox::new(role, options.deflate),
             ready: !leftover.is_empty(),
             unflushed: false,
+            share: None,
             // An empty leftover may hold a buffer all the same.
             rest: if leftover.is_empty() { BytesMut::new() } else { leftover.into() },
         }
+    }
+
+    /// The same, which takes no more of what has not ended than its share can hold.
+    #[must_use]
+    pub fn within(mut self, share: Share) -> Self {
+        self.share = Some(share);
+        self
     }
 
     /// Whether [`Self::poll_flush`] has anything to do.
@@ -148,6 +160,8 @@ impl<S: AsyncRead + Unpin> Socket<S> {
                             self.rest = BytesMut::new();
                         }
                         if let Some(incoming) = step.incoming {
+                            // What is left is less than before: there is room for it.
+                            self.has_room();
                             return Poll::Ready(Some(Ok(incoming)));
                         }
                     }
@@ -161,8 +175,12 @@ impl<S: AsyncRead + Unpin> Socket<S> {
                 }
             }
             match ready!(self.poll_read(cx)) {
-                Ok(Read::Incoming(incoming)) => return Poll::Ready(Some(Ok(incoming))),
-                Ok(Read::Nothing) => {}
+                Ok(Read::Incoming(incoming)) => {
+                    self.has_room();
+                    return Poll::Ready(Some(Ok(incoming)));
+                }
+                Ok(Read::Nothing) if self.has_room() => {}
+                Ok(Read::Nothing) => return Poll::Ready(Some(Err(self.fail(Fault::CROWDED)))),
                 Ok(Read::End) => return Poll::Ready(None),
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
@@ -198,6 +216,12 @@ impl<S: AsyncRead + Unpin> Socket<S> {
             self.ready = step.incoming.is_some();
             Poll::Ready(Ok(step.incoming.map_or(Read::Nothing, Read::Incoming)))
         })
+    }
+
+    /// Whether all that is kept here has its place in the budget.
+    fn has_room(&mut self) -> bool {
+        let held = self.rest.len() + self.decoder.unfinished();
+        self.share.as_mut().is_none_or(|share| share.holds(held))
     }
 
     fn fail(&mut self, fault: Fault) -> SocketError {

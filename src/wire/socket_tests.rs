@@ -415,3 +415,40 @@ fn a_socket_is_small() {
     println!("Socket<TcpStream>: {size} bytes");
     assert!(size <= 400, "{size}");
 }
+
+/// The beginning of a masked binary frame of so many bytes, and `sent` of them.
+fn beginning(bytes: usize, sent: usize) -> Vec<u8> {
+    let mut frame = vec![0x82, 0xff];
+    frame.extend((bytes as u64).to_be_bytes());
+    frame.resize(frame.len() + 4 + sent, 0);
+    frame
+}
+
+#[test]
+fn what_has_not_ended_is_held_within_a_budget_of_all_and_given_back_at_its_end() {
+    run(async {
+        let budget = crate::wire::Budget::new(300 << 10);
+        let open = || {
+            let (near, far) = duplex(1 << 20);
+            (socket(near, Role::Server).within(budget.share()), far)
+        };
+        let ((mut one, mut to_one), (mut two, mut to_two)) = (open(), open());
+        let large = 256 << 10;
+        to_one.write_all(&beginning(large, 200 << 10)).await.unwrap();
+        assert!(futures_util::poll!(Box::pin(one.recv())).is_pending());
+        to_two.write_all(&beginning(large, large - 1)).await.unwrap();
+        let refused = loop {
+            match futures_util::poll!(Box::pin(two.recv())) {
+                Poll::Ready(refused) => break refused,
+                Poll::Pending => tokio::task::yield_now().await,
+            }
+        };
+        assert!(matches!(refused, Some(Err(SocketError::Protocol { close: 1013, .. }))));
+        drop(two);
+        to_one.write_all(&vec![0; 56 << 10]).await.unwrap();
+        assert_eq!(received(&mut one, 1).await[0].payload.len(), large);
+        let (mut three, mut to_three) = open();
+        to_three.write_all(&beginning(large, large)).await.unwrap();
+        assert_eq!(received(&mut three, 1).await[0].payload.len(), large);
+    });
+}

@@ -277,3 +277,69 @@ async fn no_word_of_a_client_leads_to_another_upstream() {
     assert_eq!(heard.load(Relaxed), 0, "something was sent where a client said");
     listening.abort();
 }
+
+/// What all clients together may hold of messages that have not ended, and a little.
+const UNFINISHED: u64 = 400 << 20;
+
+#[tokio::test]
+async fn messages_and_bodies_that_are_never_finished_cost_bounded_memory_and_are_refused() {
+    const LARGE: usize = 15 << 20;
+    let ring = Ring::start(RingOptions::nodes(1)).await;
+    let node = ring.node(0);
+    let before = node.process().resident_bytes().unwrap();
+    let mut attackers = JoinSet::new();
+    for n in 0..40 {
+        let url = node.url("/rooms/unfinished");
+        let mut stream = connect(node).await;
+        attackers.spawn(async move {
+            let mut head = vec![0x82, 0xff];
+            head.extend((LARGE as u64 + 1).to_be_bytes());
+            head.extend([0; 4]);
+            let body = format!(
+                "POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\
+                 authorization: {}\r\n\r\n",
+                LARGE + 1,
+                ALICE.1
+            );
+            let unfinished = async |stream: &mut TcpStream, head: &[u8]| {
+                stream.write_all(head).await.ok();
+                // A node that refuses may not read on.
+                timeout(PROMPT, stream.write_all(&vec![b' '; LARGE])).await.ok();
+            };
+            if n % 2 == 0 {
+                unfinished(&mut stream, body.as_bytes()).await;
+                let mut answer = [0; 512];
+                let got = timeout(PROMPT, stream.read(&mut answer)).await;
+                let got = got.map_or(0, |got| got.unwrap_or(0));
+                let answer = String::from_utf8_lossy(&answer[..got]).into_owned();
+                assert!(got == 0 || answer.starts_with("HTTP/1.1 503"), "{answer}");
+                assert!(got == 0 || answer.contains("retry-after"), "{answer}");
+                (usize::from(got > 0), 0, Err(stream))
+            } else {
+                let socket = Ws::open(&url, &[ALICE]).await;
+                let mut socket = socket
+                    .raw(async |stream: &mut TcpStream| unfinished(stream, &head).await)
+                    .await;
+                let end = socket.next_within(PROMPT).await;
+                let refused = matches!(end, crate::support::Received::Close(1013, _));
+                (0, usize::from(refused), Ok(socket))
+            }
+        });
+    }
+    // All of them stay, refused or not.
+    let heard = attackers.join_all().await;
+    let grown = node.process().resident_bytes().unwrap().saturating_sub(before);
+    let (bodies, messages) =
+        heard.iter().fold((0, 0), |(bodies, messages), it| (bodies + it.0, messages + it.1));
+    println!("{bodies} bodies and {messages} messages refused; {} MiB more memory", grown >> 20);
+    assert!(bodies > 0 && messages > 0, "{bodies} bodies, {messages} messages");
+    assert!(grown < UNFINISHED, "{grown} bytes");
+    drop(heard);
+    crate::support::eventually("there is room again", Duration::from_secs(20), async || {
+        let mut socket = Ws::open(&node.url("/rooms/after"), &[ALICE]).await;
+        let large = "x".repeat(LARGE);
+        (socket.text_or_gone(large.clone()).await && socket.expect_text().await == large)
+            .then_some(())
+    })
+    .await;
+}
