@@ -17,9 +17,6 @@ use crate::judge::Report;
 /// Seeds that are run twice, to see that they do the same both times.
 const TWICE: u64 = 2;
 
-/// Seeds whose evidence is shown.
-const SHOWN: usize = 10;
-
 /// Runs `seeds` seeds from `first` on, on all processors; shows a table.
 pub fn run(seeds: u64, first: u64) -> ExitCode {
     let began = uptime();
@@ -39,6 +36,9 @@ pub fn run(seeds: u64, first: u64) -> ExitCode {
                     if n < TWICE && child(first + n).trace != report.trace {
                         *report.broken.entry("repeatability".into()).or_default() += 1;
                         report.evidence.push("the same seed did something else".into());
+                    }
+                    if !report.broken.is_empty() {
+                        tell(&report);
                     }
                     reports.lock().unwrap().push(report);
                     let done = done.fetch_add(1, Relaxed) + 1;
@@ -90,6 +90,14 @@ fn uptime() -> f64 {
     text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
 }
 
+/// What is wrong with a seed.
+fn tell(report: &Report) {
+    println!("\nseed {} ({}): {:?}", report.seed, report.conduct, report.broken);
+    for line in &report.evidence {
+        println!("  {line}");
+    }
+}
+
 fn show(reports: &[Report], first: u64, seconds: f64) {
     let sum = |of: fn(&Report) -> usize| reports.iter().map(of).sum::<usize>();
     let merge = |of: fn(&Report) -> &BTreeMap<String, usize>| {
@@ -100,12 +108,6 @@ fn show(reports: &[Report], first: u64, seconds: f64) {
         all
     };
     let failed: Vec<_> = reports.iter().filter(|report| !report.broken.is_empty()).collect();
-    for report in failed.iter().take(SHOWN) {
-        println!("seed {} ({}): {:?}", report.seed, report.conduct, report.broken);
-        for line in &report.evidence {
-            println!("  {line}");
-        }
-    }
     let simulated: u64 = reports.iter().map(|report| report.simulated_ms).sum();
     println!("{:>9} seeds from {first}, in {seconds:.0} s", reports.len());
     println!("{:>9} seconds simulated", simulated / 1000);

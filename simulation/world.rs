@@ -26,7 +26,7 @@ use crate::{
     database::Database,
     judge::{self, Report},
     plan::{CLIENTS, Event, Fault, Plan, UPSTREAM, node},
-    support::net,
+    support::{checker::Conduct, net},
     talk::{self, Talks},
 };
 
@@ -218,8 +218,11 @@ impl World<'_> {
     fn begin(&mut self, fault: &Fault) -> bool {
         match fault {
             Fault::Drain { node: n } => {
+                let told: BTreeSet<_> = self.draining.iter().chain([n]).collect();
+                // No plan tells all nodes to go.
+                let last = self.plan.conduct == Conduct::Planned && told.len() == self.plan.nodes;
                 // A second signal would end the drain that is under way.
-                if !self.sim.is_host_running(node(*n)) || !self.draining.insert(*n) {
+                if last || !self.sim.is_host_running(node(*n)) || !self.draining.insert(*n) {
                     return false;
                 }
                 self.processes[*n].term.lock().notify_one();
