@@ -3,7 +3,7 @@
 # runner's own.
 #
 #   ./test.sh          all of it: format, lints, documents, the chart, the release binary in an
-#                      empty root, unit, contract and ring tests
+#                      empty root, ten seconds of each fuzz target, unit, contract and ring tests
 #   ./test.sh quick    unit tests and the rules of the architecture; needs no Postgres
 #   ./test.sh continuity [FILTER]
 #                      the long forms of the rolls, kills and outages, and the figures of
@@ -25,6 +25,9 @@
 #                      the fuzzer on every reader of outside bytes (a nightly toolchain)
 #   ./test.sh model    ownership, ledger and handoff in every order within bounds; prints its
 #                      tables: states, and each broken rule with what caught it
+#   ./test.sh simulate [SEEDS [FIRST_SEED]]
+#                      the real nodes over a simulated network, clock and database, 1,000 seeds of
+#                      faults; prints what it met and what it found
 #   ./test.sh guards   instructions of the frame path against benches/guards.txt (a release build)
 #
 # What is missing is installed where this script may (root and apt-get), and said:
@@ -42,7 +45,7 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick | continuity | soak | faults | overload | mutants | model | protocols | upgrade) ;;
+full | quick | continuity | soak | faults | overload | mutants | model | simulate | protocols | upgrade) ;;
 fuzz) exec fuzz/run.sh "${@:2}" ;;
 guards) exec benches/guards.sh ;;
 *) sed -n '2,/^set/s/^#\( \|$\)//p' "$0"; exit 64 ;;
@@ -104,6 +107,7 @@ lint() {
     fi
     if cargo clippy --version >/dev/null 2>&1; then
         run cargo clippy --locked --all-targets -- -D warnings
+        run cargo clippy --locked --features simulation --example simulation -- -D warnings
     else
         say "skipped: cargo clippy (rustup component add clippy)"
     fi
@@ -162,8 +166,8 @@ tests() {
     fi
 }
 
-# What stands for the previous release: schema 2, before parts of conversations were kept.
-PREVIOUS=09b1aac
+# What stands for the previous release: schema 3, before limits of principals.
+PREVIOUS=4352f66
 
 # Builds the binary of another revision, once, apart from this tree.
 previous_release() {
@@ -178,6 +182,12 @@ previous_release() {
     cargo build --locked --bin ringspan --manifest-path "$dir/$rev/source/Cargo.toml" \
         --target-dir "$dir/build"
     cp "$dir/build/debug/ringspan" "$RINGSPAN_PREVIOUS"
+}
+
+# So many seeds from that one on, on all processors (RINGSPAN_JOBS).
+simulate() {
+    run cargo build --locked --features simulation --example simulation
+    run "${CARGO_TARGET_DIR:-target}/debug/examples/simulation" "$@"
 }
 
 # A short run of the fuzzer, where it is installed; the unit tests replay its corpus everywhere.
@@ -199,6 +209,10 @@ if [ "$mode" = model ]; then
     # Optimised a little: the larger bounds have millions of states.
     export CARGO_PROFILE_DEV_OPT_LEVEL=1
     run cargo test --locked --lib app::tests::model -- --include-ignored --nocapture --test-threads=1
+    exit
+fi
+if [ "$mode" = simulate ]; then
+    simulate "${2:-1000}" "${3:-1}"
     exit
 fi
 need_postgres
@@ -247,4 +261,5 @@ lint
 chart
 image
 fuzz
+simulate 20
 tests

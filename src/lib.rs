@@ -11,6 +11,7 @@ pub mod error;
 pub mod fuzz;
 pub mod ids;
 pub mod link;
+pub mod net;
 pub mod ownership;
 pub mod peer;
 pub mod ring;

@@ -1,4 +1,4 @@
-//! Who may change something by the admin listener, and the record of who did.
+//! Who may change something by the admin listener, and the record of who did, by whatever way.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,11 +18,13 @@ const READ: Duration = Duration::from_secs(2);
 
 /// How somebody was recognised who may change things; a word of the audit log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Actor {
+pub(crate) enum Actor {
     /// By the admin token.
     Token,
     /// By being on this machine, where there is no token.
     Loopback,
+    /// By what a signal to the process takes; not by the listener.
+    Signal,
 }
 
 impl Actor {
@@ -30,6 +32,7 @@ impl Actor {
         match self {
             Self::Token => "admin-token",
             Self::Loopback => "loopback",
+            Self::Signal => "signal",
         }
     }
 }
@@ -72,7 +75,7 @@ fn unreadable() -> Error {
 }
 
 /// Writes an act to the audit log: structured fields under the target `audit`.
-pub(super) fn record(
+pub(crate) fn record(
     action: &'static str,
     actor: &Result<Actor>,
     peer: Option<SocketAddr>,

@@ -1,11 +1,12 @@
 //! The JSON API.
 
-use std::net::SocketAddr;
-
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{ConnectInfo, Path, Query, State, rejection::QueryRejection},
+    extract::{
+        ConnectInfo, Path, Query, State,
+        rejection::{BytesRejection, QueryRejection},
+    },
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,6 +14,7 @@ use serde_json::json;
 
 use super::{
     Admin, Failure, access,
+    listener::Caller,
     view::{DrainAnswer, DrainOrder, RingInfo, SessionPage, SessionQuery, SessionStory},
 };
 use crate::error::{Code, Error};
@@ -45,13 +47,13 @@ pub(super) async fn session(
 
 pub(super) async fn drain(
     State(admin): State<Admin>,
-    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    peer: Option<Extension<ConnectInfo<Caller>>>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     const ACTION: &str = "drain";
 
-    let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
+    let peer = peer.map(|Extension(ConnectInfo(Caller(peer)))| peer);
     let actor = if same_site(&headers) {
         access::judge(&admin.token, &headers, peer).await
     } else {
@@ -61,9 +63,15 @@ pub(super) async fn drain(
         access::record(ACTION, &actor, peer, "denied");
         return Err(Failure(error.clone()));
     }
-    let order =
-        if body.is_empty() { Ok(DrainOrder::default()) } else { serde_json::from_slice(&body) };
-    let order = order.map_err(|fault| Failure::new(Code::InvalidRequest, fault.to_string()))?;
+    let order = match body {
+        Ok(body) if body.is_empty() => Ok(DrainOrder::default()),
+        Ok(body) => serde_json::from_slice(&body).map_err(|fault| fault.to_string()),
+        Err(fault) => Err(fault.body_text()),
+    };
+    let order = order.map_err(|fault| {
+        access::record(ACTION, &actor, peer, "invalid");
+        Failure::new(Code::InvalidRequest, fault)
+    })?;
     let answer = admin.view.drain(order).await;
     access::record(ACTION, &actor, peer, answer.as_str());
     let status = match answer {

@@ -4,16 +4,17 @@
 //! it can change is one thing, a drain, and that takes the admin token, or without one a caller
 //! on the node's own machine.
 
-mod access;
+pub(crate) mod access;
 mod api;
 pub mod client;
 mod events;
 mod health;
+mod listener;
 mod page;
 pub mod terminal;
 pub mod view;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -21,13 +22,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 pub use view::NodeView;
 
 use crate::{
     config::AdminToken,
     error::{Code, Error},
+    net::TcpListener,
     telemetry::Metrics,
 };
 
@@ -55,9 +56,9 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let router = router(view, metrics, token, shutdown.clone());
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let server =
-        axum::serve(listener, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let service = router.into_make_service_with_connect_info::<listener::Caller>();
+    let server = axum::serve(listener::of(listener), service)
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let deadline = async {
         shutdown.cancelled().await;
         tokio::time::sleep(LINGER).await;

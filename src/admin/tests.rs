@@ -21,9 +21,9 @@ use fake::Fake;
 
 /// A node that is asked from this address.
 fn at(fake: &Arc<Fake>, peer: &str, token: AdminToken) -> Router {
-    let peer: SocketAddr = peer.parse().unwrap();
+    let peer: std::net::SocketAddr = peer.parse().unwrap();
     router(fake.clone(), Metrics::new(), token, CancellationToken::new())
-        .layer(axum::Extension(axum::extract::ConnectInfo(peer)))
+        .layer(axum::Extension(axum::extract::ConnectInfo(listener::Caller(peer))))
 }
 
 fn node(fake: &Arc<Fake>) -> Router {
@@ -113,6 +113,20 @@ async fn a_page_of_another_site_cannot_drain_the_node() {
         let request = Request::post("/api/v1/drain").header("host", "127.0.0.1:9090");
         let request = request.header(name, value).body(Body::empty()).unwrap();
         assert_eq!(ask(&node, request).await.0, StatusCode::FORBIDDEN, "{name}");
+    }
+    assert!(!fake.draining.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_read_is_refused_in_our_words_and_drains_nothing() {
+    let fake = Arc::new(Fake::default());
+    let node = node(&fake);
+    for order in ["{", "{\"within\": 1}", &"x".repeat(3 << 20)] {
+        let request = Request::post("/api/v1/drain").body(Body::from(order.to_owned())).unwrap();
+        let (status, _, body) = ask(&node, request).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["error"]["code"], "invalid_request");
     }
     assert!(!fake.draining.load(Ordering::Relaxed));
 }

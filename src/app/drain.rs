@@ -4,7 +4,7 @@
 //! room, hand sessions over (idle ones first) while client sockets close at their boundaries,
 //! sever what is left, leave, linger, end.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{collections::HashSet, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -12,10 +12,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::{Node, deadline::Times};
 use crate::{
     admin::view::DrainAnswer,
+    ids::{Epoch, SessionId},
     ring::{
         Ring,
         departures::{self, Verdict},
     },
+    session::Handle,
     store::SessionFilter,
     telemetry::metrics::DrainState,
 };
@@ -101,7 +103,9 @@ impl Node {
         self.step(DrainState::Lingering, "owns nothing any more");
         // A heartbeat after the leave would be told that this node is no member any more.
         let renewer = self.renewer.lock().take();
-        drop(tokio::task::spawn_blocking(move || drop(renewer)).await);
+        if let Some(renewer) = renewer {
+            renewer.stop().await;
+        }
         let left = self.leave().await;
         self.before_end(sleep(LINGER)).await;
         tracing::info!(took = ?begun.elapsed(), "drained");
@@ -202,27 +206,15 @@ impl Node {
 
     /// Idle sessions first: they cost nothing to move, and the busy ones get the time.
     async fn hand_over(&self) {
-        let mut listed = self.registry.list();
-        listed.sort_by_key(|handle| !handle.stats.is_idle());
-        let begun = Instant::now();
-        let mut handles = Vec::with_capacity(listed.len());
-        for (n, handle) in (0..).zip(listed) {
-            sleep_until(begun + Duration::from_secs(1) * n / RATE).await;
-            if timeout(ORDER, handle.drain()).await.is_ok() {
-                handles.push(handle);
-            }
-        }
+        let mut told = HashSet::new();
         while !self.registry.is_empty() {
+            // Again and again, also those that were still being opened, or too busy to hear.
+            let mut listed = self.registry.list();
+            listed.retain(|handle| !told.contains(&(handle.id, handle.epoch)));
+            listed.sort_by_key(|handle| !handle.stats.is_idle());
+            told.extend(order(listed).await);
             self.metrics.drain(DrainState::HandingOff, self.registry.len());
             sleep(LOOK).await;
-            // Those that were still being opened when the others were told.
-            for handle in self.registry.list() {
-                let told =
-                    handles.iter().any(|told| told.id == handle.id && told.epoch == handle.epoch);
-                if !told && timeout(ORDER, handle.drain()).await.is_ok() {
-                    handles.push(handle);
-                }
-            }
         }
         self.metrics.drain(DrainState::HandingOff, 0);
     }
@@ -271,4 +263,15 @@ impl Node {
             sleep(LOOK).await;
         }
     }
+}
+
+/// Orders sessions to leave, at a steady rate. Those that heard it in time.
+async fn order(sessions: Vec<Handle>) -> impl Iterator<Item = (SessionId, Epoch)> {
+    let begun = Instant::now();
+    let orders = (0..).zip(sessions).map(|(n, handle)| async move {
+        sleep_until(begun + Duration::from_secs(1) * n / RATE).await;
+        let heard = timeout(ORDER, handle.drain()).await.is_ok();
+        heard.then_some((handle.id, handle.epoch))
+    });
+    join_all(orders).await.into_iter().flatten()
 }

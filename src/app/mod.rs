@@ -22,17 +22,18 @@ use std::{
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use self::deadline::Times;
 use crate::{
-    admin,
+    admin::{self, access},
     config::{Config, Timing},
     edge::{self, Authenticator, Edge},
     error::{Code, Error},
     ids::Incarnation,
+    net::TcpListener,
     ownership::{lease::LeaseHandle, outage::Bounds, renewer::Renewer, witness::Witness},
     peer::{self, Identity, Incoming, Peers},
     ring::{Membership, Ring},
@@ -172,7 +173,7 @@ impl App {
 
         let upstreams: Vec<_> = config.routes.iter().map(|r| Arc::clone(&r.upstream)).collect();
         let dialer = Dialer::new(
-            upstreams.iter().map(|upstream| &**upstream),
+            &upstreams,
             config.limits.dial_timeout,
             config.limits.max_message_bytes,
             config.breaker,
@@ -326,20 +327,21 @@ impl App {
         self.addresses
     }
 
-    /// Serves until it has drained (a signal, or the admin listener, asks for it).
+    /// Serves until it has drained: `signalled` is done, or the admin listener asks for it.
+    /// A second signal ends the drain. `signalled` has to be cancel-safe.
     ///
     /// # Errors
     /// The lease was lost, a listener failed, or a second signal ended the drain.
-    pub async fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self, mut signalled: impl AsyncFnMut()) -> anyhow::Result<()> {
         let Self { node, servers, .. } = self;
         let Servers { mut peer, mut admin, client } = servers;
-        let mut signals = Signals::new()?;
         let mut wanted = node.times.subscribe();
         let result = tokio::select! {
             biased;
             () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead")),
-            () = signals.wanted() => {
-                tracing::info!(target: "audit", action = "drain", actor = "signal", outcome = "accepted", "administrative act");
+            () = signalled() => {
+                let outcome = admin::view::DrainAnswer::Accepted.as_str();
+                access::record("drain", &Ok(access::Actor::Signal), None, outcome);
                 Ok(true)
             }
             _ = wanted.wait_for(Option::is_some) => Ok(false),
@@ -347,7 +349,7 @@ impl App {
             ended = &mut admin => Err(failure("admin", ended.map(|r| r.err().map(Into::into)))),
         };
         let result = match result {
-            Ok(signalled) => {
+            Ok(by_signal) => {
                 let span = tracing::info_span!(
                     parent: None,
                     "drain",
@@ -356,7 +358,7 @@ impl App {
                 tokio::select! {
                     biased;
                     () = node.lease.lost() => Err(anyhow::anyhow!("the ring declared this node dead during its drain")),
-                    () = node.second(&mut signals, signalled) => Err(anyhow::anyhow!("a second signal ended the drain")),
+                    () = node.second(&mut signalled, by_signal) => Err(anyhow::anyhow!("a second signal ended the drain")),
                     drained = node.drain().instrument(span) => drained,
                 }
             }
@@ -378,13 +380,13 @@ impl App {
 impl Node {
     /// Begins the drain and waits for a second signal. The first one of a drain that the
     /// admin listener began is no second one: platforms send it after a hook of theirs.
-    async fn second(&self, signals: &mut Signals, signalled: bool) {
+    async fn second(&self, signalled: &mut impl AsyncFnMut(), by_signal: bool) {
         self.begin_drain(None);
-        if !signalled {
-            signals.wanted().await;
+        if !by_signal {
+            signalled().await;
             tracing::info!("a signal in the drain; its deadline stays as it is");
         }
-        signals.wanted().await;
+        signalled().await;
     }
 
     /// Lets go of everything at once: this node is not sure of anything it owns.
@@ -418,25 +420,5 @@ fn failure(
         Ok(Some(error)) => error.context(format!("the {what} listener failed")),
         Ok(None) => anyhow::anyhow!("the {what} listener ended"),
         Err(error) => anyhow::anyhow!("the {what} listener died: {error}"),
-    }
-}
-
-/// SIGTERM and SIGINT, alike.
-struct Signals {
-    term: tokio::signal::unix::Signal,
-    int: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
-    }
-
-    async fn wanted(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-        }
     }
 }

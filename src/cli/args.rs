@@ -139,7 +139,7 @@ pub enum MigrateCommand {
 /// How to reach a running ring.
 #[derive(Clone, Debug, Args)]
 pub struct AdminArgs {
-    /// Admin listener of any node
+    /// Admin listener of any node; for `drain`, of the node that is to drain
     #[arg(
         long,
         value_name = "URL",

@@ -3,11 +3,11 @@
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 
 use super::{Exit, args::SampleUpstreamArgs, env, signals::Signals};
 use crate::{
     config::Secret,
+    net::TcpListener,
     sample::{self, SampleAuth, SampleOptions},
 };
 

@@ -5,6 +5,8 @@ use std::{
     net::SocketAddr,
 };
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use super::{Exit, block_on, complain, env};
 use crate::{
     app::{Addresses, App},
@@ -61,7 +63,27 @@ async fn run_app(config: Config, metrics: Metrics) -> anyhow::Result<()> {
     let mut out = io::stdout();
     // A node whose stdout is closed serves as well as any other.
     let _ = writeln!(out, "{}", ready_line(&node, &app.addresses())).and_then(|()| out.flush());
-    app.run().await
+    let mut signals = Signals::new()?;
+    app.run(async || signals.wanted().await).await
+}
+
+/// SIGTERM and SIGINT, alike.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wanted(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
 }
 
 /// What stdout says once all listeners answer.

@@ -35,7 +35,7 @@ use crate::{
     },
     store::AliasKind,
     telemetry::propagation,
-    upstream::{DialError, HttpError, Upgrade},
+    upstream::{HttpError, Upgrade},
     wire::{Batch, Kind, Message, Share},
 };
 
@@ -368,10 +368,7 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
                 crate::wire::handshake::forwardable_response_headers(&parts.headers);
             response
         }
-        Err(HttpError::GivenUp(retry)) => {
-            let upstream = route.upstream.name.clone();
-            edge.refuse(&DialError::GivenUp { upstream, retry }.told())
-        }
+        Err(HttpError::Dial(error)) => edge.refuse(&error.told()),
         Err(HttpError::Timeout(_)) => {
             edge.refuse(&Error::new(Code::UpstreamTimeout, "the upstream did not answer in time"))
         }

@@ -10,16 +10,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep, sleep_until, timeout},
-};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{CLOSE_RESTART, Drain, RESTART, auth::Identity, upgrade::Seat};
 use crate::{
     bell::Bell,
     link::{Frame, Link},
+    net::TcpStream,
     telemetry::metrics::FrameCounters,
     wire::{Batch, CloseFrame, Incoming, Socket, SocketError},
 };

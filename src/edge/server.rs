@@ -21,15 +21,14 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::sleep,
-};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Edge, http as http_edge, hygiene, opaque, responses, upgrade::Seat};
-use crate::config::{Profile, Route};
+use crate::{
+    config::{Profile, Route},
+    net::{self, TcpListener},
+};
 
 /// What a client hears that is one too many.
 const FULL_ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n\
@@ -68,7 +67,7 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
             drop(stream.try_write(FULL_ANSWER));
             continue;
         };
-        tune(&stream);
+        net::tune(&stream, KEEPALIVE);
         let (service, drain) = (service.clone(), edge.drain.closing.clone());
         let seat = Seat::new(permit);
         let asked = Arc::clone(&edge);
@@ -105,17 +104,6 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
 fn last(mut response: Response) -> Response {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
-}
-
-fn tune(stream: &TcpStream) {
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE / 3)
-        .with_retries(3);
-    let socket = socket2::SockRef::from(stream);
-    // Neither is needed to serve; a kernel that refuses one costs latency or a late notice.
-    drop(socket.set_tcp_nodelay(true));
-    drop(socket.set_tcp_keepalive(&keepalive));
 }
 
 fn router(edge: &Arc<Edge>) -> Router {

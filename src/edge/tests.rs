@@ -33,10 +33,10 @@ struct Front {
 impl Front {
     async fn start(limits: Limits) -> Self {
         let gate = Gate::open(SampleAuth::Open).await;
-        let node = Node::start(&Arc::new(Memory::default()), "a", limits).await;
         let routes: Arc<[_]> = [Profile::Opaque, Profile::Responses]
             .map(|profile| Arc::new(route(profile, &gate)))
             .into();
+        let node = Node::start(&Arc::new(Memory::default()), "a", limits, routes.iter()).await;
         let cluster = node.store.cluster().await.unwrap();
         let identity = Identity {
             cluster_id: cluster.id,

@@ -6,10 +6,11 @@ use axum::{body::Body, extract::Request, response::Response};
 use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::reply;
 use crate::{
+    net::TcpStream,
     session::{Attached, Resume},
     wire::{Role, Share, Socket, SocketOptions, handshake::ServerUpgrade},
 };

@@ -4,7 +4,7 @@
 //! *certificate*: every other living member of its view has answered, within the last
 //! [`Bounds::answer`], that it has no word from the store either and will not declare this
 //! node dead before [`Bounds::promise`] is over. Nodes that the view does not hold cannot
-//! be asked; they wait [`Bounds::longest`] for a member that has not told them that it
+//! be asked; they wait [`Bounds::stranger`] for a member that has not told them that it
 //! knows them, and no certificate outlives that. `docs/decisions/0014` has the argument.
 //!
 //! All times derive from the lease's, which must therefore be the same on all nodes.

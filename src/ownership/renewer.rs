@@ -9,7 +9,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -25,10 +24,10 @@ use crate::{
 /// is noticed.
 const TICK: Duration = Duration::from_millis(250);
 
-/// The renewing thread. Stops when dropped.
+/// The renewing thread. Stops when dropped, which waits for a tick and one bounded store call.
 pub struct Renewer {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    place: Place,
 }
 
 impl Renewer {
@@ -45,7 +44,6 @@ impl Renewer {
         load: Arc<AtomicU32>,
         metrics: Metrics,
     ) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stop = Arc::new(AtomicBool::new(false));
         let task = Task {
             options,
@@ -58,20 +56,65 @@ impl Renewer {
             stop: Arc::clone(&stop),
             view: RingView::default(),
         };
-        let thread = std::thread::Builder::new()
-            .name("lease".into())
-            .spawn(move || runtime.block_on(task.run()))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { stop, place: Place::start(task.run())? })
+    }
+
+    /// Stops it without holding up the runtime. No heartbeat follows.
+    #[cfg(not(feature = "simulation"))]
+    pub async fn stop(self) {
+        self.stop.store(true, Relaxed);
+        drop(tokio::task::spawn_blocking(move || drop(self)).await);
+    }
+
+    /// Stops it. No heartbeat follows.
+    #[cfg(feature = "simulation")]
+    pub async fn stop(mut self) {
+        self.stop.store(true, Relaxed);
+        drop((&mut self.place.0).await);
     }
 }
 
 impl Drop for Renewer {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It ends within a tick and one bounded store call.
+        self.place.end();
+    }
+}
+
+/// Where the renewing goes on: on a thread with a runtime of its own.
+#[cfg(not(feature = "simulation"))]
+struct Place(Option<std::thread::JoinHandle<()>>);
+
+#[cfg(not(feature = "simulation"))]
+impl Place {
+    fn start(task: impl Future<Output = ()> + Send + 'static) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new()
+            .name("lease".into())
+            .spawn(move || runtime.block_on(task))?;
+        Ok(Self(Some(thread)))
+    }
+
+    fn end(&mut self) {
+        if let Some(thread) = self.0.take() {
             drop(thread.join());
         }
+    }
+}
+
+/// A simulation has one thread, and time moves on that one only.
+#[cfg(feature = "simulation")]
+struct Place(tokio::task::JoinHandle<()>);
+
+#[cfg(feature = "simulation")]
+impl Place {
+    #[expect(clippy::unnecessary_wraps, reason = "a thread may not start")]
+    fn start(task: impl Future<Output = ()> + Send + 'static) -> std::io::Result<Self> {
+        Ok(Self(tokio::spawn(task)))
+    }
+
+    fn end(&mut self) {
+        self.0.abort();
     }
 }
 

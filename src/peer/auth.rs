@@ -14,8 +14,8 @@ use tonic::{
 use super::tls::{self, Files};
 use crate::{
     config::{PeerSecurity, Secret},
-    ids::Incarnation,
     ring::Ring,
+    store::Member,
 };
 
 /// Shows our token with every call: the first, where several are accepted.
@@ -78,7 +78,7 @@ impl Interceptor for Ask {
                 Err(Status::unauthenticated("the peer token is missing or wrong"))
             }
             Self::Certificate(ring) => {
-                if is_named(&request, &ring.borrow(), None) {
+                if shown(&request).is_some_and(|shown| names(shown, &ring.borrow(), |_| true)) {
                     return Ok(request);
                 }
                 // It may have joined a moment ago: it tries again.
@@ -88,15 +88,20 @@ impl Interceptor for Ask {
     }
 }
 
-/// Whether the caller's certificate names this member, or any. True without mTLS.
-pub(super) fn is_named<T>(request: &Request<T>, ring: &Ring, who: Option<Incarnation>) -> bool {
-    let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
-    let Some(info) = info else { return who.is_some() };
-    let certificates = info.peer_certs();
+/// What the transport was shown by a caller.
+pub(super) type Shown = TlsConnectInfo<TcpConnectInfo>;
+
+/// What the caller showed; None without mTLS.
+pub(super) fn shown<T>(request: &Request<T>) -> Option<&Shown> {
+    request.extensions().get()
+}
+
+/// Whether the certificate that was shown names a living member that is meant.
+pub(super) fn names(shown: &Shown, ring: &Ring, meant: impl Fn(&Member) -> bool) -> bool {
+    let certificates = shown.peer_certs();
     let Some(own) = certificates.as_ref().and_then(|all| all.first()) else { return false };
     let members = ring.view.members.iter().filter(|member| member.state.is_alive());
-    let mut meant = members.filter(|member| who.is_none_or(|who| who == member.incarnation));
-    meant.any(|member| tls::names(own, member))
+    members.filter(|member| meant(member)).any(|member| tls::names(own, member))
 }
 
 /// The files of mTLS, if it is asked for.

@@ -3,13 +3,12 @@
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::watch, task::AbortHandle, time::timeout};
+use tokio::{sync::watch, task::AbortHandle, time::timeout};
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
-    Request, Response, Status, Streaming,
-    service::interceptor::InterceptedService,
-    transport::{Server, server::TcpIncoming},
+    Request, Response, Status, Streaming, service::interceptor::InterceptedService,
+    transport::Server,
 };
 use tracing::Instrument;
 
@@ -23,15 +22,17 @@ use super::{
         frame::Body,
         peer_server::{Peer, PeerServer},
     },
-    tls,
+    tls, transport,
 };
 use crate::{
     config::{PeerSecurity, Route},
     error::{Code, Error},
     ids::{Incarnation, SessionId},
+    net::TcpListener,
     ownership::witness::Witness,
     ring::Ring,
     session::{AttachError, Registry},
+    store::Member,
     telemetry::{
         events::Events,
         metrics::{GaugeGuard, Metrics, Side},
@@ -118,8 +119,7 @@ impl Peer for Incoming {
         &self,
         request: Request<Streaming<proto::Frame>>,
     ) -> Result<Response<Frames>, Status> {
-        let certificate =
-            Request::from_parts(request.metadata().clone(), request.extensions().clone(), ());
+        let shown = auth::shown(&request).cloned();
         let mut streaming = request.into_inner();
         let first = timeout(HELLO, streaming.message())
             .await
@@ -129,7 +129,8 @@ impl Peer for Incoming {
         };
         let protocol = self.check(&hello)?;
         let caller = Incarnation(hello.incarnation);
-        if !auth::is_named(&certificate, &self.ring.borrow(), Some(caller)) {
+        let is_caller = |member: &Member| member.incarnation == caller;
+        if shown.is_some_and(|shown| !auth::names(&shown, &self.ring.borrow(), is_caller)) {
             return Err(Status::unauthenticated("the peer certificate is another member's"));
         }
         let mux = Mux::new(self.identity.max_message_bytes);
@@ -358,10 +359,7 @@ pub async fn serve(
         let connections = tls::accept(listener, files, &tracker, &shutdown).await?;
         router.serve_with_incoming_shutdown(connections, stop).await?;
     } else {
-        // The server's own setting holds only for listeners that it binds; without it the end
-        // of each answer waits 40 ms for the caller's acknowledgement.
-        let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
-        router.serve_with_incoming_shutdown(connections, stop).await?;
+        router.serve_with_incoming_shutdown(transport::incoming(listener), stop).await?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod testify;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod transport;
 
 pub use describe::{SessionReport, StoryEvent, story};
 pub use incoming::{Incoming, serve};

@@ -19,7 +19,7 @@ use super::{
     PROTOCOL, auth, convert,
     mux::{Counted, Mux, Outgoing},
     proto::{self, frame::Body, peer_client::PeerClient},
-    tls,
+    tls, transport,
 };
 use crate::{
     config::PeerSecurity,
@@ -265,7 +265,7 @@ impl Peers {
         if let Some(tls) = &self.tls {
             endpoint = tls.secure(endpoint).await.map_err(|error| format!("{error:#}"))?;
         }
-        let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
+        let channel = transport::connect(&endpoint).await.map_err(|error| chain(&error))?;
         let mut client: Client = PeerClient::with_interceptor(channel, self.show.clone());
         let mux = Mux::new(self.identity.max_message_bytes);
         let hello = proto::Hello {

@@ -66,8 +66,8 @@ impl Pair {
         let store = Arc::new(Memory::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let owner = Node::at(&store, "owner", &addr, limits, LEASE).await;
-        let edge = Node::start(&store, "edge", limits).await;
+        let owner = Node::at(&store, "owner", &addr, limits, LEASE, [&route]).await;
+        let edge = Node::start(&store, "edge", limits, [&route]).await;
         let witness = Witness::new(owner.me, Bounds::new(LEASE), std::time::Instant::now());
         let incoming = Incoming {
             identity: identity(&owner, "ring"),

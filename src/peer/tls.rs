@@ -12,7 +12,6 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
     time::{sleep, timeout},
 };
@@ -21,7 +20,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use crate::{store::Member, upstream::read_text};
+use super::transport::{Stream, wrap};
+use crate::{net::TcpListener, store::Member, upstream::read_text};
 
 /// Largest file of certificates or of a key, in bytes.
 const MAX_FILE: usize = 1 << 20;
@@ -140,7 +140,7 @@ pub(super) async fn accept(
     files: Files,
     tracker: &TaskTracker,
     stop: &CancellationToken,
-) -> anyhow::Result<ReceiverStream<io::Result<TlsStream<TcpStream>>>> {
+) -> anyhow::Result<ReceiverStream<io::Result<TlsStream<Stream>>>> {
     let material = files.read().await?;
     let (current, config) = watch::channel(Arc::new(material.server()?));
     tracker.spawn(stop.clone().run_until_cancelled_owned(follow(files, material, current)));
@@ -160,7 +160,7 @@ pub(super) async fn accept(
                 let _place = place;
                 // Latency over fewer packets; a socket that refuses the option still works.
                 stream.set_nodelay(true).ok();
-                match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                match timeout(HANDSHAKE, acceptor.accept(wrap(stream))).await {
                     Ok(Ok(stream)) => drop(connections.send(Ok(stream)).await),
                     Ok(Err(error)) => tracing::warn!(%error, "a peer's handshake failed"),
                     Err(_) => tracing::warn!("a peer's handshake took too long"),

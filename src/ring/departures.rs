@@ -45,21 +45,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::ring::placement::tests;
 
     fn member(n: i64, state: MemberState, load: u32) -> Member {
-        Member {
-            incarnation: Incarnation(n),
-            node_id: format!("node-{n}"),
-            peer_addr: String::new(),
-            build: "1.0.0".into(),
-            zone: None,
-            weight: 100,
-            capacity: 100,
-            process: String::new(),
-            state,
-            load,
-            lease_remaining: Duration::from_secs(10),
-        }
+        Member { state, load, capacity: 100, ..tests::member(n, &format!("node-{n}")) }
     }
 
     fn verdicts(members: &[Member]) -> Vec<Verdict> {

@@ -107,27 +107,19 @@ fn whole(sessions: f64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ring::placement::tests::nodes;
 
     fn ring(loads: &[(u32, u32)]) -> Vec<Member> {
-        let member = |(n, (load, weight)): (usize, &(u32, u32))| Member {
-            incarnation: Incarnation(i64::try_from(n).unwrap() + 1),
-            node_id: format!("node-{n}"),
-            peer_addr: String::new(),
-            build: "1.0.0".into(),
-            zone: None,
-            weight: *weight,
+        let member = |(member, &(load, weight)): (Member, &(u32, u32))| Member {
+            load,
+            weight,
             capacity: 1_000_000,
-            process: String::new(),
-            state: MemberState::Active,
-            load: *load,
-            lease_remaining: Duration::from_secs(10),
+            ..member
         };
-        loads.iter().enumerate().map(member).collect()
+        nodes(i64::try_from(loads.len()).unwrap()).into_iter().zip(loads).map(member).collect()
     }
 
     /// One round: everybody decides on the same figures, then moves at most `most`. How many

@@ -81,12 +81,15 @@ use history::History;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use request::Refusal;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use self::conversation::{Seen, Store};
-use crate::config::Secret;
+use crate::{
+    config::Secret,
+    net::{TcpListener, TcpStream},
+};
 
 /// Largest body and message, bytes.
 const MAX_MESSAGE_BYTES: usize = 128 << 20;
@@ -200,7 +203,7 @@ pub async fn serve(
 }
 
 /// HTTP/1 on one accepted socket, until it ends, is upgraded or the server stops.
-async fn connection(stream: tokio::net::TcpStream, service: Router, stop: CancellationToken) {
+async fn connection(stream: TcpStream, service: Router, stop: CancellationToken) {
     let service = hyper::service::service_fn(move |request: hyper::Request<_>| {
         service.clone().oneshot(request.map(Body::new))
     });

@@ -9,7 +9,6 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -19,6 +18,7 @@ use tokio_tungstenite::{
 };
 
 use super::{MAX_MESSAGE_BYTES, Sample, request::Refusal};
+use crate::net::TcpStream;
 
 /// A socket right on top of TCP, without hyper's buffers in between.
 pub(super) type Socket = WebSocketStream<TcpStream>;

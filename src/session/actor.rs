@@ -58,7 +58,8 @@ fn turn_bounds(limits: &Limits, route: &Route, counted: bool) -> Bounds {
         // Room for a few of the largest requests.
         payload_bytes: limits.max_message_bytes.saturating_mul(4),
         history_bytes: limits.history_bytes,
-        ledger: route.ledger || counted,
+        asked: route.ledger || counted,
+        ledger: route.ledger,
     }
 }
 

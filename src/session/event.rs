@@ -4,10 +4,12 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fields::Fields;
 use crate::{
+    config::blames_endpoint,
     error::{Code, Error},
     store::TurnKey,
     wire::{Batch, Kind, Message},
@@ -189,7 +191,25 @@ pub struct ServerEvent {
     pub sequence: Option<u64>,
     /// `error.code`.
     pub error_code: Option<String>,
+    /// `status`, of an error or a failure.
+    pub status: Option<u16>,
+    /// `response.error.code`.
+    pub failure: Option<String>,
 }
+
+/// What the end of a turn says of the endpoint that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Sound,
+    AtFault,
+    /// The request was at fault, or it cannot be told.
+    Open,
+}
+
+/// Codes of a `response.failed` that are the endpoint's fault. The last is a matter of the
+/// credential.
+const SERVER_FAULTS: [&str; 2] = ["server_error", "server_is_overloaded"];
+const RATE_LIMIT: &str = "rate_limit_exceeded";
 
 #[derive(Deserialize)]
 struct ServerHead<'a> {
@@ -204,6 +224,9 @@ struct ServerHead<'a> {
     sequence_number: Option<u64>,
     #[serde(borrow)]
     error: Option<ErrorHead<'a>>,
+    /// Unread: only of an error does it matter what it is.
+    #[serde(borrow)]
+    status: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -212,6 +235,9 @@ struct ResponseHead<'a> {
     id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     incomplete_details: Option<IncompleteHead<'a>>,
+    /// Unread: only of a failed one does it matter what it is.
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -246,6 +272,12 @@ impl ServerEvent {
             "error" => Stage::Error,
             _ => Stage::Running,
         };
+        let bad = matches!(stage, Stage::Error | Stage::Failed);
+        let failure = head.response.as_ref().and_then(|response| response.error);
+        let failure = failure.filter(|_| bad);
+        let failure: Option<ErrorHead<'_>> =
+            failure.and_then(|error| serde_json::from_str(error.get()).ok());
+        let status = head.status.filter(|_| bad);
         let response_id = head.response.and_then(|response| response.id).or(head.response_id);
         Some(Self {
             stage,
@@ -253,7 +285,25 @@ impl ServerEvent {
             response_id: response_id.map(Cow::into_owned),
             sequence: head.sequence_number,
             error_code: head.error.and_then(|error| error.code).map(Cow::into_owned),
+            status: status.and_then(|status| status.get().parse().ok()),
+            failure: failure.and_then(|error| error.code).map(Cow::into_owned),
         })
+    }
+
+    /// What it says of the endpoint that gave it; `operators`: with the operator's credential.
+    #[must_use]
+    pub fn verdict(&self, operators: bool) -> Verdict {
+        let is_fault =
+            |code: &str| SERVER_FAULTS.contains(&code) || operators && code == RATE_LIMIT;
+        match self.stage {
+            Stage::Completed | Stage::Incomplete => Verdict::Sound,
+            Stage::Error | Stage::Failed => {
+                let by_code = self.failure.as_deref().is_some_and(is_fault);
+                let by_status = self.status.is_some_and(|s| blames_endpoint(s, operators));
+                if by_code || by_status { Verdict::AtFault } else { Verdict::Open }
+            }
+            _ => Verdict::Open,
+        }
     }
 }
 
@@ -369,5 +419,41 @@ mod tests {
         assert_eq!((created.stage, created.response_id.as_deref()), (Stage::Created, Some("r1")));
         assert_eq!(event("42"), None);
         assert_eq!(event(r#"{"a":1}"#), None);
+    }
+
+    #[test]
+    fn an_endpoint_is_blamed_for_its_own_failures_and_for_the_operators_credential_only() {
+        use Verdict::{AtFault, Open, Sound};
+        let cases = [
+            (r#"{"type":"response.completed","response":{"id":"r"}}"#, Sound, Sound),
+            (r#"{"type":"response.incomplete","response":{"id":"r"}}"#, Sound, Sound),
+            (r#"{"type":"error","status":500,"error":{"code":"x"}}"#, AtFault, AtFault),
+            (r#"{"type":"error","status":429,"error":{"code":"x"}}"#, Open, AtFault),
+            (r#"{"type":"error","status":401,"error":{"code":"x"}}"#, Open, AtFault),
+            (r#"{"type":"error","status":400,"error":{"code":"x"}}"#, Open, Open),
+            (r#"{"type":"error","error":{"code":"server_error"}}"#, Open, Open),
+            (r#"{"type":"error","status":"500","error":{"code":"x"}}"#, Open, Open),
+            (r#"{"type":"response.failed","response":{"id":"r","error":"x"}}"#, Open, Open),
+            (
+                r#"{"type":"response.failed","response":{"id":"r","error":{"code":"server_error"}}}"#,
+                AtFault,
+                AtFault,
+            ),
+            (
+                r#"{"type":"response.failed","response":{"id":"r","error":{"code":"rate_limit_exceeded"}}}"#,
+                Open,
+                AtFault,
+            ),
+            (
+                r#"{"type":"response.failed","response":{"id":"r","error":{"code":"invalid_prompt"}}}"#,
+                Open,
+                Open,
+            ),
+        ];
+        for (text, clients, operators) in cases {
+            let event = ServerEvent::parse(&Message::text(text)).unwrap();
+            assert_eq!(event.verdict(false), clients, "{text}");
+            assert_eq!(event.verdict(true), operators, "{text}");
+        }
     }
 }

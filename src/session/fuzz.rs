@@ -11,8 +11,13 @@ use super::{
 };
 use crate::wire::{Batch, Message};
 
-const BOUNDS: Bounds =
-    Bounds { queue: 4, payload_bytes: 1 << 20, history_bytes: 1 << 16, ledger: false };
+const BOUNDS: Bounds = Bounds {
+    queue: 4,
+    payload_bytes: 1 << 20,
+    history_bytes: 1 << 16,
+    asked: false,
+    ledger: false,
+};
 
 /// Clients and an upstream that say the lines of `data`, each told by its first byte: digits
 /// are clients, `u` is the upstream, and the others are what happens between messages.

@@ -27,9 +27,6 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How long clients may take for what had been said when the session was told to stop.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// How long an upstream may take for a close.
-pub(super) const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
-
 /// How long an heir may take to keep a conversation.
 const PREPARE: Duration = Duration::from_secs(2);
 
@@ -50,7 +47,7 @@ pub(super) async fn run(mut actor: Box<Actor>) {
     loop {
         match actor.serve().await {
             Exit::Abandoned => {
-                actor.close_upstream(UPSTREAM_CLOSE).await;
+                actor.close_upstream();
                 close(&actor).await;
             }
             // What was said under earlier owners may still be asked for.
@@ -72,7 +69,7 @@ pub(super) async fn run(mut actor: Box<Actor>) {
             Exit::Fenced => {
                 actor.settle(SETTLE).await;
                 actor.dismiss(&Frame::Moved);
-                actor.close_upstream(UPSTREAM_CLOSE).await;
+                actor.close_upstream();
             }
             Exit::Stopped(error) => stop(&mut actor, error).await,
         }
@@ -93,6 +90,16 @@ fn begin(actor: &mut Actor) -> Span {
     span
 }
 
+impl Departure {
+    /// At most `limit`; at a deadline also no more than one of so many parts of what is left.
+    fn within(&self, limit: Duration, parts: u32, now: Instant) -> Duration {
+        match self {
+            Self::Deadline(until) => limit.min(until.saturating_duration_since(now) / parts),
+            Self::Drain | Self::Balance(_) => limit,
+        }
+    }
+}
+
 /// Whether the session's stay here has ended.
 #[derive(PartialEq, Eq)]
 enum Stay {
@@ -107,18 +114,15 @@ enum Stay {
 async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let started = Instant::now();
     let (id, epoch) = (actor.id, actor.epoch);
-    let settle = match departure {
-        Departure::Deadline(until) => until.saturating_duration_since(started) / 2,
-        Departure::Drain | Departure::Balance(_) => SETTLE,
-    };
     let quiesced = actor.ctx.store.quiesce(id, actor.ctx.me, epoch).await;
     // From here on the ledger begins no turn of this epoch, so what it is told now is all.
     if !matches!(departure, Departure::Balance(_)) {
         let left = actor.turns.as_ref().map(Turns::leave_behind);
         actor.perform(left.unwrap_or_default());
     }
-    actor.flush_ledger(FLUSH).await;
-    actor.settle(settle.min(SETTLE)).await;
+    // Of what is left at a deadline: the ledger does not need to know, clients want to.
+    actor.flush_ledger(departure.within(FLUSH, 4, Instant::now())).await;
+    actor.settle(departure.within(SETTLE, 2, Instant::now())).await;
     let heirs = match departure {
         Departure::Balance(heirs) => heirs.clone(),
         _ => actor.ctx.ring.borrow().heirs(id, actor.ctx.me),
@@ -128,7 +132,11 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let (reason, outcome) =
         (reason(departure), if went == Went::Nowhere { Outcome::Failed } else { Outcome::Ok });
     actor.ctx.metrics.handoff(reason, outcome, started.elapsed());
-    if went == Went::Nowhere {
+    if let Went::To(heir, epoch) = went {
+        tracing::info!(session = %id, %heir, %epoch, "session handed over");
+        let text = format!("handed over to incarnation {heir}, epoch {epoch}");
+        actor.ctx.events.emit("handoff", Some(&id), &text);
+    } else {
         // Nothing forced it to leave, so it stays, unless it is not ours any more.
         if matches!(departure, Departure::Balance(_)) && stays(actor, quiesced.is_err()).await {
             return Stay::GoesOn;
@@ -137,12 +145,12 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         release(actor).await;
     }
     actor.dismiss(&Frame::Moved);
-    if let Went::To(heir) = went
+    if let Went::To(heir, _) = went
         && actor.turns.is_some()
     {
         activate(actor, heir).await;
     }
-    actor.close_upstream(UPSTREAM_CLOSE).await;
+    actor.close_upstream();
     Stay::Over
 }
 
@@ -178,12 +186,7 @@ async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, departure: &Departure)
         for _ in 0..TRIES {
             let answer = actor.ctx.store.transfer(id, me, epoch, heir, forced).await;
             match after_answer(&answer, forced, must_leave) {
-                Step::Moved(epoch) => {
-                    tracing::info!(session = %id, %heir, %epoch, "session handed over");
-                    let text = format!("handed over to incarnation {heir}, epoch {epoch}");
-                    actor.ctx.events.emit("handoff", Some(&id), &text);
-                    return Went::To(heir);
-                }
+                Step::Moved(epoch) => return Went::To(heir, epoch),
                 Step::NextHeir => break,
                 Step::Force => {
                     forced = true;
@@ -195,12 +198,9 @@ async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, departure: &Departure)
             let error = answer.err();
             tracing::warn!(session = %id, %heir, ?error, "no answer to a transfer, reading what came of it");
             let row = reread(actor).await;
-            let Some(went) = after_reread(row.as_ref(), me, epoch) else { continue };
-            if let Some(row) = row.filter(|row| row.epoch > epoch) {
-                let text = format!("handed over to incarnation {heir}, epoch {}", row.epoch);
-                actor.ctx.events.emit("handoff", Some(&id), &text);
+            if let Some(went) = after_reread(row.as_ref(), me, epoch) {
+                return went;
             }
-            return went;
         }
     }
     Went::Nowhere
@@ -244,11 +244,11 @@ fn addr_of(actor: &Actor, heir: Incarnation) -> Option<String> {
 }
 
 async fn stop(actor: &mut Actor, error: Error) {
-    // Settling moves frames, which nobody may without a lease (I4).
-    if actor.ctx.lease.is_live(Instant::now().into_std()) {
+    // What waits for its copy is said now, but not without a lease (I4).
+    if actor.ctx.lease.is_live_now() {
         actor.release_held();
-        actor.settle(LAST_WORDS).await;
     }
+    actor.settle(LAST_WORDS).await;
     let busy = actor.turns.as_ref().is_some_and(|turns| turns.running() > 0);
     let error = if busy {
         let text = "this node stopped during this turn; whether it finished is unknown";
@@ -257,8 +257,8 @@ async fn stop(actor: &mut Actor, error: Error) {
         error
     };
     actor.dismiss(&Frame::Failed(error));
-    actor.close_upstream(UPSTREAM_CLOSE).await;
-    if actor.ctx.lease.is_live(Instant::now().into_std()) {
+    actor.close_upstream();
+    if actor.ctx.lease.is_live_now() {
         release(actor).await;
     }
 }
@@ -278,5 +278,20 @@ async fn release(actor: &Actor) {
 async fn close(actor: &Actor) {
     if let Err(error) = actor.ctx.store.close(actor.id, actor.ctx.me, actor.epoch).await {
         tracing::warn!(session = %actor.id, %error, "closing the session failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_a_deadline_nothing_takes_more_than_its_part_of_what_is_left() {
+        let now = Instant::now();
+        let left = |seconds| Departure::Deadline(now + Duration::from_secs(seconds));
+        assert_eq!(left(4).within(SETTLE, 2, now), Duration::from_secs(2));
+        assert_eq!(left(60).within(SETTLE, 2, now), SETTLE);
+        assert_eq!(left(4).within(SETTLE, 2, now + SETTLE), Duration::ZERO, "it is over");
+        assert_eq!(Departure::Drain.within(SETTLE, 2, now), SETTLE);
     }
 }

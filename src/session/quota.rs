@@ -6,11 +6,12 @@
 //! without limits nobody is asked.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Mutex as Gate, Notify, mpsc, oneshot},
@@ -39,6 +40,9 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Pause after the store did not take what has ended.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Principals whose ended turns the store is told of at a time.
+const RETURNS: usize = 16;
+
 /// Counts the turns of principals that have limits. A cheap handle.
 #[derive(Clone)]
 pub struct Quotas {
@@ -57,7 +61,7 @@ struct Shared {
     /// Principals with turns that run here, or that the store may believe to.
     uses: Mutex<HashMap<Principal, Arc<Use>>>,
     /// Those of which the store may believe more than is true.
-    ended: Mutex<HashSet<Principal>>,
+    ended: Mutex<BTreeSet<Principal>>,
     more: Notify,
 }
 
@@ -65,8 +69,29 @@ struct Shared {
 #[derive(Default)]
 struct Use {
     running: Mutex<u32>,
-    /// What the store was told last, or might have heard. Held while it is asked.
-    told: Gate<u32>,
+    /// Held while the store is asked.
+    told: Gate<Told>,
+}
+
+/// How many turns the store believes to run here. Two numbers, since an answer may get lost:
+/// it believes at least `sure`, and `running` is never more than that.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    sure: u32,
+    most: u32,
+}
+
+impl Told {
+    /// The store is told this number, and may or may not hear of it.
+    fn tell(&mut self, running: u32) {
+        self.sure = self.sure.min(running);
+        self.most = self.most.max(running);
+    }
+
+    /// The store has taken this number.
+    fn settle(&mut self, running: u32) {
+        *self = Self { sure: running, most: running };
+    }
 }
 
 /// A turn that is counted; it is as long as this lives.
@@ -132,7 +157,7 @@ impl Shared {
         loop {
             let mut told = used.told.lock().await;
             let running = used.running.lock().saturating_add(1);
-            let granted = self.per_minute.is_none() && *told >= running;
+            let granted = self.per_minute.is_none() && told.sure >= running;
             let wish = TurnWish {
                 principal,
                 me: self.me,
@@ -146,20 +171,20 @@ impl Shared {
                 // Whether it hears of it or not, it is told again when this is over.
                 let unsure = Unsure { shared: self, principal };
                 let before = *told;
-                *told = running.max(before);
+                told.tell(running);
                 let admission = self.store.admit_turn(&wish).await;
-                if let Ok(TurnAdmission::TooMany | TurnAdmission::TooFast(_)) = admission {
-                    *told = before;
-                }
-                if admission == Ok(TurnAdmission::Admitted) {
-                    *told = running;
+                match admission {
+                    Ok(TurnAdmission::Admitted) => told.settle(running),
+                    Ok(TurnAdmission::TooMany | TurnAdmission::TooFast(_)) => *told = before,
+                    Err(_) => {}
                 }
                 drop(unsure);
                 admission
             };
             match admission {
                 Ok(TurnAdmission::Admitted) => {
-                    *used.running.lock() = running;
+                    // Not what was asked for: others may have ended meanwhile.
+                    *used.running.lock() += 1;
                     drop(told);
                     return Ok(Slot { principal, used, shared: Arc::clone(self) });
                 }
@@ -197,37 +222,39 @@ impl Shared {
 
     /// Tells the store of turns that ended, until every handle is gone.
     async fn return_all(self: Arc<Self>, mut alive: mpsc::Receiver<()>) {
+        let mut returning = FuturesUnordered::new();
         loop {
+            while returning.len() < RETURNS
+                && let Some(principal) = self.next_ended()
+            {
+                returning.push(self.give_back(principal));
+            }
             tokio::select! {
                 () = self.more.notified() => {}
+                Some(()) = returning.next() => {}
                 _ = alive.recv() => return,
-            }
-            let ended = std::mem::take(&mut *self.ended.lock());
-            for principal in ended {
-                if !self.give_back(principal).await {
-                    self.ended.lock().insert(principal);
-                }
-            }
-            if !self.ended.lock().is_empty() {
-                tokio::select! {
-                    () = sleep(RETRY) => self.more.notify_one(),
-                    _ = alive.recv() => return,
-                }
             }
         }
     }
 
-    /// False if the store did not answer.
-    async fn give_back(&self, principal: Principal) -> bool {
-        let Some(used) = self.uses.lock().get(&principal).cloned() else { return true };
+    fn next_ended(&self) -> Option<Principal> {
+        self.ended.lock().pop_first()
+    }
+
+    /// Tells the store what a principal still runs. If it does not answer, that is put off.
+    async fn give_back(&self, principal: Principal) {
+        let Some(used) = self.uses.lock().get(&principal).cloned() else { return };
         let mut told = used.told.lock().await;
         let running = *used.running.lock();
-        if *told > running && self.at_once.is_some() {
+        if told.most > running && self.at_once.is_some() {
+            told.tell(running);
             if let Err(error) = self.store.keep_turns(self.me, principal, running).await {
                 tracing::debug!(%error, "what a principal uses could not be written");
-                return false;
+                drop(told);
+                sleep(RETRY).await;
+                return self.return_soon(principal);
             }
-            *told = running;
+            told.settle(running);
         }
         drop(told);
         // Whoever holds it besides the map and this is about to use it.
@@ -235,7 +262,6 @@ impl Shared {
         if running == 0 && Arc::strong_count(&used) == 2 {
             all.remove(&principal);
         }
-        true
     }
 }
 
@@ -261,10 +287,11 @@ mod tests {
     use super::*;
     use crate::{
         session::tests::node::{Node, eventually, limits},
-        store::memory::Memory,
+        store::memory::{Fault, Memory},
     };
 
     const ALICE: Principal = Principal([1; 16]);
+    const BOB: Principal = Principal([2; 16]);
 
     fn quotas(node: &Node, turns: u32) -> Quotas {
         let limits = PrincipalLimits { turns: Some(turns), ..PrincipalLimits::default() };
@@ -275,8 +302,10 @@ mod tests {
     #[tokio::test]
     async fn turns_on_two_nodes_never_exceed_the_limit_and_every_place_is_used_again() {
         let store = Arc::new(Memory::default());
-        let nodes =
-            [Node::start(&store, "a", limits()).await, Node::start(&store, "b", limits()).await];
+        let nodes = [
+            Node::start(&store, "a", limits(), []).await,
+            Node::start(&store, "b", limits(), []).await,
+        ];
         let quotas = [quotas(&nodes[0], 3), quotas(&nodes[1], 3)];
         let running = Arc::new(Mutex::new(0_u32));
         let mut turns = Vec::new();
@@ -309,8 +338,8 @@ mod tests {
     #[tokio::test]
     async fn a_turn_beyond_the_limit_is_refused_and_one_after_it_is_not() {
         let store = Arc::new(Memory::default());
-        let node = Node::start(&store, "a", limits()).await;
-        let other = Node::start(&store, "b", limits()).await;
+        let node = Node::start(&store, "a", limits(), []).await;
+        let other = Node::start(&store, "b", limits(), []).await;
         let (here, there) = (quotas(&node, 1), quotas(&other, 1));
         let slot = here.admit(ALICE).await.unwrap_or_else(|error| panic!("{error}"));
         let Err(refused) = there.admit(ALICE).await else { panic!("a second one at once") };
@@ -318,5 +347,75 @@ mod tests {
         assert!(refused.retry_after().is_some());
         drop(slot);
         assert!(there.admit(ALICE).await.is_ok());
+    }
+
+    /// A turn that is admitted.
+    async fn admitted(quotas: &Quotas, principal: Principal) -> Slot {
+        quotas.admit(principal).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_ends_while_another_ones_question_is_under_way_is_not_counted_for_good() {
+        // Between a question and its answer the store asks for the time.
+        let ending = Arc::new(Mutex::new(None::<Slot>));
+        let clock = Arc::clone(&ending);
+        let clock = Arc::new(move || {
+            drop(clock.lock().take());
+            Instant::now()
+        });
+        let node = Node::start(&Arc::new(Memory::new(clock)), "a", limits(), []).await;
+        let quotas = quotas(&node, 3);
+        let first = admitted(&quotas, ALICE).await;
+        *ending.lock() = Some(first);
+        let second = admitted(&quotas, ALICE).await;
+        assert!(ending.lock().is_none());
+        drop(second);
+        eventually("nothing is counted", async || quotas.shared.uses.lock().is_empty()).await;
+    }
+
+    #[tokio::test]
+    async fn while_the_store_is_away_no_turn_passes_the_limit() {
+        let store = Arc::new(Memory::default());
+        let node = Node::start(&store, "a", limits(), []).await;
+        let quotas = quotas(&node, 1);
+        let _running = admitted(&quotas, ALICE).await;
+        store.fail_quotas([Fault::RequestLost; 100]);
+        for _ in 0..4 {
+            assert!(quotas.admit(ALICE).await.is_err(), "a second one at once");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_whose_return_was_not_answered_is_asked_for_again() {
+        let store = Arc::new(Memory::default());
+        let nodes = [
+            Node::start(&store, "a", limits(), []).await,
+            Node::start(&store, "b", limits(), []).await,
+        ];
+        let (here, there) = (quotas(&nodes[0], 2), quotas(&nodes[1], 2));
+        let (ended, _goes_on) = (admitted(&here, ALICE).await, admitted(&here, ALICE).await);
+        store.fail_quotas([Fault::ReplyLost]);
+        drop(ended);
+        let _elsewhere = admitted(&there, ALICE).await;
+        assert!(here.admit(ALICE).await.is_err(), "a third one at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_free_at_once_though_the_store_did_not_take_that_of_another_principal() {
+        let store = Arc::new(Memory::default());
+        let nodes = [
+            Node::start(&store, "a", limits(), []).await,
+            Node::start(&store, "b", limits(), []).await,
+        ];
+        let (here, there) = (quotas(&nodes[0], 1), quotas(&nodes[1], 1));
+        let (alices, bobs) = (admitted(&here, ALICE).await, admitted(&here, BOB).await);
+        store.fail_quotas([Fault::RequestLost]);
+        drop(alices);
+        tokio::task::yield_now().await;
+        drop(bobs);
+        admitted(&there, BOB).await;
+        assert!(there.admit(ALICE).await.is_err(), "hers is still taken");
+        sleep(RETRY).await;
+        admitted(&there, ALICE).await;
     }
 }

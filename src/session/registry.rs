@@ -268,7 +268,7 @@ impl Registry {
         slot: &Arc<Slot>,
     ) -> Result<Handle, AttachError> {
         // Not by a certificate: it allows to keep, never to take.
-        if !self.ctx.lease.is_leased(std::time::Instant::now()) {
+        if !self.ctx.lease.is_leased_now() {
             return Err(
                 Error::new(Code::SessionUnavailable, "this node's lease is in doubt").into()
             );

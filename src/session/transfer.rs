@@ -9,7 +9,8 @@ use crate::{
 /// Where a session went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Went {
-    To(Incarnation),
+    /// To this owner, in this epoch.
+    To(Incarnation, Epoch),
     /// It is ours, or nobody knows.
     Nowhere,
 }
@@ -58,7 +59,42 @@ pub(crate) fn after_reread(
 ) -> Option<Went> {
     match row {
         Some(row) if row.owner == Some(me) && row.epoch == epoch => None,
-        Some(row) if row.epoch > epoch => Some(row.live_owner().map_or(Went::Nowhere, Went::To)),
+        Some(row) if row.epoch > epoch => {
+            Some(row.live_owner().map_or(Went::Nowhere, |owner| Went::To(owner, row.epoch)))
+        }
         _ => Some(Went::Nowhere),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::{Principal, SessionId},
+        store::{MemberState, SessionState},
+    };
+
+    #[test]
+    fn a_row_that_was_read_again_says_whose_the_session_is_and_in_which_epoch() {
+        let (me, other) = (Incarnation(1), Incarnation(2));
+        let row = |owner, owner_state, epoch| SessionRow {
+            id: SessionId([0; 16]),
+            principal: Principal([0; 16]),
+            route: String::new(),
+            key_label: String::new(),
+            owner,
+            owner_state,
+            owner_addr: None,
+            epoch: Epoch(epoch),
+            state: SessionState::Live,
+            age: std::time::Duration::ZERO,
+        };
+        let (alive, dead) = (Some(MemberState::Active), Some(MemberState::Dead));
+        let went = |row: SessionRow| after_reread(Some(&row), me, Epoch(3));
+        assert_eq!(went(row(Some(me), alive, 3)), None, "it may be tried again");
+        assert_eq!(went(row(Some(other), alive, 5)), Some(Went::To(other, Epoch(5))));
+        assert_eq!(went(row(Some(other), dead, 5)), Some(Went::Nowhere), "nobody has it");
+        assert_eq!(went(row(None, None, 3)), Some(Went::Nowhere));
+        assert_eq!(after_reread(None, me, Epoch(3)), Some(Went::Nowhere));
     }
 }

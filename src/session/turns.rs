@@ -86,6 +86,8 @@ pub struct Bounds {
     /// Bytes of conversation kept.
     pub history_bytes: usize,
     /// Turns are asked for (the ledger, the limits of their principal) before they are sent.
+    pub asked: bool,
+    /// The ledger has a row of each turn that was asked for.
     pub ledger: bool,
 }
 

@@ -1,6 +1,8 @@
 //! The store of tests: one process, nothing survives it, and time is whatever the clock
 //! that was handed in says.
 
+#[cfg(feature = "simulation")]
+mod audit;
 mod conversations;
 mod quotas;
 pub(crate) mod table;
@@ -11,6 +13,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
+#[cfg(feature = "simulation")]
+pub use self::audit::{Audited, Change};
 use self::table::Table;
 use super::{
     Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
@@ -22,7 +26,7 @@ use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 /// Source of the store's time. Must never go back.
 pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
-/// What goes wrong with a transfer: the two cases that its caller cannot tell apart.
+/// What goes wrong with a call: the two cases that its caller cannot tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It takes effect, and its answer is lost.
@@ -39,7 +43,11 @@ pub struct Memory {
     /// The ring version, for those who wait for a hint.
     version: watch::Sender<i64>,
     /// What goes wrong with the next transfers, in order.
-    faults: Mutex<VecDeque<Fault>>,
+    transfers: Mutex<VecDeque<Fault>>,
+    /// The same for what is asked and said of principals' turns.
+    quotas: Mutex<VecDeque<Fault>>,
+    #[cfg(feature = "simulation")]
+    audit: Mutex<audit::Audit>,
 }
 
 impl Default for Memory {
@@ -57,19 +65,48 @@ impl Memory {
             cluster: Cluster { id: "memory".into(), secret: [7; 32] },
             clock,
             version: watch::Sender::new(0),
-            faults: Mutex::default(),
+            transfers: Mutex::default(),
+            quotas: Mutex::default(),
+            #[cfg(feature = "simulation")]
+            audit: Mutex::default(),
         }
     }
 
     /// Has the next transfers fail like this, one after another.
     pub fn fail_transfers(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.faults.lock().extend(faults);
+        self.transfers.lock().extend(faults);
+    }
+
+    /// Has the next questions for principals' turns, and the next news of their ends, fail
+    /// like this, one after another.
+    pub fn fail_quotas(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.quotas.lock().extend(faults);
+    }
+
+    /// Does a call as [`Memory::call`], unless the next of `faults` is against it.
+    fn faulty<T>(
+        &self,
+        faults: &Mutex<VecDeque<Fault>>,
+        work: impl FnOnce(&mut Table, Instant) -> T,
+    ) -> Result<T> {
+        let fault = faults.lock().pop_front();
+        let answer = (fault != Some(Fault::RequestLost)).then(|| self.call(work));
+        let lost = || StoreError::Unavailable("the answer was lost".into());
+        answer.filter(|_| fault.is_none()).ok_or_else(lost)
+    }
+
+    /// Every change so far.
+    #[cfg(feature = "simulation")]
+    pub fn changes(&self) -> Vec<Change> {
+        self.audit.lock().changes().to_vec()
     }
 
     /// Does one call: all of it under the lock, at one instant.
     fn call<T>(&self, work: impl FnOnce(&mut Table, Instant) -> T) -> T {
         let mut table = self.table.lock();
         let answer = work(&mut table, (self.clock)());
+        #[cfg(feature = "simulation")]
+        self.audit.lock().look(&table);
         self.version.send_if_modified(|version| {
             std::mem::replace(version, table.version()) != table.version()
         });
@@ -152,13 +189,7 @@ impl Store for Memory {
         heir: Incarnation,
         forced: bool,
     ) -> Result<Transferred> {
-        let fault = self.faults.lock().pop_front();
-        let lost = || StoreError::Unavailable("the answer was lost".into());
-        if fault == Some(Fault::RequestLost) {
-            return Err(lost());
-        }
-        let answer = self.call(|table, now| table.transfer(id, me, epoch, heir, forced, now));
-        if fault.is_some() { Err(lost()) } else { Ok(answer) }
+        self.faulty(&self.transfers, |table, now| table.transfer(id, me, epoch, heir, forced, now))
     }
 
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
@@ -209,11 +240,10 @@ impl Store for Memory {
     }
 
     async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission> {
-        Ok(self.call(|table, now| table.admit_turn(wish, now)))
+        self.faulty(&self.quotas, |table, now| table.admit_turn(wish, now))
     }
 
     async fn keep_turns(&self, me: Incarnation, principal: Principal, running: u32) -> Result<()> {
-        self.call(|table, _| table.keep_turns(me, principal, running));
-        Ok(())
+        self.faulty(&self.quotas, |table, _| table.keep_turns(me, principal, running))
     }
 }

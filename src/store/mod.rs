@@ -9,6 +9,8 @@ pub mod memory;
 pub mod postgres;
 mod quotas;
 pub mod schema;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 mod sql;
 pub mod sqlite;
 mod turns;
@@ -279,6 +281,10 @@ impl fmt::Debug for StoreOptions {
 /// # Errors
 /// Unreachable, of a wrong schema, or an unknown URL scheme.
 pub async fn open(options: &StoreOptions) -> Result<Arc<dyn Store>> {
+    #[cfg(feature = "simulation")]
+    if let Some(store) = simulated::open(options) {
+        return Ok(store);
+    }
     let url = options.url.as_str();
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         Ok(Arc::new(postgres::Postgres::open(options).await?))

@@ -16,11 +16,11 @@ use crate::{config::BreakerRules, telemetry::metrics::BreakerState};
 /// What was learned of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// A connection was made, or a request answered.
-    Reached,
-    /// None could be made, or the answer was a server's failure; then by the wish of the
-    /// session of this number.
-    Unreachable(Option<u64>),
+    /// By this dial a connection was made, or a request answered.
+    Reached(Admission),
+    /// By this dial none was made, or the answer was a server's failure; then by the wish of
+    /// the session of this number.
+    Unreachable(Admission, Option<u64>),
     /// A turn came to its end.
     TurnEnded,
     /// A turn failed by the endpoint's fault, in the session of this number.
@@ -31,9 +31,10 @@ pub enum Evidence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     Ordinary,
-    /// The one dial of a half-open breaker. It must be followed by [`Breaker::learn`] or
-    /// [`Breaker::give_back`]; if it is lost, another follows after [`PROBE_LIMIT`].
-    Probe,
+    /// The one dial of a half-open breaker, until then. It must be followed by
+    /// [`Breaker::learn`] or [`Breaker::give_back`]; if it is lost, another follows after
+    /// [`PROBE_LIMIT`].
+    Probe(Instant),
 }
 
 /// How long a probe may stay without an outcome.
@@ -110,13 +111,21 @@ impl Breaker {
         if self.phase == Phase::Closed {
             return Ok(Admission::Ordinary);
         }
-        self.phase = Phase::HalfOpen(now + PROBE_LIMIT);
-        Ok(Admission::Probe)
+        let until = now + PROBE_LIMIT;
+        self.phase = Phase::HalfOpen(until);
+        Ok(Admission::Probe(until))
     }
 
-    /// A probe ended without an outcome: another may begin at once.
-    pub fn give_back(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::HalfOpen(_)) {
+    /// Whether this is the dial that a half-open breaker waits for. What others come to, that
+    /// began before it opened or were waited for too long, says nothing of now.
+    fn is_awaited(&self, admission: Admission) -> bool {
+        matches!((self.phase, admission),
+            (Phase::HalfOpen(until), Admission::Probe(own)) if until == own)
+    }
+
+    /// A dial ended without an outcome: if it was the probe, another may begin at once.
+    pub fn give_back(&mut self, admission: Admission, now: Instant) {
+        if self.is_awaited(admission) {
             self.phase = Phase::Open(now);
         }
     }
@@ -124,10 +133,10 @@ impl Breaker {
     /// Takes note. `jitter` is uniform in 0..1.
     pub fn learn(&mut self, evidence: Evidence, now: Instant, jitter: f64) {
         match evidence {
-            Evidence::Reached => {
+            Evidence::Reached(admission) => {
                 self.dials = 0;
                 self.refused = None;
-                if matches!(self.phase, Phase::HalfOpen(_)) {
+                if self.is_awaited(admission) {
                     self.phase = Phase::Closed;
                     // One that opened for its turns is on trial until one of them ends well.
                     self.turns = self.turns.min(self.rules.failures.saturating_sub(1));
@@ -137,13 +146,13 @@ impl Breaker {
                     self.trips = 0;
                 }
             }
-            Evidence::Unreachable(session) => {
+            Evidence::Unreachable(admission, session) => {
                 let again = session.is_some() && self.refused == session;
                 self.refused = session;
                 if !again {
                     self.dials = self.dials.saturating_add(1);
                 }
-                let probe = matches!(self.phase, Phase::HalfOpen(_));
+                let probe = self.is_awaited(admission);
                 let many = self.phase == Phase::Closed && self.dials >= self.rules.failures;
                 if probe || many {
                     self.open(now, jitter);
@@ -182,7 +191,7 @@ impl Breaker {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{Admission::Ordinary, *};
 
     const RULES: BreakerRules = BreakerRules {
         failures: 3,
@@ -193,19 +202,27 @@ mod tests {
     fn failing(times: u32, now: Instant) -> Breaker {
         let mut breaker = Breaker::new(RULES);
         for _ in 0..times {
-            breaker.learn(Evidence::Unreachable(None), now, 0.5);
+            breaker.learn(Evidence::Unreachable(Ordinary, None), now, 0.5);
         }
         breaker
+    }
+
+    /// The breaker is half open, and this is its probe.
+    fn probe(breaker: &mut Breaker, now: Instant) -> Admission {
+        match breaker.admit(now) {
+            Ok(probe @ Admission::Probe(_)) => probe,
+            other => panic!("no probe: {other:?}"),
+        }
     }
 
     #[test]
     fn failures_in_a_row_open_it_and_fewer_do_not() {
         let now = Instant::now();
-        assert_eq!(failing(2, now).admit(now), Ok(Admission::Ordinary));
+        assert_eq!(failing(2, now).admit(now), Ok(Ordinary));
         assert!(failing(3, now).admit(now).is_err());
         let mut breaker = failing(2, now);
-        breaker.learn(Evidence::Reached, now, 0.5);
-        breaker.learn(Evidence::Unreachable(None), now, 0.5);
+        breaker.learn(Evidence::Reached(Ordinary), now, 0.5);
+        breaker.learn(Evidence::Unreachable(Ordinary, None), now, 0.5);
         assert_eq!(breaker.state(), BreakerState::Closed, "not in a row");
     }
 
@@ -217,17 +234,17 @@ mod tests {
             let until = breaker.admit(now).unwrap_err();
             assert_eq!(until - now, Duration::from_millis(750 * seconds), "jitter of one half");
             now = until;
-            assert_eq!(breaker.admit(now), Ok(Admission::Probe));
+            let probe = probe(&mut breaker, now);
             assert!(breaker.admit(now).is_err(), "one at a time");
-            breaker.learn(Evidence::Unreachable(None), now, 0.5);
+            breaker.learn(Evidence::Unreachable(probe, None), now, 0.5);
         }
         now += RULES.max_open;
-        breaker.admit(now).unwrap();
-        breaker.learn(Evidence::Reached, now, 0.5);
-        assert_eq!(breaker.admit(now), Ok(Admission::Ordinary));
-        breaker.learn(Evidence::Unreachable(None), now, 0.5);
-        breaker.learn(Evidence::Unreachable(None), now, 0.5);
-        breaker.learn(Evidence::Unreachable(None), now, 0.5);
+        let probe = probe(&mut breaker, now);
+        breaker.learn(Evidence::Reached(probe), now, 0.5);
+        assert_eq!(breaker.admit(now), Ok(Ordinary));
+        breaker.learn(Evidence::Unreachable(Ordinary, None), now, 0.5);
+        breaker.learn(Evidence::Unreachable(Ordinary, None), now, 0.5);
+        breaker.learn(Evidence::Unreachable(Ordinary, None), now, 0.5);
         assert_eq!(breaker.admit(now).unwrap_err() - now, Duration::from_millis(750));
     }
 
@@ -236,12 +253,12 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::new(RULES);
         for session in 0..3 {
-            breaker.learn(Evidence::Reached, now, 0.0);
+            breaker.learn(Evidence::Reached(Ordinary), now, 0.0);
             breaker.learn(Evidence::TurnFailed(session), now, 0.0);
         }
         let until = breaker.admit(now).unwrap_err();
-        assert_eq!(breaker.admit(until), Ok(Admission::Probe));
-        breaker.learn(Evidence::Reached, until, 0.0);
+        let probe = probe(&mut breaker, until);
+        breaker.learn(Evidence::Reached(probe), until, 0.0);
         breaker.learn(Evidence::TurnFailed(9), until, 0.0);
         assert_eq!(breaker.admit(until).unwrap_err() - until, RULES.open, "the second time");
     }
@@ -252,9 +269,9 @@ mod tests {
         let mut breaker = Breaker::new(RULES);
         for _ in 0..100 {
             breaker.learn(Evidence::TurnFailed(7), now, 0.5);
-            breaker.learn(Evidence::Unreachable(Some(7)), now, 0.5);
+            breaker.learn(Evidence::Unreachable(Ordinary, Some(7)), now, 0.5);
         }
-        assert_eq!(breaker.admit(now), Ok(Admission::Ordinary));
+        assert_eq!(breaker.admit(now), Ok(Ordinary));
     }
 
     #[test]
@@ -262,34 +279,54 @@ mod tests {
         let now = Instant::now();
         let mut breaker = failing(3, now);
         let until = breaker.admit(now).unwrap_err();
-        breaker.admit(until).unwrap();
-        breaker.give_back(until);
-        assert_eq!(breaker.admit(until), Ok(Admission::Probe));
+        let first = probe(&mut breaker, until);
+        breaker.give_back(first, until);
+        probe(&mut breaker, until);
         assert_eq!(breaker.admit(until).unwrap_err(), until + PROBE_LIMIT);
-        assert_eq!(breaker.admit(until + PROBE_LIMIT), Ok(Admission::Probe));
+        probe(&mut breaker, until + PROBE_LIMIT);
     }
 
+    #[test]
+    fn while_a_probe_is_under_way_what_other_dials_come_to_says_nothing() {
+        let now = Instant::now();
+        let mut breaker = failing(3, now);
+        let lost = breaker.admit(now).unwrap_err();
+        let old = probe(&mut breaker, lost);
+        let now = lost + PROBE_LIMIT;
+        let own = probe(&mut breaker, now);
+        breaker.give_back(old, now);
+        for late in [Ordinary, old] {
+            breaker.learn(Evidence::Reached(late), now, 0.5);
+            breaker.learn(Evidence::Unreachable(late, None), now, 0.5);
+        }
+        assert_eq!(breaker.admit(now), Err(now + PROBE_LIMIT), "its probe is still waited for");
+        breaker.learn(Evidence::Reached(own), now, 0.5);
+        assert_eq!(breaker.admit(now), Ok(Ordinary));
+    }
+
+    /// A step; dials are chosen among those that were admitted and have not ended.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Wait(u64),
         Admit,
-        GiveBack,
-        Learn(Evidence),
+        GiveBack(usize),
+        Reach(usize),
+        Miss(usize, Option<u64>),
+        TurnEnds,
+        TurnFails(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let evidence = prop_oneof![
-            Just(Evidence::Reached),
-            Just(Evidence::Unreachable(None)),
-            (0_u64..4).prop_map(|session| Evidence::Unreachable(Some(session))),
-            Just(Evidence::TurnEnded),
-            (0_u64..4).prop_map(Evidence::TurnFailed),
-        ];
+        let session = || 0_u64..4;
         prop_oneof![
             (0_u64..20_000).prop_map(Step::Wait),
             Just(Step::Admit),
-            Just(Step::GiveBack),
-            evidence.prop_map(Step::Learn),
+            any::<usize>().prop_map(Step::GiveBack),
+            any::<usize>().prop_map(Step::Reach),
+            (any::<usize>(), prop::option::of(session()))
+                .prop_map(|(dial, session)| Step::Miss(dial, session)),
+            Just(Step::TurnEnds),
+            session().prop_map(Step::TurnFails),
         ]
     }
 
@@ -301,38 +338,68 @@ mod tests {
         ) {
             let mut now = Instant::now();
             let mut breaker = Breaker::new(RULES);
-            let mut probing: Option<Instant> = None;
+            let mut dials = Vec::new();
+            let mut probing: Option<(Admission, Instant)> = None;
             for step in steps {
+                let before = breaker.state();
+                let mut end = |dial: usize| {
+                    let dial = (!dials.is_empty()).then(|| dials.swap_remove(dial % dials.len()));
+                    let probe = dial.is_some() && dial == probing.map(|(probe, _)| probe);
+                    probing = probing.filter(|_| !probe);
+                    (dial, probe)
+                };
+                let mut foreign = false;
                 match step {
                     Step::Wait(ms) => now += Duration::from_millis(ms),
                     Step::Admit => match breaker.admit(now) {
-                        Ok(Admission::Probe) => {
-                            let two = probing.is_some_and(|since| now < since + PROBE_LIMIT);
+                        Ok(probe @ Admission::Probe(_)) => {
+                            let two = probing.is_some_and(|(_, since)| now < since + PROBE_LIMIT);
                             prop_assert!(!two, "two probes at once");
-                            probing = Some(now);
+                            probing = Some((probe, now));
+                            dials.push(probe);
                         }
-                        Ok(Admission::Ordinary) => {
+                        Ok(Ordinary) => {
                             prop_assert_eq!(breaker.state(), BreakerState::Closed);
+                            dials.push(Ordinary);
                         }
                         Err(until) => prop_assert!(until > now),
                     },
-                    Step::GiveBack => {
-                        breaker.give_back(now);
-                        probing = None;
-                    }
-                    Step::Learn(evidence) => {
-                        let before = breaker.state();
-                        breaker.learn(evidence, now, jitter);
-                        if matches!(evidence, Evidence::Reached | Evidence::Unreachable(_)) {
-                            probing = None;
-                        }
-                        if before != BreakerState::Open
-                            && breaker.state() == BreakerState::Open
-                        {
-                            let open = breaker.check(now).unwrap_err() - now;
-                            prop_assert!(open >= RULES.open / 2 && open <= RULES.max_open);
+                    Step::GiveBack(dial) => {
+                        let (dial, probe) = end(dial);
+                        foreign = !probe;
+                        if let Some(dial) = dial {
+                            breaker.give_back(dial, now);
                         }
                     }
+                    Step::Reach(dial) => {
+                        let (dial, probe) = end(dial);
+                        foreign = !probe;
+                        if let Some(dial) = dial {
+                            breaker.learn(Evidence::Reached(dial), now, jitter);
+                        }
+                    }
+                    Step::Miss(dial, session) => {
+                        let (dial, probe) = end(dial);
+                        foreign = !probe;
+                        if let Some(dial) = dial {
+                            breaker.learn(Evidence::Unreachable(dial, session), now, jitter);
+                        }
+                    }
+                    Step::TurnEnds => breaker.learn(Evidence::TurnEnded, now, jitter),
+                    Step::TurnFails(session) => {
+                        breaker.learn(Evidence::TurnFailed(session), now, jitter);
+                    }
+                }
+                let after = breaker.state();
+                prop_assert!(
+                    !foreign || before != BreakerState::HalfOpen || after == before,
+                    "only its probe ends what is half open: {step:?}"
+                );
+                if before != BreakerState::Open && after == BreakerState::Open
+                    && !matches!(step, Step::GiveBack(_))
+                {
+                    let open = breaker.check(now).unwrap_err() - now;
+                    prop_assert!(open >= RULES.open / 2 && open <= RULES.max_open);
                 }
                 // No wedge: however it got here, a dial is allowed again in bounded time.
                 let latest = now + RULES.max_open.max(PROBE_LIMIT);

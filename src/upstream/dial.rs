@@ -4,28 +4,29 @@ use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use http::{HeaderMap, HeaderValue, Uri, header::AUTHORIZATION};
-use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{
     Fetcher, Refusal, Stream, Upgrade,
-    pool::{Member, Permit, Pool, session_number},
+    pool::{Member, Permit, Pool},
 };
 use crate::{
     config::{BreakerRules, Endpoint, Upstream, UpstreamAuth},
     error::{Code, Error},
+    net::{self, TcpStream},
     telemetry::metrics::{Metrics, Outcome},
     wire::{
         Role, Socket, SocketOptions,
         handshake::{self, ClientRequest, HandshakeError},
     },
 };
+
+/// Probes of an upstream that says nothing. Turns have a limit of their own; an opaque
+/// session may listen for hours to one whose machine is gone.
+const KEEPALIVE: Duration = Duration::from_secs(45);
 
 /// Why there is no connection. The texts name no credential and no payload.
 #[derive(Debug, thiserror::Error)]
@@ -85,8 +86,6 @@ pub struct Connection {
     pub since: Instant,
     /// Where it leads.
     pub member: Member,
-    /// The endpoint was given the operator's credential.
-    pub operators: bool,
 }
 
 impl Connection {
@@ -113,19 +112,18 @@ struct Shared {
     tls: HashMap<Option<PathBuf>, Arc<ClientConfig>>,
     timeout: Duration,
     max_message_bytes: usize,
-    rules: BreakerRules,
-    /// By the upstream's name; as many as the configuration has.
-    pools: Mutex<HashMap<String, Arc<Pool>>>,
+    /// By the upstream's name.
+    pools: HashMap<String, Arc<Pool>>,
     metrics: Metrics,
 }
 
 impl Dialer {
-    /// Loads the trust anchors of every `wss` upstream.
+    /// A dialer to these upstreams. Loads the trust anchors of those that have TLS.
     ///
     /// # Errors
     /// A trust file that cannot be read.
     pub fn new<'a>(
-        upstreams: impl Iterator<Item = &'a Upstream>,
+        upstreams: impl IntoIterator<Item = &'a Arc<Upstream>>,
         timeout: Duration,
         max_message_bytes: usize,
         rules: BreakerRules,
@@ -142,14 +140,29 @@ impl Dialer {
                 .entry(upstream.name.clone())
                 .or_insert_with(|| Pool::new(upstream, rules, metrics.clone()));
         }
-        let pools = Mutex::new(pools);
-        let shared = Shared { tls, timeout, max_message_bytes, rules, pools, metrics };
-        Ok(Self(Arc::new(shared)))
+        Ok(Self(Arc::new(Shared { tls, timeout, max_message_bytes, pools, metrics })))
     }
 
-    pub(super) fn pool(&self, upstream: &Upstream) -> Arc<Pool> {
-        let make = || Pool::new(upstream, self.0.rules, self.0.metrics.clone());
-        Arc::clone(self.0.pools.lock().entry(upstream.name.clone()).or_insert_with(make))
+    /// The endpoint to dial for `key`, as [`Pool::choose`] has it.
+    pub(super) fn permit(
+        &self,
+        upstream: &Upstream,
+        key: &[u8],
+        avoid: Option<usize>,
+        tried: &[usize],
+        now: Instant,
+    ) -> Result<Permit, DialError> {
+        let pool = self.0.pools.get(&upstream.name);
+        let pool = pool.ok_or_else(|| DialError::Unavailable("it is not configured".into()))?;
+        pool.choose(key, avoid, tried, now).map_err(|until| {
+            let retry = until.map_or(Duration::ZERO, |until| until - now);
+            DialError::GivenUp { upstream: upstream.name.clone(), retry }
+        })
+    }
+
+    /// Limit of a whole dial.
+    pub(super) fn timeout(&self) -> Duration {
+        self.0.timeout
     }
 
     /// TLS settings for an upstream's trust file, for its HTTP paths.
@@ -162,9 +175,8 @@ impl Dialer {
     /// # Errors
     /// No TLS settings can be made.
     pub fn fetcher(&self) -> anyhow::Result<Fetcher> {
-        let shared = self.0.tls.get(&None).cloned();
-        let tls = shared.map_or_else(|| client_config(None).map(Arc::new), Ok)?;
-        Ok(Fetcher::new(&tls))
+        let shared = self.0.tls.get(&None).map(Fetcher::new);
+        shared.map_or_else(Fetcher::with_native_roots, Ok)
     }
 
     /// Connects and upgrades: to the endpoint that `key` (a session) has, and if that fails to
@@ -177,36 +189,34 @@ impl Dialer {
         avoid: Option<usize>,
         upgrade: &Upgrade,
     ) -> Result<Connection, DialError> {
-        let pool = self.pool(upstream);
         let deadline = Instant::now() + self.0.timeout;
         let mut tried = Vec::new();
         let mut last = None;
         loop {
             let now = Instant::now();
-            let permit = match pool.choose(key, avoid, &tried, now) {
+            // Another one may be allowed by now: without time it would be blamed for nothing.
+            if now >= deadline
+                && let Some(error) = last
+            {
+                return Err(error);
+            }
+            let permit = match self.permit(upstream, key, avoid, &tried, now) {
                 Ok(permit) => permit,
-                Err(until) => {
-                    let retry = until.map_or(Duration::ZERO, |until| until - now);
-                    let upstream = upstream.name.clone();
-                    return Err(last.unwrap_or(DialError::GivenUp { upstream, retry }));
-                }
+                Err(error) => return Err(last.unwrap_or(error)),
             };
-            let at = permit.member().at();
-            let Some(endpoint) = upstream.endpoints.get(at) else {
-                return Err(DialError::Unavailable("it is not configured".into()));
-            };
-            tried.push(at);
+            let member = permit.member().clone();
+            tried.push(member.at());
             // One that hangs must leave time for another.
             let left = deadline - now;
-            let limit = if pool.has_other(&tried, now) { left / 2 } else { left };
-            let error = match self.attempt(upstream, endpoint, permit, key, upgrade, limit).await {
+            let limit = if member.has_other_than(&tried, now) { left / 2 } else { left };
+            let error = match self.attempt(upstream, permit, key, upgrade, limit).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => error,
             };
-            if !error.is_endpoints(endpoint) {
+            if !error.is_endpoints(member.endpoint()) {
                 return Err(error);
             }
-            tracing::debug!(upstream = upstream.name, endpoint = endpoint.name, %error, "dial failed");
+            tracing::debug!(upstream = upstream.name, endpoint = member.name(), %error, "dial failed");
             last = Some(error);
         }
     }
@@ -214,14 +224,12 @@ impl Dialer {
     async fn attempt(
         &self,
         upstream: &Upstream,
-        endpoint: &Endpoint,
         permit: Permit,
         key: &[u8],
         upgrade: &Upgrade,
         limit: Duration,
     ) -> Result<Connection, DialError> {
-        let member = permit.member().clone();
-        let dialled = timeout(limit, self.connect(upstream, endpoint, member, upgrade))
+        let dialled = timeout(limit, self.connect(upstream, permit.member(), upgrade))
             .await
             .unwrap_or(Err(DialError::Timeout(limit)));
         let outcome = match &dialled {
@@ -231,11 +239,11 @@ impl Dialer {
         };
         self.0.metrics.upstream_dial(&upstream.name, outcome);
         match &dialled {
-            Err(error) if error.is_endpoints(endpoint) => {
+            Err(error) if error.is_endpoints(permit.endpoint()) => {
                 let answered = matches!(error, DialError::Refused(_));
-                permit.failed(answered.then(|| session_number(key)));
+                permit.failed(answered.then_some(key));
             }
-            _ => drop(permit.reached()),
+            _ => permit.reached(),
         }
         dialled
     }
@@ -243,10 +251,10 @@ impl Dialer {
     async fn connect(
         &self,
         upstream: &Upstream,
-        endpoint: &Endpoint,
-        member: Member,
+        member: &Member,
         upgrade: &Upgrade,
     ) -> Result<Connection, DialError> {
+        let endpoint = member.endpoint();
         let stream = self.stream(upstream, &endpoint.url).await?;
         let authority = endpoint.url.authority().map_or("", http::uri::Authority::as_str);
         let headers = request_headers(endpoint, &upgrade.headers);
@@ -276,8 +284,7 @@ impl Dialer {
             headers: handshake::forwardable_response_headers(&connected.head.headers),
             subprotocol: connected.head.subprotocol,
             since: Instant::now(),
-            member,
-            operators: endpoint.is_operators(),
+            member: member.clone(),
         })
     }
 
@@ -286,7 +293,7 @@ impl Dialer {
         let secure = is_tls(url);
         let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let tcp = TcpStream::connect((host, port)).await.map_err(|error| unavailable(&error))?;
-        tcp.set_nodelay(true).map_err(|error| unavailable(&error))?;
+        net::tune(&tcp, KEEPALIVE);
         if !secure {
             return Ok(Stream::Plain(tcp));
         }
@@ -340,7 +347,7 @@ pub(super) fn target_path(url: &Uri, client: &str) -> String {
     }
 }
 
-fn client_config(ca_file: Option<&PathBuf>) -> anyhow::Result<ClientConfig> {
+pub(super) fn client_config(ca_file: Option<&PathBuf>) -> anyhow::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     // A machine without a trust store is no fault while the operator names an authority.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -384,5 +391,42 @@ mod tests {
         let mut client = HeaderMap::new();
         client.insert(AUTHORIZATION, HeaderValue::from_static("Bearer client"));
         assert_eq!(request_headers(&endpoint, &client)[AUTHORIZATION], "Bearer operator");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_not_dialled_without_time_and_not_blamed_for_it() {
+        /// Until an endpoint that failed once is dialled again, at most.
+        const OPEN: Duration = Duration::from_millis(50);
+
+        // Both accept, one after the other is tried; neither ever answers the upgrade.
+        let silent = [
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+        ];
+        let endpoint = |at: usize| {
+            let url = format!("ws://{}", silent[at].local_addr().unwrap());
+            Endpoint { name: at.to_string(), ..Endpoint::sole(url.parse().unwrap()) }
+        };
+        let upstream = Arc::new(Upstream {
+            name: "up".into(),
+            endpoints: vec![endpoint(0), endpoint(1)],
+            max_connection_age: Duration::MAX,
+            compression: false,
+            ca_file: None,
+        });
+        let rules = BreakerRules { failures: 1, open: OPEN, max_open: Duration::from_mins(1) };
+        let limit = OPEN * 4;
+        let metrics = Metrics::new();
+        let dialer = Dialer::new([&upstream], limit, 1024, rules, metrics).unwrap();
+        let permit = || dialer.permit(&upstream, b"key", None, &[], Instant::now());
+        // One has just failed, so the other gets all of the time; then the first may be
+        // dialled again.
+        let failed = permit().unwrap();
+        let first = failed.member().at();
+        failed.failed(None);
+        let upgrade = Upgrade { path_and_query: "/".into(), ..Upgrade::default() };
+        let refused = dialer.dial(&upstream, b"key", None, &upgrade).await;
+        assert!(matches!(refused, Err(DialError::Timeout(_))));
+        assert_eq!(permit().ok().map(|permit| permit.member().at()), Some(first));
     }
 }

@@ -14,11 +14,21 @@ use hyper_util::{
 use rustls::ClientConfig;
 use tokio::time::timeout;
 
+use super::dial::client_config;
+
 /// Reads documents over HTTP.
 #[derive(Clone)]
 pub struct Fetcher(Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
 
 impl Fetcher {
+    /// Trusts what the machine trusts.
+    ///
+    /// # Errors
+    /// No TLS settings can be made.
+    pub fn with_native_roots() -> anyhow::Result<Self> {
+        Ok(Self::new(&Arc::new(client_config(None)?)))
+    }
+
     pub(super) fn new(tls: &Arc<ClientConfig>) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);

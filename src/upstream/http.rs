@@ -8,13 +8,16 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{
+        Client,
+        connect::{HttpConnector, capture_connection},
+    },
     rt::TokioExecutor,
 };
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Dialer,
+    DialError, Dialer,
     dial::{is_tls, request_headers},
 };
 use crate::{
@@ -34,9 +37,9 @@ pub enum HttpError {
     Timeout(Duration),
     #[error("the upstream could not be reached: {0}")]
     Unavailable(String),
-    /// The breakers of all endpoints are open; one may be asked again after this.
-    #[error("every endpoint of the upstream is failing")]
-    GivenUp(Duration),
+    /// No endpoint may be dialled.
+    #[error(transparent)]
+    Dial(#[from] DialError),
 }
 
 /// Pooled connections to all upstreams.
@@ -47,13 +50,14 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// One pool for each upstream. `timeout` bounds the wait for an answer's head.
+    /// One pool for each upstream. `timeout` bounds the wait for an answer's head; connecting
+    /// has the time of a dial.
     pub fn new(upstreams: &[Arc<Upstream>], dialer: &Dialer, timeout: Duration) -> Self {
         let pools = upstreams.iter().map(|upstream| {
             let mut tcp = HttpConnector::new();
             tcp.enforce_http(false);
             tcp.set_nodelay(true);
-            tcp.set_connect_timeout(Some(timeout));
+            tcp.set_connect_timeout(Some(dialer.timeout()));
             let connector = match dialer.tls(upstream) {
                 Some(config) => HttpsConnectorBuilder::new().with_tls_config((*config).clone()),
                 None => HttpsConnectorBuilder::new().with_webpki_roots(),
@@ -79,30 +83,41 @@ impl HttpClient {
             .pools
             .get(&upstream.name)
             .ok_or_else(|| HttpError::Unavailable("it is not configured".into()))?;
-        let now = Instant::now();
         // Its body is a stream, so it is sent once: there is no second endpoint to try.
-        let permit = self.dialer.pool(upstream).choose(key, None, &[], now).map_err(|until| {
-            HttpError::GivenUp(until.map_or(Duration::ZERO, |until| until - now))
-        })?;
-        let endpoint = upstream
-            .endpoints
-            .get(permit.member().at())
-            .ok_or_else(|| HttpError::Unavailable("it is not configured".into()))?;
-        let outgoing = outgoing(endpoint, request)?;
-        let answered = timeout(self.timeout, pool.request(outgoing)).await;
-        // Beyond the connection a client's own request may be to blame.
+        let mut permit = self.dialer.permit(upstream, key, None, &[], Instant::now())?;
+        let mut outgoing = outgoing(permit.endpoint(), request)?;
+        let connection = capture_connection(&mut outgoing);
+        let mut answer = std::pin::pin!(pool.request(outgoing));
+        let dialled = timeout(self.dialer.timeout(), &mut answer).await;
+        let answered = match dialled {
+            Ok(answered) => answered,
+            Err(_) if connection.connection_metadata().is_none() => {
+                permit.failed(None);
+                return Err(HttpError::Timeout(self.dialer.timeout()));
+            }
+            Err(_) => {
+                // An answer may take long, which says nothing: nobody waits for that.
+                permit.give_back();
+                let rest = self.timeout.saturating_sub(self.dialer.timeout());
+                timeout(rest, answer).await.map_err(|_| HttpError::Timeout(self.timeout))?
+            }
+        };
         match answered {
-            Ok(Ok(response)) => {
-                permit.reached();
+            Ok(response) => {
+                if permit.endpoint().is_blamed_for(response.status().as_u16()) {
+                    permit.failed(Some(key));
+                } else {
+                    permit.reached();
+                }
                 Ok(response)
             }
-            Ok(Err(error)) => {
+            // Beyond the connection a client's own request may be to blame.
+            Err(error) => {
                 if error.is_connect() {
                     permit.failed(None);
                 }
                 Err(HttpError::Unavailable(error.to_string()))
             }
-            Err(_) => Err(HttpError::Timeout(self.timeout)),
         }
     }
 }
@@ -126,4 +141,102 @@ fn outgoing(endpoint: &Endpoint, request: Request<Body>) -> Result<Request<Body>
     *outgoing.uri_mut() = uri;
     *outgoing.headers_mut() = headers;
     Ok(outgoing)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt as _, Empty};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::sleep,
+    };
+
+    use super::*;
+    use crate::{config::BreakerRules, net::TcpListener, telemetry::metrics::Metrics};
+
+    const DIAL: Duration = Duration::from_millis(100);
+    const LIMIT: Duration = Duration::from_secs(5);
+    const KEY: &[u8] = b"session";
+
+    /// An upstream whose breaker opens at the first failure, for `open`.
+    fn client(url: &str, open: Duration) -> (Arc<Upstream>, Dialer, HttpClient) {
+        let upstream = Arc::new(Upstream {
+            name: "up".into(),
+            endpoints: vec![Endpoint::sole(url.parse().unwrap())],
+            max_connection_age: Duration::MAX,
+            compression: false,
+            ca_file: None,
+        });
+        let rules = BreakerRules { failures: 1, open, max_open: LIMIT };
+        let metrics = Metrics::new();
+        let dialer = Dialer::new([&upstream], DIAL, 1024, rules, metrics).unwrap();
+        let http = HttpClient::new(&[Arc::clone(&upstream)], &dialer, LIMIT);
+        (upstream, dialer, http)
+    }
+
+    fn request() -> Request<Body> {
+        Request::new(Empty::new().map_err(|never| match never {}).boxed_unsync())
+    }
+
+    fn may_be_dialled(dialer: &Dialer, upstream: &Upstream) -> bool {
+        dialer.permit(upstream, KEY, None, &[], Instant::now()).is_ok()
+    }
+
+    /// Answers each connection's request with this status after `pause`.
+    async fn answering(status: u16, pause: Duration) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    drop(socket.read(&mut [0; 4096]).await);
+                    sleep(pause).await;
+                    let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n");
+                    drop(socket.write_all(answer.as_bytes()).await);
+                });
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_never_ends_a_connection_is_given_up_in_the_time_of_a_dial() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("wss://{}", silent.local_addr().unwrap());
+        let (upstream, dialer, http) = client(&url, LIMIT);
+        let begun = Instant::now();
+        let refused = http.forward(&upstream, KEY, request()).await;
+        assert!(matches!(refused, Err(HttpError::Timeout(_))), "{refused:?}");
+        assert!(begun.elapsed() < LIMIT);
+        assert!(!may_be_dialled(&dialer, &upstream));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_speaks_against_the_endpoint_is_none_of_a_sound_one() {
+        for (status, sound) in [(200, true), (404, true), (429, true), (503, false)] {
+            let url = answering(status, Duration::ZERO).await;
+            let (upstream, dialer, http) = client(&url, LIMIT);
+            let answer = http.forward(&upstream, KEY, request()).await.unwrap();
+            assert_eq!(answer.status(), status, "it is passed on");
+            assert_eq!(may_be_dialled(&dialer, &upstream), sound, "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_answered_slowly_keeps_nobody_from_dialling() {
+        let url = answering(200, DIAL * 3).await;
+        let (upstream, dialer, http) = client(&url, Duration::ZERO);
+        dialer.permit(&upstream, KEY, None, &[], Instant::now()).unwrap().failed(None);
+        let answer = http.forward(&upstream, KEY, request());
+        let dial = async {
+            while may_be_dialled(&dialer, &upstream) {
+                tokio::task::yield_now().await;
+            }
+            // The request is the probe now.
+            sleep(DIAL * 2).await;
+            assert!(may_be_dialled(&dialer, &upstream));
+        };
+        let (answer, ()) = tokio::join!(answer, dial);
+        assert_eq!(answer.unwrap().status(), 200);
+    }
 }

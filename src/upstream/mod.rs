@@ -1,7 +1,7 @@
 //! Connections to what sessions talk to. Knows no session and no ring.
 
-pub mod breaker;
-pub mod choice;
+mod breaker;
+mod choice;
 mod dial;
 mod fetch;
 mod http;

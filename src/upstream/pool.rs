@@ -10,21 +10,16 @@ use super::{
     choice,
 };
 use crate::{
-    config::{BreakerRules, Upstream},
+    config::{BreakerRules, Endpoint, Upstream},
     telemetry::metrics::{BreakerState, Metrics},
 };
 
-/// The breakers of an upstream's endpoints.
+/// An upstream and the breakers of its endpoints.
 pub struct Pool {
-    upstream: Arc<str>,
-    endpoints: Vec<Endpoint>,
+    upstream: Arc<Upstream>,
+    /// In the order of the endpoints.
+    breakers: Vec<Mutex<Breaker>>,
     metrics: Metrics,
-}
-
-struct Endpoint {
-    name: Arc<str>,
-    weight: u32,
-    breaker: Mutex<Breaker>,
 }
 
 /// An endpoint that was dialled, to tell what became of it.
@@ -43,17 +38,13 @@ pub struct Permit {
 
 impl Pool {
     #[must_use]
-    pub fn new(upstream: &Upstream, rules: BreakerRules, metrics: Metrics) -> Arc<Self> {
-        let endpoint = |endpoint: &crate::config::Endpoint| Endpoint {
-            name: endpoint.name.as_str().into(),
-            weight: endpoint.weight,
-            breaker: Mutex::new(Breaker::new(rules)),
-        };
-        let endpoints: Vec<_> = upstream.endpoints.iter().map(endpoint).collect();
-        for endpoint in &endpoints {
+    pub fn new(upstream: &Arc<Upstream>, rules: BreakerRules, metrics: Metrics) -> Arc<Self> {
+        for endpoint in &upstream.endpoints {
             metrics.breaker(&upstream.name, &endpoint.name, BreakerState::Closed);
         }
-        Arc::new(Self { upstream: upstream.name.as_str().into(), endpoints, metrics })
+        let breaker = |_: &Endpoint| Mutex::new(Breaker::new(rules));
+        let breakers = upstream.endpoints.iter().map(breaker).collect();
+        Arc::new(Self { upstream: Arc::clone(upstream), breakers, metrics })
     }
 
     /// The best endpoint for a session that may be dialled and is none of `tried`; `avoid`
@@ -68,7 +59,8 @@ impl Pool {
         tried: &[usize],
         now: Instant,
     ) -> Result<Permit, Option<Instant>> {
-        let mut order = choice::ranked(key, self.endpoints.iter().map(|e| (&*e.name, e.weight)));
+        let endpoints = self.upstream.endpoints.iter();
+        let mut order = choice::ranked(key, endpoints.map(|e| (&*e.name, e.weight)));
         order.retain(|at| !tried.contains(at));
         if let Some(last) = order.iter().position(|at| Some(*at) == avoid) {
             order[last..].rotate_left(1);
@@ -85,18 +77,10 @@ impl Pool {
         }
         Err(earliest)
     }
-
-    /// Whether another endpoint than these could be dialled.
-    #[must_use]
-    pub fn has_other(&self, than: &[usize], now: Instant) -> bool {
-        let others = self.endpoints.iter().enumerate().filter(|(at, _)| !than.contains(at));
-        others.into_iter().any(|(_, endpoint)| endpoint.breaker.lock().check(now).is_ok())
-    }
 }
 
 /// The number that a breaker knows a session by.
-#[must_use]
-pub fn session_number(key: &[u8]) -> u64 {
+fn session_number(key: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(key)
 }
 
@@ -110,7 +94,17 @@ impl Member {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.pool.endpoints[self.at].name
+        &self.endpoint().name
+    }
+
+    /// Whether it is given the operator's credential.
+    #[must_use]
+    pub fn is_operators(&self) -> bool {
+        self.endpoint().is_operators()
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.pool.upstream.endpoints[self.at]
     }
 
     /// A turn came to its end here.
@@ -126,14 +120,20 @@ impl Member {
     /// Whether it is given up for now and another could take its sessions.
     #[must_use]
     pub fn is_given_up(&self) -> bool {
-        let open = self.pool.endpoints[self.at].breaker.lock().state() == BreakerState::Open;
+        let open = self.pool.breakers[self.at].lock().state() == BreakerState::Open;
         open && self.has_other()
     }
 
     /// Whether another endpoint could be dialled.
     #[must_use]
     pub fn has_other(&self) -> bool {
-        self.pool.has_other(&[self.at], Instant::now())
+        self.has_other_than(&[self.at], Instant::now())
+    }
+
+    /// Whether another endpoint than these could be dialled.
+    pub(super) fn has_other_than(&self, tried: &[usize], now: Instant) -> bool {
+        let mut breakers = self.pool.breakers.iter().enumerate();
+        breakers.any(|(at, breaker)| !tried.contains(&at) && breaker.lock().check(now).is_ok())
     }
 
     fn learn(&self, evidence: Evidence) {
@@ -141,13 +141,12 @@ impl Member {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Breaker) -> T) -> T {
-        let endpoint = &self.pool.endpoints[self.at];
-        let mut breaker = endpoint.breaker.lock();
+        let mut breaker = self.pool.breakers[self.at].lock();
         let before = breaker.state();
         let result = change(&mut breaker);
         let after = breaker.state();
         if before != after {
-            let (upstream, name) = (&*self.pool.upstream, &*endpoint.name);
+            let (upstream, name) = (&*self.pool.upstream.name, self.name());
             // Under the lock, or two changes might be shown in the wrong order.
             self.pool.metrics.breaker(upstream, name, after);
             drop(breaker);
@@ -164,30 +163,43 @@ impl Member {
 }
 
 impl Permit {
-    /// The endpoint to dial.
+    /// Whose permit it is.
     #[must_use]
     pub fn member(&self) -> &Member {
         &self.member
     }
 
-    /// It answered, perhaps with a refusal of its own.
-    pub fn reached(mut self) -> Member {
-        self.told = true;
-        self.member.learn(Evidence::Reached);
-        self.member.clone()
+    /// The endpoint to dial.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        self.member.endpoint()
     }
 
-    /// It did not answer, or with a server's failure; then to the session of this number.
-    pub fn failed(mut self, session: Option<u64>) {
+    /// Whether it answers is not waited for any more: if this was a probe, another may
+    /// begin. What becomes of it can be told all the same.
+    pub fn give_back(&mut self) {
+        let admission = std::mem::replace(&mut self.admission, Admission::Ordinary);
+        self.member.change(|breaker| breaker.give_back(admission, Instant::now()));
+    }
+
+    /// It answered, perhaps with a refusal of its own.
+    pub fn reached(mut self) {
         self.told = true;
-        self.member.learn(Evidence::Unreachable(session));
+        self.member.learn(Evidence::Reached(self.admission));
+    }
+
+    /// It did not answer, or with a server's failure; then to the session of this key.
+    pub fn failed(mut self, key: Option<&[u8]>) {
+        self.told = true;
+        let session = key.map(session_number);
+        self.member.learn(Evidence::Unreachable(self.admission, session));
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if !self.told && self.admission == Admission::Probe {
-            self.member.change(|breaker| breaker.give_back(Instant::now()));
+        if !self.told {
+            self.give_back();
         }
     }
 }

@@ -185,6 +185,9 @@ async fn draining_takes_the_admin_token_and_every_attempt_is_on_record() {
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("not_authorized"), "{said}");
     assert_eq!(node.health().await.unwrap()["draining"], false);
+    let url = format!("{}/api/v1/drain", node.admin_url);
+    let shown = [("authorization", "Bearer the-token-of-the-operators")];
+    assert_eq!(http::post(&url, &shown, &json!({ "within": "soon" })).await.status, 400);
     let (code, said) = drain("RINGSPAN_ADMIN_TOKEN_FILE", path).await;
     assert_eq!(code, 0, "{said}");
     assert_eq!(node.wait_exit(Duration::from_secs(30)).await, 0);
@@ -195,11 +198,10 @@ async fn draining_takes_the_admin_token_and_every_attempt_is_on_record() {
         .filter(|line: &Value| line["target"] == "audit")
         .collect();
     let told = |act: &Value, field: &str| act[field].as_str().unwrap_or_default().to_owned();
-    assert_eq!(acts.len(), 2, "{acts:?}");
-    assert_eq!(told(&acts[0], "outcome"), "denied");
-    assert_eq!(told(&acts[1], "outcome"), "accepted");
-    assert_eq!(told(&acts[1], "actor"), "admin-token");
-    for act in &acts {
+    let outcomes: Vec<_> = acts.iter().map(|act| told(act, "outcome")).collect();
+    assert_eq!(outcomes, ["denied", "invalid", "accepted"]);
+    for (act, actor) in acts.iter().zip(["nobody", "admin-token", "admin-token"]) {
+        assert_eq!(told(act, "actor"), actor);
         assert_eq!(told(act, "action"), "drain");
         assert!(told(act, "peer").starts_with("127.0.0.1:"), "{act}");
     }

@@ -2,7 +2,13 @@
 //! have an upstream believe. They go to a real node as bytes; an upstream that only listens
 //! keeps what arrives, byte by byte.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -12,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Ring, RingOptions, Store};
+use crate::support::{Ring, RingOptions, Store, eventually};
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -21,10 +27,15 @@ const OPERATOR: &str = "the-operators-own-credential";
 /// A client's key.
 const KEY: &str = "alices-key";
 
+/// A header that asks the recorder for no answer, and thus to hear the whole request.
+const UNANSWERED: &str = "X-Unanswered: yes\r\n";
+
 /// An upstream that answers every head with 200 and remembers what it was sent.
 struct Recorder {
     addr: String,
     heard: Arc<Mutex<Vec<u8>>>,
+    /// Connections that have ended.
+    ended: Arc<AtomicUsize>,
     task: AbortHandle,
 }
 
@@ -39,13 +50,32 @@ impl Recorder {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let heard: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let all = Arc::clone(&heard);
+        let ended: Arc<AtomicUsize> = Arc::default();
+        let (all, over) = (Arc::clone(&heard), Arc::clone(&ended));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(record(stream, Arc::clone(&all)));
+                let (all, over) = (Arc::clone(&all), Arc::clone(&over));
+                tokio::spawn(async move {
+                    record(stream, all).await;
+                    over.fetch_add(1, Relaxed);
+                });
             }
         });
-        Self { addr, heard, task: task.abort_handle() }
+        Self { addr, heard, ended, task: task.abort_handle() }
+    }
+
+    async fn until_heard(&self, words: &str) {
+        eventually(&format!("the upstream hears {words:?}"), ANSWER, async || {
+            String::from_utf8_lossy(&self.heard.lock()).contains(words).then_some(())
+        })
+        .await;
+    }
+
+    async fn until_ended(&self, connections: usize) {
+        eventually("the upstream's connection ends", ANSWER, async || {
+            (self.ended.load(Relaxed) >= connections).then_some(())
+        })
+        .await;
     }
 
     /// What has come since the last look, in lower case.
@@ -62,7 +92,8 @@ async fn record(mut stream: TcpStream, heard: Arc<Mutex<Vec<u8>>>) {
         own.extend_from_slice(&buffer[..read]);
         heard.lock().extend_from_slice(&buffer[..read]);
         let heads = own.windows(4).filter(|window| window == b"\r\n\r\n").count();
-        if heads > answered {
+        let unanswered = String::from_utf8_lossy(&own).to_lowercase().contains("x-unanswered");
+        if heads > answered && !unanswered {
             answered = heads;
             let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
             if stream.write_all(answer).await.is_err() {
@@ -77,23 +108,28 @@ struct Bench {
     upstream: Recorder,
 }
 
-impl Bench {
-    async fn start(auth: &str) -> Self {
-        let upstream = Recorder::start().await;
-        let addr = &upstream.addr;
-        let mut options = RingOptions::nodes(1).store(Store::Sqlite);
-        options.tables = format!(
-            r#"
+/// A responses route to the recorder at `addr`, which is shown the client's credential or
+/// the operator's.
+fn responses(addr: &str, auth: &str) -> String {
+    format!(
+        r#"
 [[upstream]]
 name = "recorder"
 url = "ws://{addr}/api/responses"
-{auth}
+auth = {auth}
 
 [[route]]
 path = "/api/responses"
 profile = "responses"
 upstream = "recorder"
+"#
+    )
+}
 
+/// An opaque route to it.
+fn raw(addr: &str) -> String {
+    format!(
+        r#"
 [[upstream]]
 name = "recorder-raw"
 url = "ws://{addr}"
@@ -105,14 +141,35 @@ profile = "opaque"
 upstream = "recorder-raw"
 session_key = ["query:session"]
 "#
-        );
-        Self { ring: Ring::start(options).await, upstream }
+    )
+}
+
+impl Bench {
+    async fn start() -> Self {
+        Self::with(|addr| responses(addr, "\"passthrough\"") + &raw(addr), &[]).await
+    }
+
+    /// With the tables that `tables` makes of the recorder's address, and these variables.
+    async fn with(tables: impl FnOnce(&str) -> String, env: &[(&str, &str)]) -> Self {
+        let upstream = Recorder::start().await;
+        let mut options = RingOptions::nodes(1).store(Store::Sqlite);
+        options.tables = tables(&upstream.addr);
+        let mut ring = Ring::prepare(options).await;
+        let node = ring.nodes.remove(0);
+        ring.nodes.push(env.iter().fold(node, |node, (name, value)| node.with(name, value)));
+        ring.migrate().await;
+        ring.start_nodes().await;
+        Self { ring, upstream }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        let addr = self.ring.node(0).client_url.trim_start_matches("http://");
+        TcpStream::connect(addr).await.unwrap()
     }
 
     /// Sends bytes; the status of the first answer, or 0 for a connection that just ends.
     async fn status(&self, request: &[u8]) -> u16 {
-        let addr = self.ring.node(0).client_url.trim_start_matches("http://");
-        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let mut stream = self.connect().await;
         stream.write_all(request).await.unwrap();
         let mut answer = Vec::new();
         let read = async {
@@ -161,7 +218,7 @@ fn upgrade(path: &str, lines: &str) -> String {
 
 #[tokio::test]
 async fn a_request_that_could_be_two_is_refused() {
-    let bench = Bench::start("auth = \"passthrough\"").await;
+    let bench = Bench::start().await;
     let inner = "0\r\n\r\nGET /api/stolen HTTP/1.1\r\nHost: edge\r\n\r\n";
     let len = inner.len();
     for (what, request) in [
@@ -198,7 +255,7 @@ async fn a_request_that_could_be_two_is_refused() {
 
 #[tokio::test]
 async fn bytes_behind_chunks_never_become_a_request() {
-    let bench = Bench::start("auth = \"passthrough\"").await;
+    let bench = Bench::start().await;
     let hidden = "5\r\nhello\r\n0\r\n\r\nGET /api/stolen HTTP/1.1\r\nHost: edge\r\n\r\n";
     let len = hidden.len();
     for lines in [
@@ -206,8 +263,7 @@ async fn bytes_behind_chunks_never_become_a_request() {
         format!("Content-Length: {len}\r\nTransfer-Encoding: chunked\r\n"),
         format!("Transfer-Encoding: chunked\r\nContent-Length: {len}\r\n"),
     ] {
-        let addr = bench.ring.node(0).client_url.trim_start_matches("http://");
-        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let mut stream = bench.connect().await;
         stream.write_all(post(&lines, hidden).as_bytes()).await.unwrap();
         let mut answers = Vec::new();
         timeout(ANSWER, stream.read_to_end(&mut answers))
@@ -224,20 +280,28 @@ async fn bytes_behind_chunks_never_become_a_request() {
 
 #[tokio::test]
 async fn a_body_that_breaks_off_never_ends_for_the_upstream() {
-    let bench = Bench::start("auth = \"passthrough\"").await;
-    for chunks in ["5\r\nhello\r\nffffffffffffffff1\r\n", "5\r\nhello\r\n-1\r\n", "5\r\nhelloX\r\n"]
+    let bench = Bench::start().await;
+    let lines = format!("{UNANSWERED}Transfer-Encoding: chunked\r\n");
+    for (n, rest) in
+        ["ffffffffffffffff1\r\n", "-1\r\n", "5\r\nhelloX\r\n", ""].into_iter().enumerate()
     {
-        let request = post("Transfer-Encoding: chunked\r\n", chunks);
-        // The recorder answers a head at once; another upstream would wait, and get a 502.
-        bench.status(request.as_bytes()).await;
+        let mut stream = bench.connect().await;
+        stream.write_all(post(&lines, "5\r\nfirst\r\n").as_bytes()).await.unwrap();
+        bench.upstream.until_heard("first").await;
+        stream.write_all(rest.as_bytes()).await.unwrap();
+        if rest.is_empty() {
+            drop(stream);
+        }
+        bench.upstream.until_ended(n + 1).await;
         let heard = bench.upstream.take();
-        assert!(!heard.contains("\r\n0\r\n"), "{chunks:?}: {heard}");
+        assert!(heard.starts_with("post /api/echo http/1.1\r\n"), "{rest:?}: {heard}");
+        assert!(!heard.contains("\r\n0\r\n"), "{rest:?}: {heard}");
     }
 }
 
 #[tokio::test]
 async fn what_is_passed_on_is_one_request_in_our_own_words() {
-    let bench = Bench::start("auth = \"passthrough\"").await;
+    let bench = Bench::start().await;
     let host = format!("host: {}\r\n", bench.upstream.addr);
 
     let equal = post("Content-Length: 5\r\nContent-Length: 5\r\n", "hello");
@@ -259,7 +323,7 @@ async fn what_is_passed_on_is_one_request_in_our_own_words() {
 
 #[tokio::test]
 async fn an_upstream_hears_nothing_that_was_meant_for_the_hop_or_claims_to_come_from_it() {
-    let bench = Bench::start("auth = \"passthrough\"").await;
+    let bench = Bench::start().await;
     let tricks = "Connection: keep-alive, X-Private, Content-Length\r\nX-Private: p\r\n\
                   Keep-Alive: timeout=9\r\nProxy-Authorization: Basic x\r\nProxy-Connection: close\r\n\
                   TE: trailers\r\nTrailer: X-T\r\nExpect-X: 1\r\n\
@@ -297,7 +361,7 @@ async fn an_upstream_hears_nothing_that_was_meant_for_the_hop_or_claims_to_come_
 
 #[tokio::test]
 async fn a_clients_words_cannot_become_lines_of_a_request_or_of_a_log() {
-    let bench = Bench::start("auth = \"passthrough\"").await;
+    let bench = Bench::start().await;
     let key = "/raw?session=a%0d%0aInjected:%20yes%0a%7B%22level%22:%22INFO%22%7D";
     bench.status(upgrade(key, "Sec-WebSocket-Protocol: a\r\n").as_bytes()).await;
     let heard = bench.upstream.take();
@@ -318,38 +382,15 @@ async fn a_clients_words_cannot_become_lines_of_a_request_or_of_a_log() {
 async fn a_client_can_neither_swap_nor_learn_the_operators_credential() {
     use std::fmt::Write as _;
 
-    let upstream = Recorder::start().await;
-    let mut options = RingOptions::nodes(1).store(Store::Sqlite);
     let mut sha256 = String::new();
     for byte in aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, KEY.as_bytes()).as_ref() {
         write!(sha256, "{byte:02x}").unwrap();
     }
-    let addr = &upstream.addr;
-    options.tables = format!(
-        r#"
-[[upstream]]
-name = "recorder"
-url = "ws://{addr}/api/responses"
-auth = {{ bearer_env = "OPERATOR_KEY" }}
-
-[[route]]
-path = "/api/responses"
-profile = "responses"
-upstream = "recorder"
-
-[auth]
-mode = "api_key"
-[[auth.key]]
-name = "alice"
-sha256 = "{sha256}"
-"#
+    let keys = format!(
+        "[auth]\nmode = \"api_key\"\n[[auth.key]]\nname = \"alice\"\nsha256 = \"{sha256}\"\n"
     );
-    let mut ring = Ring::prepare(options).await;
-    let node = ring.nodes.remove(0).with("OPERATOR_KEY", OPERATOR);
-    ring.nodes.push(node);
-    ring.migrate().await;
-    ring.start_nodes().await;
-    let bench = Bench { ring, upstream };
+    let tables = |addr: &str| responses(addr, "{ bearer_env = \"OPERATOR_KEY\" }") + &keys;
+    let bench = Bench::with(tables, &[("OPERATOR_KEY", OPERATOR)]).await;
     let operator = format!("authorization: bearer {OPERATOR}\r\n");
     for connection in ["close", "authorization", "close, Authorization"] {
         let lines = format!("Authorization: Bearer {KEY}\r\nConnection: {connection}\r\n");

@@ -135,7 +135,7 @@ pub async fn turns_of_a_dead_node_count_no_more_and_are_swept(ring: Ring) {
 
 pub async fn turns_begin_at_their_pace_after_a_burst(ring: Ring) {
     let me = ring.node("one").await;
-    let pace = Pace { interval: Duration::from_millis(400), burst: 3 };
+    let pace = Pace { interval: Duration::from_secs(3), burst: 3 };
     let wish = TurnWish { principal: ALICE, me, running: 1, at_once: None, pace: Some(pace) };
     for _ in 0..3 {
         assert_eq!(ring.store.admit_turn(&wish).await.unwrap(), TurnAdmission::Admitted);
@@ -147,7 +147,6 @@ pub async fn turns_begin_at_their_pace_after_a_burst(ring: Ring) {
     assert!(wait <= pace.interval && wait > Duration::ZERO, "{wait:?}");
     tokio::time::sleep(wait + Duration::from_millis(5)).await;
     assert_eq!(ring.store.admit_turn(&wish).await.unwrap(), TurnAdmission::Admitted);
-    assert!(matches!(ring.store.admit_turn(&wish).await.unwrap(), TurnAdmission::TooFast(_)));
 }
 
 pub async fn of_many_turns_at_once_no_more_than_the_burst_are_admitted(ring: Ring) {

@@ -8,6 +8,9 @@ use std::{
 
 use tempfile::TempDir;
 
+/// Has openssl make a key of its own, without a password.
+const NEW_KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+
 /// An authority, and what it has signed.
 pub struct Authority {
     dir: TempDir,
@@ -24,23 +27,11 @@ impl Authority {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let own = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-keyout",
-            &own("ca.key"),
-            "-out",
-            &own("ca.pem"),
-            "-subj",
-            "/CN=ring",
-            "-days",
-            "30",
-        ]);
+        let (key, cert) = (own("ca.key"), own("ca.pem"));
+        let files = ["-keyout", &key, "-out", &cert];
+        openssl(
+            &[&["req", "-x509", "-subj", "/CN=ring", "-days", "30"], &NEW_KEY[..], &files].concat(),
+        );
         Self { dir }
     }
 
@@ -54,20 +45,8 @@ impl Authority {
         let own = |name: String| self.dir.path().join(name).to_str().unwrap().to_owned();
         let (key, csr) = (own(format!("{file}.key")), own(format!("{file}.csr")));
         let (extensions, cert) = (own(format!("{file}.ext")), own(format!("{file}.pem")));
-        openssl(&[
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-keyout",
-            &key,
-            "-out",
-            &csr,
-            "-subj",
-            "/CN=node",
-        ]);
+        let files = ["-keyout", &key, "-out", &csr];
+        openssl(&[&["req", "-subj", "/CN=node"], &NEW_KEY[..], &files].concat());
         let text = format!(
             "subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n"
         );

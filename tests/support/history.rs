@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
-use super::http;
+use super::{
+    checker::{Connection, Create},
+    http,
+};
 
 /// How much later than the next connection's beginning the sample may notice an end: the
 /// two are noted by different tasks of a busy process.
@@ -24,15 +27,37 @@ impl History {
         Self(connections)
     }
 
+    /// The same as facts for the checker.
+    pub fn facts(&self) -> (Vec<Connection>, Vec<Create>) {
+        let (mut connections, mut creates) = (Vec::new(), Vec::new());
+        for noted in &self.0 {
+            let session = noted["session_id"].as_str().unwrap_or_default().to_owned();
+            let id = noted["id"].as_u64().unwrap();
+            if noted["transport"] == "websocket" {
+                let (opened, closed) =
+                    (noted["opened_ms"].as_u64().unwrap(), noted["closed_ms"].as_u64());
+                connections.push(Connection { id, session: session.clone(), opened, closed });
+            }
+            for create in noted["creates"].as_array().unwrap() {
+                let text = |name: &str| create[name].as_str().map(str::to_owned);
+                creates.push(Create {
+                    at: create["started_ms"].as_u64().unwrap(),
+                    connection: id,
+                    session: session.clone(),
+                    response: text("response_id"),
+                    conversation: text("conversation").unwrap_or_default(),
+                    generate: create["generate"] != false,
+                    outcome: text("outcome").unwrap_or_default(),
+                });
+            }
+        }
+        (connections, creates)
+    }
+
     /// Sockets whose `session-id` header is `id`.
     pub fn of_session(&self, id: &str) -> Vec<&Value> {
         let websockets = self.0.iter().filter(|it| it["transport"] == "websocket");
         websockets.filter(|it| it["session_id"] == id).collect()
-    }
-
-    /// Everything, as the sample tells it.
-    pub fn all(&self) -> &[Value] {
-        &self.0
     }
 
     /// Sockets of any session.

@@ -1,17 +1,15 @@
 //! A small HTTP client that knows nothing of ringspan.
 
-use std::time::Duration;
-
 use ::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
+use tokio::{task::AbortHandle, time::timeout};
 
-/// How long any single answer may take. Nothing in a ring may hang.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub use super::net::PATIENCE;
+use super::net::connect;
 
 /// An answer as a whole.
 #[derive(Debug)]
@@ -74,7 +72,7 @@ pub async fn open(
     }
     let request = request.body(Full::new(body.into())).unwrap();
     let answer = async {
-        let stream = TcpStream::connect(host).await.map_err(|error| format!("connect: {error}"))?;
+        let stream = connect(host).await.map_err(|error| format!("connect: {error}"))?;
         stream.set_nodelay(true).ok();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await

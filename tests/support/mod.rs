@@ -14,6 +14,7 @@ pub mod held;
 pub mod history;
 pub mod http;
 pub mod lab;
+pub mod net;
 pub mod pg_control;
 pub mod postgres;
 pub mod process;

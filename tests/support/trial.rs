@@ -6,7 +6,7 @@ use super::{
     Node, Ring, RingOptions,
     audit::Audit,
     balancer::Balancer,
-    checker::{Conduct, Connection, Create, History, Verdict, judge, moves},
+    checker::{Conduct, History, Verdict, judge, moves},
     crowd::Outcome,
     history,
 };
@@ -47,7 +47,7 @@ impl Trial {
 
     /// Judges what came of a crowd; prints the table.
     pub async fn judge(&self, conduct: Conduct, outcome: Outcome) -> Verdict {
-        let (connections, creates) = upstream(&self.ring.sample_url).await;
+        let (connections, creates) = history::History::read(&self.ring.sample_url).await.facts();
         let changes = self.audit.changes().await;
         let clients = outcome.seen;
         let verdict = judge(&History { conduct, clients, connections, creates, changes });
@@ -62,31 +62,4 @@ impl Trial {
         moves.sort_unstable();
         moves
     }
-}
-
-/// What the sample upstream noted.
-async fn upstream(url: &str) -> (Vec<Connection>, Vec<Create>) {
-    let (mut connections, mut creates) = (Vec::new(), Vec::new());
-    for noted in history::History::read(url).await.all() {
-        let session = noted["session_id"].as_str().unwrap_or_default().to_owned();
-        let id = noted["id"].as_u64().unwrap();
-        if noted["transport"] == "websocket" {
-            let (opened, closed) =
-                (noted["opened_ms"].as_u64().unwrap(), noted["closed_ms"].as_u64());
-            connections.push(Connection { id, session: session.clone(), opened, closed });
-        }
-        for create in noted["creates"].as_array().unwrap() {
-            let text = |name: &str| create[name].as_str().map(str::to_owned);
-            creates.push(Create {
-                at: create["started_ms"].as_u64().unwrap(),
-                connection: id,
-                session: session.clone(),
-                response: text("response_id"),
-                conversation: text("conversation").unwrap_or_default(),
-                generate: create["generate"] != false,
-                outcome: text("outcome").unwrap_or_default(),
-            });
-        }
-    }
-    (connections, creates)
 }

@@ -6,7 +6,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{
@@ -16,7 +16,10 @@ use tokio_tungstenite::{
     },
 };
 
-use super::http::{PATIENCE, retry_after};
+use super::{
+    http::{PATIENCE, retry_after},
+    net::{TcpStream, connect},
+};
 
 /// More than any limit that a test configures.
 const MAX_MESSAGE_BYTES: usize = 128 << 20;
@@ -97,8 +100,7 @@ impl Ws {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             request.headers_mut().append(name, HeaderValue::from_str(value).unwrap());
         }
-        let tcp =
-            TcpStream::connect(host).await.map_err(|error| Box::new(Refused::nothing(error)))?;
+        let tcp = connect(host).await.map_err(|error| Box::new(Refused::nothing(error)))?;
         tcp.set_nodelay(true).ok();
         let config = WebSocketConfig::default()
             .read_buffer_size(16 << 10)

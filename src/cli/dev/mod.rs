@@ -12,10 +12,7 @@ mod show;
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{
-    net::TcpListener,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -26,6 +23,7 @@ use self::{
 use super::{Exit, args::DevArgs, selfcheck, signals::Signals};
 use crate::{
     admin::client::Client,
+    net::TcpListener,
     sample::{self, SampleOptions},
     store::{StoreOptions, schema},
 };

@@ -1,6 +1,6 @@
 //! One client of a ring, as a check needs it: attach, say, hear.
 
-use std::{iter, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -65,18 +65,17 @@ impl Target {
             Some(token) => UpstreamAuth::Bearer(token.clone()),
             None => UpstreamAuth::Passthrough,
         };
-        let ring = Upstream {
+        let ring = Arc::new(Upstream {
             name: "ring".to_owned(),
             endpoints: vec![Endpoint { auth, ..Endpoint::sole(url) }],
             max_connection_age: Duration::MAX,
             compression: false,
             ca_file: None,
-        };
+        });
         let mut upgrade = Upgrade { path_and_query: "/".to_owned(), ..Upgrade::default() };
         upgrade.headers.insert(SESSION_ID, HeaderValue::from_str(&self.key)?);
         let rules = BreakerRules { failures: 1, open: Duration::ZERO, max_open: Duration::ZERO };
-        let dialer =
-            Dialer::new(iter::once(&ring), DIAL_TIMEOUT, MAX_MESSAGE, rules, Metrics::new())?;
+        let dialer = Dialer::new([&ring], DIAL_TIMEOUT, MAX_MESSAGE, rules, Metrics::new())?;
         let connection =
             dialer.dial(&ring, &[], None, &upgrade).await.map_err(|error| refused(&error))?;
         let headers = &connection.headers;

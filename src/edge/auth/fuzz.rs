@@ -7,11 +7,7 @@ use sha2::Digest;
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
-use crate::{
-    config::{ApiKey, ApiKeys, BreakerRules, Jwks, Jwt},
-    telemetry::metrics::Metrics,
-    upstream::Dialer,
-};
+use crate::config::{ApiKey, ApiKeys, Jwks, Jwt};
 
 /// What is accepted in mode `api_key`.
 const KEY: &[u8] = b"right";
@@ -25,7 +21,7 @@ const JWKS: &[u8] = br#"{"keys":[
 ]}"#;
 
 static ALLOWED: LazyLock<Option<[Authenticator; 3]>> = LazyLock::new(|| {
-    let fetcher = fetcher()?;
+    let fetcher = Fetcher::with_native_roots().ok()?;
     let sha256 = sha2::Sha256::digest(KEY).into();
     let keys = ApiKeys { fixed: vec![ApiKey { name: "team".into(), sha256 }], file: None };
     Some([Auth::None, Auth::Passthrough, Auth::ApiKey(keys)].map(|auth| {
@@ -43,19 +39,13 @@ static TOKENS: LazyLock<Option<Arc<Tokens>>> = LazyLock::new(|| {
         principal_claim: "sub".into(),
         leeway: Duration::from_secs(1),
     };
-    let tokens = Tokens::new(rules, fetcher()?);
+    let tokens = Tokens::new(rules, Fetcher::with_native_roots().ok()?);
     tokens.learn(JWKS).ok()?;
     Some(tokens)
 });
 
 static RUNTIME: LazyLock<Option<Runtime>> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().build().ok());
-
-fn fetcher() -> Option<Fetcher> {
-    let limit = Duration::from_secs(1);
-    let rules = BreakerRules { failures: 1, open: limit, max_open: limit };
-    Dialer::new(std::iter::empty(), limit, 1024, rules, Metrics::new()).ok()?.fetcher().ok()
-}
 
 /// The `Authorization` and `Origin` of a request, a line each.
 pub fn credential(data: &[u8]) {

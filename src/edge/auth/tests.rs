@@ -10,21 +10,10 @@ use serde_json::{Value, json};
 use sha2::Digest;
 
 use super::*;
-use crate::{
-    config::{ApiKey, ApiKeys, BreakerRules, Jwks, Jwt},
-    telemetry::metrics::Metrics,
-    upstream::Dialer,
-};
-
-fn fetcher() -> Fetcher {
-    let limit = Duration::from_secs(1);
-    let rules = BreakerRules { failures: 1, open: limit, max_open: limit };
-    let dialer = Dialer::new(std::iter::empty(), limit, 1024, rules, Metrics::new()).unwrap();
-    dialer.fetcher().unwrap()
-}
+use crate::config::{ApiKey, ApiKeys, Jwks, Jwt};
 
 fn authenticator(auth: Auth, secret: u8) -> Authenticator {
-    Authenticator::new(auth, Vec::new(), [secret; 32], fetcher())
+    Authenticator::new(auth, Vec::new(), [secret; 32], Fetcher::with_native_roots().unwrap())
 }
 
 fn headers(text: &str) -> HeaderMap {
@@ -62,7 +51,8 @@ fn only_known_keys_are_let_in() {
 #[test]
 fn a_page_of_a_foreign_origin_is_refused_whatever_it_shows() {
     let origins = vec!["https://app.example".into()];
-    let auth = Authenticator::new(Auth::None, origins, [1; 32], fetcher());
+    let auth =
+        Authenticator::new(Auth::None, origins, [1; 32], Fetcher::with_native_roots().unwrap());
     let from =
         |origin: &'static str| HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
     assert!(principal(&auth, &HeaderMap::new()).is_ok());

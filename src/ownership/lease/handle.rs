@@ -62,9 +62,20 @@ impl LeaseHandle {
         self.is_leased(now) || self.is_certified(now)
     }
 
-    /// Whether the lease itself holds at `now`: what it takes to claim anything.
+    /// The same for this moment of the runtime's clock.
     #[must_use]
-    pub fn is_leased(&self, now: Instant) -> bool {
+    pub fn is_live_now(&self) -> bool {
+        self.is_live(tokio::time::Instant::now().into_std())
+    }
+
+    /// Whether the lease itself holds now: what it takes to claim anything.
+    #[must_use]
+    pub fn is_leased_now(&self) -> bool {
+        self.is_leased(tokio::time::Instant::now().into_std())
+    }
+
+    /// Whether the lease itself holds at `now`.
+    fn is_leased(&self, now: Instant) -> bool {
         self.lease().is_live(now)
     }
 

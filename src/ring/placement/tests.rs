@@ -5,7 +5,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::*;
 
-fn member(incarnation: i64, node_id: &str) -> Member {
+/// An ACTIVE member without a load.
+pub fn member(incarnation: i64, node_id: &str) -> Member {
     Member {
         incarnation: Incarnation(incarnation),
         node_id: node_id.into(),

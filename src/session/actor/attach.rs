@@ -184,9 +184,13 @@ impl Actor {
         }
     }
 
-    /// Waits until every client has what is in the logs, or `limit` has passed.
+    /// Waits until every client has what is in the logs, or `limit` has passed, or the lease is
+    /// over: without one nobody may move frames (I4).
     pub(in crate::session) async fn settle(&mut self, limit: Duration) {
         let settled = poll_fn(|cx| {
+            if !self.ctx.lease.is_live_now() {
+                return Poll::Ready(());
+            }
             self.deliver(cx, &mut false);
             let behind = |client: &Client| client.lag(&self.streams) > 0 || client.has_replies();
             if self.clients.iter().any(behind) { Poll::Pending } else { Poll::Ready(()) }

@@ -1,35 +1,14 @@
 //! What a session's turns say of the endpoint that it is connected to, and when it leaves one.
 
-use serde::Deserialize;
-use tokio::time::Instant;
-
 use super::{Actor, Upstream};
-use crate::{
-    config::blames_endpoint,
-    session::{
-        event::{ServerEvent, Stage},
-        turns::{Action, Turns},
-    },
-    wire::Batch,
+use crate::session::{
+    event::{ServerEvent, Verdict},
+    turns::{Action, Turns},
 };
 
 /// Turns that fail in a row by the endpoint's fault before a session leaves it by itself. The
 /// breaker leaves for all, but one session alone cannot open it.
 const STRIKES: u32 = 2;
-
-/// Codes of a `response.failed` that are the endpoint's fault. The last is a matter of the
-/// credential.
-const SERVER_FAULTS: [&str; 2] = ["server_error", "server_is_overloaded"];
-const RATE_LIMIT: &str = "rate_limit_exceeded";
-
-/// What the end of a turn says of the endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Sound,
-    AtFault,
-    /// The request was at fault, or it cannot be told.
-    Open,
-}
 
 impl Actor {
     /// Learns from turns that the upstream has just ended.
@@ -37,7 +16,9 @@ impl Actor {
         let Upstream::Connected(connection, _) = &self.upstream else { return };
         for action in actions {
             let Action::Append { batch, done: true, .. } = action else { continue };
-            match verdict(batch, connection.operators) {
+            let last = batch.messages().last().and_then(|message| ServerEvent::parse(&message));
+            let Some(last) = last else { continue };
+            match last.verdict(connection.member.is_operators()) {
                 Verdict::Sound => {
                     connection.member.turn_ended();
                     (self.strikes, self.shunned) = (0, None);
@@ -86,84 +67,6 @@ impl Actor {
             tracing::info!(session = %self.id, endpoint = member.name(), "leaving a failing endpoint");
             self.shun();
             self.let_go();
-            self.retime = true;
-            self.last_upstream = Instant::now();
-        }
-    }
-}
-
-fn verdict(batch: &Batch, operators: bool) -> Verdict {
-    #[derive(Deserialize)]
-    struct Failure<'a> {
-        status: Option<u16>,
-        #[serde(borrow)]
-        response: Option<Failed<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct Failed<'a> {
-        #[serde(borrow)]
-        error: Option<Fault<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct Fault<'a> {
-        #[serde(borrow)]
-        code: Option<std::borrow::Cow<'a, str>>,
-    }
-
-    let Some(message) = batch.messages().last() else { return Verdict::Open };
-    match ServerEvent::parse(&message).map(|event| event.stage) {
-        Some(Stage::Completed | Stage::Incomplete) => Verdict::Sound,
-        Some(Stage::Error | Stage::Failed) => {
-            let Ok(failure) = serde_json::from_slice::<Failure<'_>>(&message.payload) else {
-                return Verdict::Open;
-            };
-            let code = failure.response.and_then(|response| response.error?.code);
-            let by_code = code.is_some_and(|code| {
-                SERVER_FAULTS.contains(&&*code) || operators && code == RATE_LIMIT
-            });
-            let by_status = failure.status.is_some_and(|status| blames_endpoint(status, operators));
-            if by_code || by_status { Verdict::AtFault } else { Verdict::Open }
-        }
-        _ => Verdict::Open,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::Message;
-
-    #[test]
-    fn an_endpoint_is_blamed_for_its_own_failures_and_for_the_operators_credential_only() {
-        use Verdict::{AtFault, Open, Sound};
-        let cases = [
-            (r#"{"type":"response.completed","response":{"id":"r"}}"#, Sound, Sound),
-            (r#"{"type":"response.incomplete","response":{"id":"r"}}"#, Sound, Sound),
-            (r#"{"type":"error","status":500,"error":{"code":"x"}}"#, AtFault, AtFault),
-            (r#"{"type":"error","status":429,"error":{"code":"x"}}"#, Open, AtFault),
-            (r#"{"type":"error","status":401,"error":{"code":"x"}}"#, Open, AtFault),
-            (r#"{"type":"error","status":400,"error":{"code":"x"}}"#, Open, Open),
-            (r#"{"type":"error","error":{"code":"server_error"}}"#, Open, Open),
-            (
-                r#"{"type":"response.failed","response":{"id":"r","error":{"code":"server_error"}}}"#,
-                AtFault,
-                AtFault,
-            ),
-            (
-                r#"{"type":"response.failed","response":{"id":"r","error":{"code":"rate_limit_exceeded"}}}"#,
-                Open,
-                AtFault,
-            ),
-            (
-                r#"{"type":"response.failed","response":{"id":"r","error":{"code":"invalid_prompt"}}}"#,
-                Open,
-                Open,
-            ),
-        ];
-        for (text, clients, operators) in cases {
-            let batch = Batch::one(&Message::text(text));
-            assert_eq!(verdict(&batch, false), clients, "{text}");
-            assert_eq!(verdict(&batch, true), operators, "{text}");
         }
     }
 }

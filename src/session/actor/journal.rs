@@ -81,9 +81,6 @@ impl Actor {
         state: TurnState,
         response: Option<String>,
     ) {
-        if !self.route.ledger {
-            return;
-        }
         let (session, epoch) = (self.id, self.epoch);
         let response = response.map(|id| TurnMark::response(&id));
         self.ctx.ledger.mark(TurnMark { session, epoch, no, state, response });
@@ -120,7 +117,11 @@ impl Actor {
                 }
             };
             match &journaled {
-                Journaled::Begun => self.slots.extend(slot.map(|slot| (turn, slot))),
+                Journaled::Begun => {
+                    // Not for a turn that has ended meanwhile: nobody would give it back.
+                    let lasts = self.streams.get(turn).is_some_and(|s| s.done.is_none());
+                    self.slots.extend(slot.filter(|_| lasts).map(|slot| (turn, slot)));
+                }
                 Journaled::Refused(_) => {}
                 Journaled::Duplicate(_) => {
                     self.ctx.metrics.ledger_refusal(LedgerRefusal::Duplicate);

@@ -1,35 +1,58 @@
 //! What an actor keeps, looked at from inside.
 
-use std::time::Duration;
+use std::{future::poll_fn, time::Duration};
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::net::TcpListener;
+use tokio_tungstenite::{accept_async, tungstenite};
 
 use super::*;
 use crate::{
+    config::{Endpoint, PrincipalLimits},
     link::Frame,
+    ownership::lease::LeaseHandle,
     sample::SampleAuth,
-    session::tests::node::{Gate, Node, limits, route, wish},
+    session::{
+        Attached,
+        quota::Quotas,
+        tests::node::{Gate, Node, limits, route, soon, wish},
+    },
     store::memory::Memory,
     wire::{Batch, Message},
 };
+
+/// An actor that nobody runs.
+fn actor(context: Context, attach: &Attach) -> Actor {
+    let (inbox, commands) = mpsc::channel(1);
+    let claimed = Ownership { epoch: Epoch(1), first: true };
+    let itself = inbox.downgrade();
+    Actor::new(Arc::new(context), attach, claimed, Vec::new(), Arc::default(), commands, itself)
+}
+
+/// Its client.
+async fn client(actor: &mut Actor, attach: &Attach) -> Attached {
+    let (reply, answer) = oneshot::channel();
+    actor.admit(attach, reply);
+    answer.await.unwrap().unwrap()
+}
+
+fn create(n: u64) -> Frame {
+    let create = format!(r#"{{"type":"response.create","store":false,"input":"{n}"}}"#);
+    let batch = Batch::one(&Message::text(create));
+    Frame::Messages { batch, first_seq: 0, ended: 0 }
+}
 
 #[tokio::test]
 async fn turns_that_their_client_left_waiting_leave_nothing_behind() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Responses, &gate));
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     let attach = wish(&route, "thread");
-    let (inbox, commands) = mpsc::channel(1);
-    let context = Arc::new(node.context());
-    let claimed = Ownership { epoch: Epoch(1), first: true };
-    let itself = inbox.downgrade();
-    let mut actor =
-        Actor::new(context, &attach, claimed, Vec::new(), Arc::default(), commands, itself);
+    let mut actor = actor(node.context(), &attach);
     actor.upstream = Upstream::Dialing(Box::pin(std::future::pending()));
-    let (reply, _answer) = oneshot::channel();
-    actor.admit(&attach, reply);
+    let _client = client(&mut actor, &attach).await;
     for n in 1..=3 {
-        let create = format!(r#"{{"type":"response.create","store":false,"input":"{n}"}}"#);
-        let batch = Batch::one(&Message::text(create));
-        assert!(actor.on_client(0, Frame::Messages { batch, first_seq: 0, ended: 0 }));
+        assert!(actor.on_client(0, create(n)));
         assert!(actor.streams.get(n).is_some());
     }
     actor.remove(0);
@@ -38,4 +61,84 @@ async fn turns_that_their_client_left_waiting_leave_nothing_behind() {
     for n in 1..=3 {
         assert!(actor.streams.get(n).is_none(), "the log of turn {n} is kept for ever");
     }
+}
+
+#[tokio::test]
+async fn a_turn_that_ends_while_it_is_being_admitted_takes_no_place_of_its_principal() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(Route { ledger: false, ..route(Profile::Responses, &gate) });
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let attach = wish(&route, "thread");
+    let mut context = node.context();
+    let one = PrincipalLimits { turns: Some(1), ..PrincipalLimits::default() };
+    let store: Arc<dyn crate::store::Store> = Arc::clone(&node.store) as _;
+    context.quotas = Quotas::start(node.me, one, store, node.metrics.clone(), &node.tracker);
+    let quotas = context.quotas.clone().unwrap();
+    let mut actor = actor(context, &attach);
+    actor.upstream = Upstream::Dialing(Box::pin(std::future::pending()));
+    let _client = client(&mut actor, &attach).await;
+    let connected = actor.turns.as_mut().unwrap().on_connected();
+    actor.perform(connected);
+    assert!(actor.on_client(0, create(1)));
+    assert_eq!(actor.journal.len(), 1, "it is being admitted");
+    // Its connection is lost, so it waits again; then its client goes.
+    let lost = actor.turns.as_mut().unwrap().on_disconnected();
+    actor.perform(lost);
+    actor.remove(0);
+    let answered = poll_fn(|cx| {
+        let mut progress = false;
+        assert!(actor.poll_journal(cx, &mut progress).is_none());
+        if progress { Poll::Ready(()) } else { Poll::Pending }
+    });
+    soon("the answer", answered).await;
+    let next = soon("the next turn's answer", quotas.admit(attach.principal)).await;
+    assert!(next.is_ok(), "the only place is taken for ever");
+}
+
+#[tokio::test]
+async fn without_a_lease_nothing_is_delivered_any_more() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Opaque, &gate));
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let attach = wish(&route, "room");
+    for (lease, said) in [(node.lease.clone(), true), (LeaseHandle::default(), false)] {
+        let mut actor = actor(Context { lease, ..node.context() }, &attach);
+        let mut client = client(&mut actor, &attach).await.link;
+        let batch = Batch::one(&Message::text("said before"));
+        actor.streams.get_mut(OPAQUE).unwrap().log.push(batch, Instant::now());
+        soon("the end of the wait", actor.settle(Duration::from_mins(1))).await;
+        assert_eq!(client.rx.recv().now_or_never().is_some(), said);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_left_is_told_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url: http::Uri = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let heard = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        accept_async(stream).await.unwrap().next().await
+    });
+    let gate = Gate::open(SampleAuth::Open).await;
+    let mut route = route(Profile::Responses, &gate);
+    let endpoint = |name: &str| Endpoint { name: name.into(), ..Endpoint::sole(url.clone()) };
+    let upstream = Arc::make_mut(&mut route.upstream);
+    upstream.endpoints = vec![endpoint("one"), endpoint("two")];
+    let route = Arc::new(route);
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let mut actor = actor(node.context(), &wish(&route, "thread"));
+    actor.dial();
+    let dialled = poll_fn(|cx| {
+        assert!(actor.poll_dial(cx, &mut false).is_none());
+        let connected = matches!(actor.upstream, Upstream::Connected(..));
+        if connected { Poll::Ready(()) } else { Poll::Pending }
+    });
+    soon("a connection", dialled).await;
+    actor.strikes = 2;
+    actor.leave_endpoint();
+    let heard = soon("a word", heard).await.unwrap();
+    assert!(
+        matches!(&heard, Some(Ok(tungstenite::Message::Close(Some(close)))) if close.code == 1000.into()),
+        "{heard:?}"
+    );
 }

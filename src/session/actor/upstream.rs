@@ -12,14 +12,14 @@ use tracing::{Instrument, Span, field::Empty};
 use super::{Actor, Exit, OPAQUE, Upstream, frames::UPSTREAM_WINDOW};
 use crate::{
     link::Frame,
-    session::{
-        AttachError, clients::Client, handoff::UPSTREAM_CLOSE, responses, stats::UpstreamState,
-        turns::Turns,
-    },
-    telemetry::propagation,
-    upstream::DialError,
+    session::{AttachError, clients::Client, responses, stats::UpstreamState, turns::Turns},
+    telemetry::{metrics::GaugeGuard, propagation},
+    upstream::{Connection, DialError},
     wire::{Batch, CloseFrame, Incoming, SocketError},
 };
+
+/// How long an upstream may take for a close.
+const UPSTREAM_CLOSE: Duration = Duration::from_secs(1);
 
 impl Actor {
     pub(super) fn dial(&mut self) {
@@ -119,8 +119,7 @@ impl Actor {
 
     pub(in crate::session) fn hang_up(&mut self) {
         // Not politely: what it still works on is of no use to anybody.
-        self.upstream = Upstream::None;
-        self.stats.set_upstream(UpstreamState::None);
+        drop(self.disconnect());
         self.want_upstream();
     }
 
@@ -165,12 +164,10 @@ impl Actor {
             Some(Ok(Incoming::Close(frame))) => {
                 // Its own code comes back; without one, none.
                 let (code, reason) = frame.as_ref().map_or((1005, ""), |f| (f.code, &*f.reason));
-                self.lost_in_turn();
                 self.part(code, reason);
                 return self.upstream_gone(frame, "the upstream closed");
             }
             Some(Err(SocketError::Protocol { close, what })) => {
-                self.lost_in_turn();
                 self.part(close, what);
                 let frame = CloseFrame { code: close, reason: what.to_owned() };
                 return self.upstream_gone(Some(frame), what);
@@ -203,9 +200,7 @@ impl Actor {
     ) -> Option<Exit> {
         tracing::debug!(session = %self.id, why, "upstream connection ended");
         self.ctx.events.note("upstream", &self.id, why.to_owned());
-        self.lost_in_turn();
-        self.upstream = Upstream::None;
-        self.stats.set_upstream(UpstreamState::None);
+        drop(self.disconnect());
         self.retime = true;
         let Some(turns) = &mut self.turns else { return Some(Exit::UpstreamClosed(frame)) };
         let actions = turns.on_disconnected();
@@ -214,17 +209,40 @@ impl Actor {
         None
     }
 
-    /// Gives the connection up politely; nobody waits for that.
-    fn part(&mut self, code: u16, reason: &str) {
-        let upstream = std::mem::replace(&mut self.upstream, Upstream::None);
+    /// Takes the connection out. If that is in a turn, the next one is made elsewhere.
+    fn disconnect(&mut self) -> Option<(Box<Connection>, GaugeGuard)> {
+        self.lost_in_turn();
         self.stats.set_upstream(UpstreamState::None);
-        if let Upstream::Connected(connection, gauge) = upstream {
+        match std::mem::replace(&mut self.upstream, Upstream::None) {
+            Upstream::Connected(connection, gauge) => Some((connection, gauge)),
+            Upstream::Dialing(_) | Upstream::None => None,
+        }
+    }
+
+    /// Gives the connection up politely; nobody but the node's end waits for that.
+    fn part(&mut self, code: u16, reason: &str) {
+        if let Some((connection, gauge)) = self.disconnect() {
             let reason = reason.to_owned();
             self.ctx.tracker.spawn(async move {
                 connection.close(code, &reason, UPSTREAM_CLOSE).await;
                 drop(gauge);
             });
         }
+    }
+
+    /// The session ends: its upstream is told, in the last client's words if it had any.
+    pub(in crate::session) fn close_upstream(&mut self) {
+        let frame = self.last_close.take();
+        let (code, reason) = frame.as_ref().map_or((1000, ""), |f| (f.code, &*f.reason));
+        self.part(code, reason);
+    }
+
+    /// Between turns, gives the connection up; what comes from now on waits for another.
+    pub(super) fn let_go(&mut self) {
+        self.part(1000, "");
+        self.retime = true;
+        let actions = self.turns.as_mut().map(Turns::on_disconnected).unwrap_or_default();
+        self.perform(actions);
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
@@ -253,32 +271,11 @@ impl Actor {
         if self.turns.is_some() && now >= connection.since + self.route.upstream.max_connection_age
         {
             tracing::info!(session = %self.id, "upstream connection reached its age, renewing it");
-            self.part(1000, "");
             self.let_go();
             // Without a client the next request brings it back.
             if !self.clients.is_empty() {
                 self.dial();
             }
-        }
-    }
-
-    /// Gives up a connection on which nothing runs; what comes from now on waits for another.
-    pub(super) fn let_go(&mut self) {
-        self.upstream = Upstream::None;
-        let actions = self.turns.as_mut().map(Turns::on_disconnected).unwrap_or_default();
-        self.perform(actions);
-        self.stats.set_upstream(UpstreamState::None);
-    }
-
-    /// Closes the upstream politely, within `limit`.
-    pub(in crate::session) async fn close_upstream(&mut self, limit: Duration) {
-        if let Upstream::Connected(mut connection, _) =
-            std::mem::replace(&mut self.upstream, Upstream::None)
-        {
-            let frame = self.last_close.take();
-            let (code, reason) = frame.as_ref().map_or((1000, ""), |f| (f.code, f.reason.as_str()));
-            connection.socket.queue_close(code, reason);
-            drop(tokio::time::timeout(limit, connection.socket.flush()).await);
         }
     }
 }

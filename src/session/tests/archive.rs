@@ -29,7 +29,7 @@ async fn after(turns: usize, limits: Limits) -> (Node, Gate, Attach, String) {
     let gate = Gate::open(SampleAuth::Open).await;
     let continuity = Continuity::Database;
     let route = Arc::new(Route { continuity, ..route(Profile::Responses, &gate) });
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits, [&route]).await;
     let attach = wish(&route, "thread");
     let mut client = Reader::new(node.attach(&attach).await.unwrap().link);
     let mut last = None;
@@ -46,7 +46,7 @@ async fn parts(node: &Node, session: SessionId) -> Vec<Part> {
 /// A client at the node that takes over.
 async fn taken_over(dead: &Node, attach: &Attach) -> (Node, Reader) {
     assert!(dead.store.mark_dead(dead.me, true).await.unwrap());
-    let next = Node::start(&dead.store, "next", dead.limits).await;
+    let next = Node::start(&dead.store, "next", dead.limits, [&attach.route]).await;
     let client = Reader::new(next.attach(attach).await.unwrap().link);
     (next, client)
 }

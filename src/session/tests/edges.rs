@@ -57,7 +57,7 @@ async fn a_turn_that_begins_while_the_upstream_connection_is_renewed_is_not_lost
     };
     route.upstream = Arc::new(upstream);
     let route = Arc::new(route);
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     let attach = wish(&route, "thread");
     let mut client = Reader::new(node.attach(&attach).await.unwrap().link);
     eventually("the connection is being renewed", async || gate.dials() == 2).await;

@@ -24,7 +24,7 @@ use crate::{
 async fn echo() -> (Node, Gate, Arc<crate::config::Route>) {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     (node, gate, route)
 }
 
@@ -52,7 +52,7 @@ async fn a_client_that_resumes_gets_what_followed_or_is_told_of_the_gap() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
     let small = crate::config::Limits { replay_bytes: 2000, ..limits() };
-    let node = Node::start(&Arc::new(Memory::default()), "a", small).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", small, [&route]).await;
     let attach = wish(&route, "room");
     let attached = node.attach(&attach).await.unwrap();
     assert_eq!(attached.resume, Resume::New);
@@ -87,7 +87,7 @@ async fn a_client_that_does_not_read_is_dropped_and_holds_up_nobody() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
     let small = crate::config::Limits { replay_bytes: 64 * 1024, ..limits() };
-    let node = Node::start(&Arc::new(Memory::default()), "a", small).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", small, [&route]).await;
     let attach = wish(&route, "room");
     let mut fast = Reader::new(node.attach(&attach).await.unwrap().link);
     let mut slow = Reader::new(node.attach(&attach).await.unwrap().link);
@@ -116,7 +116,7 @@ async fn a_client_that_does_not_read_is_dropped_and_holds_up_nobody() {
 async fn fifty_clients_at_once_make_one_claim_and_one_dial() {
     let gate = Gate::with_permits(SampleAuth::Open, 0).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     let attach = wish(&route, "room");
     let wishes = (0..50).map(|_| node.attach(&attach));
     let wishes = futures_util::future::join_all(wishes);
@@ -137,7 +137,7 @@ async fn fifty_clients_at_once_make_one_claim_and_one_dial() {
 async fn the_upstreams_refusal_reaches_whoever_asked_and_frees_the_session() {
     let gate = Gate::open(SampleAuth::AnyBearer).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     let attach = wish(&route, "room");
     match node.attach(&attach).await.unwrap_err() {
         AttachError::Refused(refusal) => assert_eq!(refusal.status, 401),
@@ -151,7 +151,8 @@ async fn the_upstreams_refusal_reaches_whoever_asked_and_frees_the_session() {
 
 #[tokio::test]
 async fn an_upstream_that_cannot_be_reached_is_said_to_be_unavailable() {
-    let (node, gate, mut route) = echo().await;
+    let gate = Gate::open(SampleAuth::Open).await;
+    let mut route = route(Profile::Opaque, &gate);
     let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = dead.local_addr().unwrap();
     drop(dead);
@@ -159,7 +160,9 @@ async fn an_upstream_that_cannot_be_reached_is_said_to_be_unavailable() {
         endpoints: vec![crate::config::Endpoint::sole(format!("ws://{addr}/").parse().unwrap())],
         ..(*route.upstream).clone()
     };
-    Arc::make_mut(&mut route).upstream = Arc::new(upstream);
+    route.upstream = Arc::new(upstream);
+    let route = Arc::new(route);
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     match node.attach(&wish(&route, "room")).await.unwrap_err() {
         AttachError::Failed(error) => assert_eq!(error.code, Code::UpstreamUnavailable),
         other => panic!("{other:?}"),
@@ -172,7 +175,7 @@ async fn a_session_has_as_many_clients_as_it_may_and_no_more() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
     let few = crate::config::Limits { max_clients_per_session: 2, ..limits() };
-    let node = Node::start(&Arc::new(Memory::default()), "a", few).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", few, [&route]).await;
     let attach = wish(&route, "room");
     let links = [node.attach(&attach).await.unwrap(), node.attach(&attach).await.unwrap()];
     match node.attach(&attach).await.unwrap_err() {
@@ -190,7 +193,7 @@ async fn a_session_has_as_many_clients_as_it_may_and_no_more() {
 async fn turns_of_two_clients_queue_and_each_gets_its_own_answer() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Responses, &gate));
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     let attach = wish(&route, "thread");
     let mut one = Reader::new(node.attach(&attach).await.unwrap().link);
     let mut two = Reader::new(node.attach(&attach).await.unwrap().link);
@@ -209,7 +212,7 @@ async fn turns_of_two_clients_queue_and_each_gets_its_own_answer() {
 async fn a_turn_goes_on_without_its_client_and_the_client_finds_it_again() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Responses, &gate));
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits()).await;
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     let attach = wish(&route, "thread");
     let create = r#"{"type":"response.create","model":"m","store":false,
         "input":"[deltas=40][delay=5ms] long"}"#;

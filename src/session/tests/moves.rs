@@ -3,10 +3,10 @@
 use super::*;
 use crate::store::Store as _;
 
-async fn two_nodes() -> (Node, Node) {
+async fn two_nodes(route: &Arc<crate::config::Route>) -> (Node, Node) {
     let store = Arc::new(Memory::default());
-    let a = Node::start(&store, "a", limits()).await;
-    let b = Node::start(&store, "b", limits()).await;
+    let a = Node::start(&store, "a", limits(), [route]).await;
+    let b = Node::start(&store, "b", limits(), [route]).await;
     eventually("they know each other", async || a.ring.borrow().has_other_active(a.me)).await;
     (a, b)
 }
@@ -18,9 +18,9 @@ async fn begin_drain(node: &Node) {
 
 #[tokio::test]
 async fn a_drain_hands_an_idle_session_to_its_heir_under_a_higher_epoch() {
-    let (a, b) = two_nodes().await;
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Responses, &gate));
+    let (a, b) = two_nodes(&route).await;
     let attach = wish(&route, "thread");
     let attached = a.attach(&attach).await.unwrap();
     let mut client = Reader::new(attached.link);
@@ -42,9 +42,9 @@ async fn a_drain_hands_an_idle_session_to_its_heir_under_a_higher_epoch() {
 
 #[tokio::test]
 async fn a_drain_lets_a_running_turn_end_before_the_session_moves() {
-    let (a, b) = two_nodes().await;
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Responses, &gate));
+    let (a, b) = two_nodes(&route).await;
     let attach = wish(&route, "thread");
     let mut client = Reader::new(a.attach(&attach).await.unwrap().link);
     client.send(
@@ -62,24 +62,24 @@ async fn a_drain_lets_a_running_turn_end_before_the_session_moves() {
 #[tokio::test]
 async fn a_drain_without_an_heir_frees_the_session_for_whoever_comes() {
     let store = Arc::new(Memory::default());
-    let a = Node::start(&store, "a", limits()).await;
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
+    let a = Node::start(&store, "a", limits(), [&route]).await;
     let attach = wish(&route, "room");
     let mut client = Reader::new(a.attach(&attach).await.unwrap().link);
     begin_drain(&a).await;
     a.registry.get(attach.session).unwrap().drain().await;
     assert_eq!(client.next().await, Err(Some(Frame::Moved)));
     assert_eq!(a.row(attach.session).await.owner, None);
-    let b = Node::start(&store, "b", limits()).await;
+    let b = Node::start(&store, "b", limits(), [&route]).await;
     assert!(b.attach(&attach).await.is_ok());
 }
 
 #[tokio::test]
 async fn a_session_is_taken_over_from_a_dead_owner_and_from_no_other() {
-    let (a, b) = two_nodes().await;
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
+    let (a, b) = two_nodes(&route).await;
     let attach = wish(&route, "room");
     let first = a.attach(&attach).await.unwrap();
     for draining in [false, true] {
@@ -101,9 +101,9 @@ async fn a_session_is_taken_over_from_a_dead_owner_and_from_no_other() {
 
 #[tokio::test]
 async fn an_owner_that_is_told_of_a_later_epoch_gives_up_its_own() {
-    let (a, b) = two_nodes().await;
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
+    let (a, b) = two_nodes(&route).await;
     let attach = wish(&route, "room");
     let mut client = Reader::new(a.attach(&attach).await.unwrap().link);
     a.store.mark_dead(a.me, true).await.unwrap();

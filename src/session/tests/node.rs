@@ -244,39 +244,48 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) async fn start(store: &Arc<Memory>, name: &str, limits: Limits) -> Self {
-        Self::leased(store, name, limits, LEASE).await
+    /// It can dial the upstreams of these routes.
+    pub(crate) async fn start<'a>(
+        store: &Arc<Memory>,
+        name: &str,
+        limits: Limits,
+        routes: impl IntoIterator<Item = &'a Arc<Route>>,
+    ) -> Self {
+        Self::leased(store, name, limits, LEASE, routes).await
     }
 
     /// Without a renewal its lease ends after `lease`.
-    pub(crate) async fn leased(
+    pub(crate) async fn leased<'a>(
         store: &Arc<Memory>,
         name: &str,
         limits: Limits,
         lease: Duration,
+        routes: impl IntoIterator<Item = &'a Arc<Route>>,
     ) -> Self {
-        Self::at(store, name, "127.0.0.1:1", limits, lease).await
+        Self::at(store, name, "127.0.0.1:1", limits, lease, routes).await
     }
 
     /// A member whose peer listener is at `addr`.
-    pub(crate) async fn at(
+    pub(crate) async fn at<'a>(
         store: &Arc<Memory>,
         name: &str,
         addr: &str,
         limits: Limits,
         ttl: Duration,
+        routes: impl IntoIterator<Item = &'a Arc<Route>>,
     ) -> Self {
-        Self::beside(store, name, addr, limits, ttl, Arc::new(Alone)).await
+        Self::beside(store, name, addr, limits, ttl, Arc::new(Alone), routes).await
     }
 
     /// A member that reaches its heirs by `heirs`.
-    pub(crate) async fn beside(
+    pub(crate) async fn beside<'a>(
         store: &Arc<Memory>,
         name: &str,
         addr: &str,
         limits: Limits,
         ttl: Duration,
         heirs: Arc<dyn Heirs>,
+        routes: impl IntoIterator<Item = &'a Arc<Route>>,
     ) -> Self {
         let member = NewMember {
             node_id: name.into(),
@@ -306,7 +315,7 @@ impl Node {
         .unwrap();
         tracker.spawn(membership.run(stop.clone()));
         let dialer = Dialer::new(
-            std::iter::empty(),
+            routes.into_iter().map(|route| &route.upstream),
             limits.dial_timeout,
             limits.max_message_bytes,
             breaker(),

@@ -43,11 +43,13 @@ impl Scene {
     }
 
     async fn talking() -> Self {
+        let gate = Gate::open(SampleAuth::Open).await;
+        let route = Arc::new(route(Profile::Responses, &gate));
         let store = Arc::new(Memory::default());
         let neighbours = Arc::new(Neighbours::default());
         let node = |name| {
             let heirs = Arc::clone(&neighbours);
-            Node::beside(&store, name, "127.0.0.1:1", limits(), LEASE, heirs)
+            Node::beside(&store, name, "127.0.0.1:1", limits(), LEASE, heirs, [&route])
         };
         let nodes = [node("a").await, node("b").await, node("c").await];
         neighbours.join(&nodes.each_ref());
@@ -55,8 +57,7 @@ impl Scene {
             nodes.iter().all(|node| node.ring.borrow().alive().count() == 3)
         })
         .await;
-        let gate = Gate::open(SampleAuth::Open).await;
-        let attach = wish(&Arc::new(route(Profile::Responses, &gate)), "thread");
+        let attach = wish(&route, "thread");
         let attached = nodes[0].attach(&attach).await.unwrap();
         let epoch = attached.epoch;
         let mut client = Reader::new(attached.link);
@@ -161,6 +162,10 @@ async fn a_commit_whose_answer_is_lost_is_read_again_and_not_made_twice() {
     scene.moved().await;
     let row = scene.owner().row(scene.attach.session).await;
     assert_eq!(row.owner, Some(heirs[0]), "no second heir was made the owner");
+    let story = scene.owner().registry.ctx.events.story(&row.id.to_string(), 100);
+    let told: Vec<_> = story.iter().filter(|event| event.kind == "handoff").collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].text.starts_with(&format!("handed over to incarnation {}, ", heirs[0])));
     scene.goes_on_at(heirs[0]).await;
 }
 

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Progress {
     Queued,
-    /// Being written to the ledger; the upstream has not seen it.
+    /// Being asked for; the upstream has not seen it.
     Accepted,
     /// The upstream may have it.
     Dispatched,
@@ -45,7 +45,7 @@ pub(super) struct Turn {
     pub(super) response_id: Option<String>,
     pub(super) progress: Progress,
     pub(super) redispatched: bool,
-    /// The ledger may have it.
+    /// The ledger has a row of it, or may have.
     pub(super) journaled: bool,
     /// The upstream may have had it, on this connection or an earlier one.
     pub(super) sent: bool,
@@ -191,7 +191,7 @@ impl Lane {
         self.running.as_ref().filter(|turn| turn.runs())
     }
 
-    /// The turn that is being written to the ledger waits again: its connection is gone.
+    /// The turn that is being asked for waits again: its connection is gone.
     pub(super) fn withdraw(&mut self) {
         if let Some(mut turn) = self.running.take_if(|turn| turn.progress == Progress::Accepted) {
             turn.progress = Progress::Queued;

@@ -101,9 +101,9 @@ impl Turns {
                     actions.push(Action::Forget(turn.no));
                     continue;
                 }
-                if self.bounds.ledger {
+                if self.bounds.asked {
                     turn.progress = Progress::Accepted;
-                    turn.journaled = true;
+                    turn.journaled = self.bounds.ledger;
                     actions.push(turn.journal());
                 } else {
                     actions.extend(turn.send(&self.known, &self.history));

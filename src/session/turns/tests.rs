@@ -121,7 +121,7 @@ struct Session {
 }
 
 fn bounds(queue: usize) -> Bounds {
-    Bounds { queue, payload_bytes: 1 << 20, history_bytes: 1 << 20, ledger: false }
+    Bounds { queue, payload_bytes: 1 << 20, history_bytes: 1 << 20, asked: false, ledger: false }
 }
 
 impl Session {

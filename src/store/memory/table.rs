@@ -1,6 +1,10 @@
 //! The rules of the store as plain functions over plain maps; what the SQL backends are
 //! compared with.
 
+#[cfg(feature = "simulation")]
+mod rows;
+#[cfg(test)]
+mod sabotage;
 mod turns;
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
@@ -340,30 +344,6 @@ impl Table {
         owner.is_some_and(|member| member.state.is_alive())
     }
 
-    /// What a broken store would do: a call on a session that names this owner and epoch,
-    /// whatever it named before; its row is put back unless the call changed it.
-    #[cfg(test)]
-    pub(crate) fn unfenced<T>(
-        &mut self,
-        id: SessionId,
-        owner: Option<Incarnation>,
-        epoch: Epoch,
-        call: impl FnOnce(&mut Self) -> T,
-    ) -> T {
-        let before = self.sessions.get(&id).cloned();
-        if let Some(row) = self.sessions.get_mut(&id) {
-            (row.owner, row.epoch, row.state) = (owner, epoch, SessionState::Live);
-        }
-        let changed = self.sessions.get(&id).cloned();
-        let answer = call(self);
-        if self.sessions.get(&id) == changed.as_ref()
-            && let Some(before) = before
-        {
-            self.sessions.insert(id, before);
-        }
-        answer
-    }
-
     /// A member's state, and whether its lease is over.
     #[cfg(test)]
     pub(crate) fn member(&self, me: Incarnation, now: Instant) -> (MemberState, bool) {
@@ -378,20 +358,6 @@ impl Table {
         id: SessionId,
     ) -> Option<(Option<Incarnation>, Epoch, SessionState)> {
         self.sessions.get(&id).map(|row| (row.owner, row.epoch, row.state))
-    }
-
-    /// A broken store again: the session in this epoch.
-    #[cfg(test)]
-    pub(crate) fn with_epoch(&mut self, id: SessionId, epoch: Epoch) {
-        if let Some(row) = self.sessions.get_mut(&id) {
-            row.epoch = epoch;
-        }
-    }
-
-    /// A broken store again: the turns as they were in `before`.
-    #[cfg(test)]
-    pub(crate) fn with_turns_of(&mut self, before: &Self) {
-        self.turns.clone_from(&before.turns);
     }
 
     fn living(&mut self, me: Incarnation) -> Result<&mut MemberEntry> {

@@ -1,6 +1,6 @@
 //! I7, and I4 as far as it shows outside of the database.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     facts::{Conduct, Connection, History, Seen, What},
@@ -52,12 +52,21 @@ fn numbers(history: &History, verdict: &mut Verdict) {
 
 /// Messages of an opaque session come in the order in which they were sent, once.
 fn messages(history: &History, verdict: &mut Verdict) {
-    let mut last: HashMap<&str, u64> = HashMap::new();
+    let mut had: HashMap<&str, BTreeSet<u64>> = HashMap::new();
     for seen in &history.clients {
         let What::Message { number } = seen.what else { continue };
-        let before = last.insert(&seen.session, number);
-        verdict.check(Invariant::I7, before.is_none_or(|before| before < number), || {
-            format!("{}: message {number} after {before:?}", place(seen))
+        let had = had.entry(&seen.session).or_default();
+        let last = had.last().copied();
+        let in_order = last.is_none_or(|last| last < number);
+        let once = had.insert(number);
+        // A network that comes back may still deliver what was said on a socket that its
+        // client has given up since.
+        let late = once && !in_order && history.conduct == Conduct::Freezes;
+        if late {
+            verdict.note("messages of a socket that was given up, come late");
+        }
+        verdict.check(Invariant::I7, once && (in_order || late), || {
+            format!("{}: message {number} after {last:?}", place(seen))
         });
     }
 }

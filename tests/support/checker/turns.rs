@@ -48,7 +48,11 @@ fn dispatches(history: &History, talks: &Talks, verdict: &mut Verdict) {
             continue;
         };
         let mut asked_again = if planned { 0 } else { turn.sent - 1 };
-        let mut unheard = history.conduct == Conduct::Partitions;
+        let mut unheard: usize = match history.conduct {
+            Conduct::Planned | Conduct::Losses => 0,
+            Conduct::Partitions => 1,
+            Conduct::Freezes => usize::MAX,
+        };
         verdict.check(Invariant::I2, true, String::new);
         for earlier in &creates[..creates.len() - 1] {
             let unseen = earlier.response.as_deref().is_none_or(|response| !turn.saw(response));
@@ -56,8 +60,9 @@ fn dispatches(history: &History, talks: &Talks, verdict: &mut Verdict) {
                 verdict.note("turns run again by the rule: nothing stored, nothing seen");
                 continue;
             }
-            if unheard && !turn.stored && unseen {
-                unheard = false;
+            // Who lost sight of an owner that lives on cannot have its run cut off.
+            if unheard > 0 && !turn.stored && unseen {
+                unheard -= 1;
                 verdict.note("turns run again by the rule although they had ended, unheard");
                 continue;
             }

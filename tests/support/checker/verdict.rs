@@ -77,6 +77,18 @@ impl Verdict {
         self.findings[of as usize].checked
     }
 
+    /// Violations of an invariant.
+    #[allow(dead_code, reason = "for the simulation")]
+    pub fn violations(&self, of: Invariant) -> usize {
+        self.findings[of as usize].violations
+    }
+
+    /// What was counted.
+    #[allow(dead_code, reason = "for the simulation")]
+    pub fn notes(&self) -> &[(&'static str, usize)] {
+        &self.notes
+    }
+
     /// Invariants that do not hold.
     pub fn broken(&self) -> Vec<Invariant> {
         let broken = |of: &Invariant| self.findings[*of as usize].violations > 0;

@@ -92,18 +92,43 @@ pub struct Pace {
     pub anew_after: Option<usize>,
 }
 
-enum Client {
+/// One client of any kind.
+pub enum Client {
     Socket(Socket),
     Post(Post),
     Room(Room),
 }
 
 impl Client {
-    async fn turn(&mut self, text: &str) -> Result<(), Failure> {
+    /// A client of the ring at `url`, in a session of its own.
+    pub fn new(kind: Kind, url: &str, session: &str, recorder: &Recorder) -> Self {
+        match kind {
+            Kind::FullHistory => Self::Socket(Socket::new(url, session, true, recorder)),
+            Kind::Chained => Self::Socket(Socket::new(url, session, false, recorder)),
+            Kind::PostStream => Self::Post(Post::new(url, session, true, recorder)),
+            Kind::PostStored => Self::Post(Post::new(url, session, false, recorder)),
+            Kind::Room => Self::Room(Room::new(url, session, recorder)),
+        }
+    }
+
+    /// One request and its answer, with the retries of its kind.
+    pub async fn turn(&mut self, text: &str) -> Result<(), Failure> {
         match self {
             Self::Socket(socket) => socket.turn(text).await,
             Self::Post(post) => post.turn(text).await,
             Self::Room(room) => room.turn().await,
+        }
+    }
+
+    #[allow(dead_code, reason = "for the simulation")]
+    /// Drops the connection, as one does whose network changes; it comes back with its next
+    /// turn.
+    pub fn hang_up(&mut self) {
+        match self {
+            Self::Socket(socket) => socket.lost(),
+            // Each of its turns is a connection.
+            Self::Post(_) => {}
+            Self::Room(room) => room.hang_up(),
         }
     }
 
@@ -159,7 +184,7 @@ impl Crowd {
             .map(|n| {
                 let random = StdRng::seed_from_u64(seed.wrapping_add(n as u64));
                 let kind = Kind::of(n);
-                let client = client(kind, url, &format!("{kind:?}-{n}"), &recorder);
+                let client = Client::new(kind, url, &format!("{kind:?}-{n}"), &recorder);
                 let (stop, turns, failed) = (stop.clone(), turns.clone(), failed.clone());
                 let talk = Talk { n, pace, random, stop, turns, failed };
                 tokio::spawn(talk.run(kind, client))
@@ -219,16 +244,6 @@ impl Crowd {
         outcome.turns = all.iter().map(|turns| turns.load(Ordering::Relaxed)).sum();
         outcome.seen = self.recorder.take();
         outcome
-    }
-}
-
-fn client(kind: Kind, url: &str, session: &str, recorder: &Recorder) -> Client {
-    match kind {
-        Kind::FullHistory => Client::Socket(Socket::new(url, session, true, recorder)),
-        Kind::Chained => Client::Socket(Socket::new(url, session, false, recorder)),
-        Kind::PostStream => Client::Post(Post::new(url, session, true, recorder)),
-        Kind::PostStored => Client::Post(Post::new(url, session, false, recorder)),
-        Kind::Room => Client::Room(Room::new(url, session, recorder)),
     }
 }
 

@@ -47,6 +47,12 @@ impl Room {
         Err(Failure::Other(format!("gave up: {why}")))
     }
 
+    #[allow(dead_code, reason = "for the simulation")]
+    /// Forgets the socket.
+    pub fn hang_up(&mut self) {
+        self.socket = None;
+    }
+
     async fn attempt(&mut self) -> Result<(), String> {
         self.connect().await?;
         let Some(socket) = &mut self.socket else { unreachable!("it was just connected") };

@@ -103,7 +103,8 @@ impl Socket {
         }
     }
 
-    fn lost(&mut self) {
+    /// Forgets the socket.
+    pub fn lost(&mut self) {
         self.ws = None;
         if self.full {
             self.previous = None;

@@ -326,7 +326,7 @@ fn every_broken_rule_breaks_an_invariant() {
     let mut missed = Vec::new();
     println!("| Broken rule | Bounds | Property that fails | Steps |");
     println!("|---|---|---|---|");
-    for mutant in Mutant::ALL {
+    for &mutant in Mutant::ALL {
         let mut all = SMALL.iter().chain(LARGE);
         let scenario = all.find(|scenario| scenario.mutants.contains(&mutant));
         let scenario = scenario.unwrap_or_else(|| panic!("{mutant:?} has no bounds"));

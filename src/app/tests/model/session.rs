@@ -236,10 +236,10 @@ impl Protocol {
         }
         match transfer::after_reread(world.row().as_ref(), me, epoch) {
             None => task(world, n).phase = Phase::Committing { heir, tried, forced, answer: None },
-            Some(Went::To(owner)) => {
+            Some(Went::To(owner, _)) => {
                 self.sees("a transfer whose answer was lost is found done");
                 let heir = world.nodes.iter().position(|node| node.me == owner);
-                self.went(world, n, heir.unwrap_or(heir_of(n, world)));
+                self.went(world, n, heir.unwrap_or(world.heir_of(n)));
             }
             Some(Went::Nowhere) => self.stays_or_goes(world, n),
         }
@@ -295,10 +295,6 @@ impl Protocol {
         let actions = task.turns.on_client(client, &message, None);
         self.perform(world, n, actions);
     }
-}
-
-fn heir_of(n: usize, world: &World) -> usize {
-    (n + 1) % world.nodes.len()
 }
 
 fn mark(world: &mut World, n: usize, no: TurnNo, state: TurnState, response: Option<String>) {

@@ -140,7 +140,7 @@ impl Protocol {
     }
 
     fn renew(&self, world: &mut World, n: usize) {
-        let sent = world.now - world.nodes[n].lag;
+        let sent = world.tick_of(n);
         let (me, expires) = (world.nodes[n].me, stored(world.now) + ticks(TTL));
         let granted = world.table.heartbeat(me, expires, 0).is_ok();
         let granted = granted || self.is(Mutant::TheDeadGoOn);
@@ -148,7 +148,7 @@ impl Protocol {
     }
 
     fn renew_answer(&self, world: &mut World, n: usize) {
-        let now = world.now - world.nodes[n].lag;
+        let now = world.tick_of(n);
         let node = &mut world.nodes[n];
         if let Some(Renewal::Granted(sent)) = node.renewal.take() {
             let sent = if self.is(Mutant::LeaseFromTheAnswer) { now } else { sent };
@@ -318,7 +318,7 @@ impl Protocol {
 
     /// Leaves a copy of the conversation with the next owner.
     fn copy(&self, world: &mut World, n: usize, lost: bool) {
-        let heir = (n + 1) % world.nodes.len();
+        let heir = world.heir_of(n);
         let Some((append, past)) = task(world, n).copy.take() else { return };
         let mut kept = None;
         if lost {

@@ -58,8 +58,13 @@ pub(super) fn stored(tick: u8) -> tokio::time::Instant {
     local(tick).into()
 }
 
-pub(super) const TURN_BOUNDS: TurnBounds =
-    TurnBounds { queue: 2, payload_bytes: 1 << 16, history_bytes: 1 << 16, ledger: true };
+pub(super) const TURN_BOUNDS: TurnBounds = TurnBounds {
+    queue: 2,
+    payload_bytes: 1 << 16,
+    history_bytes: 1 << 16,
+    asked: true,
+    ledger: true,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct World {
@@ -318,9 +323,19 @@ impl World {
         Some(SessionRow { age: Duration::ZERO, ..row })
     }
 
+    /// The tick that a node's own clock shows.
+    pub(super) fn tick_of(&self, n: usize) -> u8 {
+        self.now - self.nodes[n].lag
+    }
+
     /// A node's own time.
     pub(super) fn local(&self, n: usize) -> Instant {
-        local(self.now - self.nodes[n].lag)
+        local(self.tick_of(n))
+    }
+
+    /// The node that would own the session next.
+    pub(super) fn heir_of(&self, n: usize) -> usize {
+        (n + 1) % self.nodes.len()
     }
 
     pub(super) fn state_of(&self, n: usize) -> MemberState {

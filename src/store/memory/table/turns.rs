@@ -96,7 +96,7 @@ impl Table {
     }
 
     /// Every row of the ledger.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn turns(&self) -> impl Iterator<Item = TurnRow> {
         self.turns.keys().filter_map(|at| self.turn_row(*at))
     }
