@@ -14,6 +14,8 @@
 #   ./test.sh faults [--upgrade] [PATTERN]
 #                      the fault matrix (docs/testing.md) on real processes, and its table; with
 #                      --upgrade also two releases in one ring
+#   ./test.sh overload clients that do harm, one kind after another, beside regular ones; prints
+#                      what they cost (RINGSPAN_BIN: of another binary, as a release build)
 #   ./test.sh mutants  breaks the source on purpose, in a copy, and expects tests to notice
 #   ./test.sh protocols
 #                      all cases of the Autobahn test suite, against both ends of an opaque route
@@ -43,7 +45,7 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick | continuity | soak | faults | mutants | model | simulate | protocols | upgrade) ;;
+full | quick | continuity | soak | faults | overload | mutants | model | simulate | protocols | upgrade) ;;
 fuzz) exec fuzz/run.sh "${@:2}" ;;
 guards) exec benches/guards.sh ;;
 *) sed -n '2,/^set/s/^#\( \|$\)//p' "$0"; exit 64 ;;
@@ -222,7 +224,7 @@ command -v npm >/dev/null || say "no npm: the tests with the Codex CLI and opena
 command -v python3 >/dev/null || say "no python3: the tests with Codex and openai-python will be skipped"
 if [ "$mode" = continuity ]; then
     run cargo test --locked --no-fail-fast --test it -- --ignored --nocapture --test-threads=1 \
-        --skip autobahn:: --skip faults:: --skip soak:: --skip upgrade:: "${@:2}"
+        --skip autobahn:: --skip faults:: --skip overload:: --skip soak:: --skip upgrade:: "${@:2}"
     exit
 fi
 if [ "$mode" = soak ]; then
@@ -244,6 +246,10 @@ if [ "$mode" = faults ]; then
         apt_install iproute2 nftables libfaketime || say "some of the matrix may not run"
     fi
     run tests/faults/run.sh "$@"
+    exit
+fi
+if [ "$mode" = overload ]; then
+    run cargo test --locked --test it -- --ignored --nocapture overload::
     exit
 fi
 if [ "$mode" = upgrade ]; then

@@ -269,10 +269,11 @@ async fn receive(body: Body, limit: usize, patience: Duration, mut share: Share)
         if let Ok(data) = frame.map_err(|_| too_large())?.into_data() {
             deadline += Duration::from_secs(1)
                 .mul_f64(f64::from(u32::try_from(data.len()).unwrap_or(u32::MAX)) / SLOWEST);
-            if !share.holds(bytes.len() + data.len()) {
+            bytes.extend_from_slice(&data);
+            // It grows by doubling: what it has room for is what it costs.
+            if !share.holds(bytes.capacity()) {
                 return Err(crowded());
             }
-            bytes.extend_from_slice(&data);
         }
     }
 }

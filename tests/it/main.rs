@@ -33,6 +33,7 @@ mod ledger;
 mod opaque_messages;
 mod opaque_session;
 mod outage;
+mod overload;
 mod peers;
 mod pool;
 mod quotas;
