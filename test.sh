@@ -3,7 +3,8 @@
 # runner's own.
 #
 #   ./test.sh          all of it: format, lints, documents, the chart, the release binary in an
-#                      empty root, ten seconds of each fuzz target, unit, contract and ring tests
+#                      empty root, instructions of the frame path, ten seconds of each fuzz
+#                      target, twenty simulated rings, unit, contract and ring tests
 #   ./test.sh quick    unit tests and the rules of the architecture; needs no Postgres
 #   ./test.sh continuity [FILTER]
 #                      the long forms of the rolls, kills and outages, and the figures of
@@ -33,6 +34,7 @@
 # What is missing is installed where this script may (root and apt-get), and said:
 #   - a C compiler (bundled SQLite and the TLS library are C)
 #   - the Postgres server programs (tests start servers of their own and remove them)
+#   - valgrind, to count instructions
 #   - nftables, iproute2 and libfaketime, for `faults`
 #   - a C compiler and the Rust target for musl, for a static release binary; else it is dynamic
 # npm and pip are optional: with them the tests run the real Codex CLI and the OpenAI SDKs, and
@@ -45,9 +47,8 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 mode=${1:-full}
 case $mode in
-full | quick | continuity | soak | faults | overload | mutants | model | simulate | protocols | upgrade) ;;
+full | quick | continuity | soak | faults | overload | mutants | model | simulate | guards | protocols | upgrade) ;;
 fuzz) exec fuzz/run.sh "${@:2}" ;;
-guards) exec benches/guards.sh ;;
 *) sed -n '2,/^set/s/^#\( \|$\)//p' "$0"; exit 64 ;;
 esac
 
@@ -184,6 +185,15 @@ previous_release() {
     cp "$dir/build/debug/ringspan" "$RINGSPAN_PREVIOUS"
 }
 
+# Instructions of parts of the frame path against their baseline.
+guards() {
+    if ! command -v valgrind >/dev/null && may_install; then
+        say "installing valgrind, to count instructions"
+        apt_install valgrind || true
+    fi
+    run benches/guards.sh
+}
+
 # So many seeds from that one on, on all processors (RINGSPAN_JOBS).
 simulate() {
     run cargo build --locked --features simulation --example simulation
@@ -209,6 +219,10 @@ if [ "$mode" = model ]; then
     # Optimised a little: the larger bounds have millions of states.
     export CARGO_PROFILE_DEV_OPT_LEVEL=1
     run cargo test --locked --lib app::tests::model -- --include-ignored --nocapture --test-threads=1
+    exit
+fi
+if [ "$mode" = guards ]; then
+    guards
     exit
 fi
 if [ "$mode" = simulate ]; then
@@ -260,6 +274,7 @@ fi
 lint
 chart
 image
+guards
 fuzz
 simulate 20
 tests
