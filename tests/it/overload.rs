@@ -10,7 +10,7 @@ use attackers::{Attack, Refusals};
 use regulars::{Latencies, Regulars};
 use tokio::time::sleep;
 
-use crate::support::{Node, Ring, RingOptions, eventually};
+use crate::support::{Ring, RingOptions, eventually, process::Held};
 
 /// How long the regular clients are watched alone.
 const ALONE: Duration = Duration::from_secs(5);
@@ -38,19 +38,6 @@ upstream = "endless"
 session_key = ["query:session"]
 detach_ttl = "0s"
 "#;
-
-/// What a node holds.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    resident: u64,
-    descriptors: u64,
-}
-
-fn held(node: &Node) -> Held {
-    let process = node.process();
-    let files = std::fs::read_dir(format!("/proc/{}/fd", process.pid)).unwrap();
-    Held { resident: process.resident_bytes().unwrap(), descriptors: files.count() as u64 }
-}
 
 /// One line of the table.
 struct Row {
@@ -85,7 +72,7 @@ impl Row {
 /// Lets the attack go on beside the regular clients.
 async fn measure(ring: &Ring, regulars: &Regulars, attack: &Attack) -> Row {
     let node = ring.node(0);
-    let before = held(node);
+    let before = node.process().held();
     regulars.take();
     let mut peak = before;
     let mut going_on = std::pin::pin!(attack.run(ring));
@@ -94,7 +81,7 @@ async fn measure(ring: &Ring, regulars: &Regulars, attack: &Attack) -> Row {
             refusals = going_on.as_mut() => break refusals,
             () = sleep(LOOK) => {}
         }
-        let now = held(node);
+        let now = node.process().held();
         peak.resident = peak.resident.max(now.resident);
         peak.descriptors = peak.descriptors.max(now.descriptors);
     };
@@ -102,12 +89,22 @@ async fn measure(ring: &Ring, regulars: &Regulars, attack: &Attack) -> Row {
     // Sessions stay for a time without clients: they hold their upstream connection.
     let room = before.descriptors + attack.leaves();
     eventually("what the attack opened is closed", CLEARED, async || {
-        (held(node).descriptors <= room).then_some(())
+        (node.process().held().descriptors <= room).then_some(())
     })
     .await;
     sleep(AFTER).await;
     let (what, closes) = (attack.name(), attack.closes());
-    Row { what, closes, before, peak, after: held(node), refusals, echoes, turns, failed }
+    Row {
+        what,
+        closes,
+        before,
+        peak,
+        after: node.process().held(),
+        refusals,
+        echoes,
+        turns,
+        failed,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

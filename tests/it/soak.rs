@@ -7,26 +7,15 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::roll::{number, seed};
 use crate::support::{
-    Node, RingOptions, Store,
+    RingOptions, Store,
     checker::{Conduct, Invariant},
     crowd::{Crowd, Pace},
+    process::Held,
     trial::Trial,
 };
 
 /// How far medians of the last third may be above those of the second.
 const GROWTH: f64 = 1.25;
-
-/// What the node that stays holds.
-struct Held {
-    resident: u64,
-    descriptors: u64,
-}
-
-fn held(node: &Node) -> Held {
-    let process = node.process();
-    let files = std::fs::read_dir(format!("/proc/{}/fd", process.pid)).unwrap();
-    Held { resident: process.resident_bytes().unwrap(), descriptors: files.count() as u64 }
-}
 
 fn median(samples: &[Held], of: impl Fn(&Held) -> u64) -> u64 {
     let mut values: Vec<_> = samples.iter().map(of).collect();
@@ -70,7 +59,7 @@ async fn soak(clients: usize, time: Duration, pace: Pace) -> Vec<Held> {
         };
         trial.ring.until_whole().await;
         crowd.until_more(1).await;
-        let now = held(stays);
+        let now = stays.process().held();
         println!(
             "{:>5} s  {trouble}: {} turns so far; the node that stays: {} MiB, {} descriptors",
             began.elapsed().as_secs(),

@@ -124,6 +124,14 @@ impl Program {
     }
 }
 
+/// What a process holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Memory, in bytes.
+    pub resident: u64,
+    pub descriptors: u64,
+}
+
 /// A running process.
 pub struct Process {
     pub pid: u32,
@@ -179,6 +187,12 @@ impl Process {
     /// Everything that was written to its log file.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What it holds; it has to live.
+    pub fn held(&self) -> Held {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().count() as u64;
+        Held { resident: self.resident_bytes().unwrap(), descriptors }
     }
 
     /// Resident memory in bytes; None where the platform does not tell.
