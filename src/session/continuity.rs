@@ -92,7 +92,8 @@ impl Actor {
 
     fn replicate(&mut self, prepared: Option<Prepared>) -> Option<oneshot::Receiver<()>> {
         let (acknowledge, acknowledged) = oneshot::channel();
-        let copy = Copy { prepared: prepared?, acknowledge, actor: self.itself.clone() };
+        let (stats, actor) = (Arc::clone(&self.stats), self.itself.clone());
+        let copy = Copy { prepared: prepared?, acknowledge, stats, actor };
         self.replicated = self.ctx.replicator.put(copy);
         self.replicated.then_some(acknowledged)
     }

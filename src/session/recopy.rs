@@ -1,5 +1,8 @@
 //! Copies conversations again when the ring changes: from then on another member may be the
 //! next owner of a session at rest, and the copy that the former one has is of no use.
+//!
+//! What counts is who has the copy, not whose it was by the ring of the last pass: a ring that
+//! changes twice within a pass may have had another heir in between.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,15 +23,15 @@ impl Registry {
     /// Runs until the ring is not watched any more.
     pub async fn follow_heirs(self: Arc<Self>) {
         let mut ring = self.ctx.ring.clone();
-        let mut before = Arc::clone(&ring.borrow_and_update());
+        ring.borrow_and_update();
         while ring.changed().await.is_ok() {
             sleep(SETTLE.mul_f64(rand::random_range(0.5..1.5))).await;
-            let now = Arc::clone(&ring.borrow_and_update());
+            let now = ring.borrow_and_update().clone();
             let me = self.ctx.me;
             for handle in self.list() {
                 let bytes = handle.stats.history_bytes();
                 let replica = handle.route.continuity == Continuity::Replica;
-                let same = next_owner(&before, me, handle.id) == next_owner(&now, me, handle.id);
+                let same = handle.stats.heir() == next_owner(&now, me, handle.id);
                 if bytes == 0 || !replica || same {
                     continue;
                 }
@@ -41,7 +44,6 @@ impl Registry {
                 )
                 .await;
             }
-            before = now;
         }
     }
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use super::{actor::Command, warm::Prepared};
+use super::{actor::Command, stats::Stats, warm::Prepared};
 use crate::{
     ids::{Incarnation, SessionId},
     ring::Ring,
@@ -52,6 +52,8 @@ pub(super) struct Copy {
     pub(super) prepared: Prepared,
     /// Resolves when the heir has it, or will not have it.
     pub(super) acknowledge: oneshot::Sender<()>,
+    /// Where it is noted who has it.
+    pub(super) stats: Arc<Stats>,
     pub(super) actor: mpsc::WeakSender<Command>,
 }
 
@@ -105,6 +107,8 @@ async fn copy(
     for copy in batch {
         if let Some(heir) = next_owner(&ring, me, copy.prepared.session) {
             by_heir.entry(heir).or_default().push(copy);
+        } else {
+            copy.stats.set_heir(None);
         }
     }
     for (heir, copies) in by_heir {
@@ -123,6 +127,7 @@ async fn copy(
         };
         for (n, copy) in copies.into_iter().enumerate() {
             let refused = !kept.get(n).copied().unwrap_or(false);
+            copy.stats.set_heir((!refused).then_some(heir));
             if n < kept.len() {
                 metrics.conversation_copy(if refused { Outcome::Refused } else { Outcome::Ok });
             }

@@ -1,7 +1,7 @@
 //! What operators see of a session, without asking its actor.
 
 use std::{
-    sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::ClientLabel;
+use crate::ids::Incarnation;
 
 /// State of the upstream connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct Stats {
     /// Messages that the furthest-behind client has not got.
     pub lag: AtomicU64,
     upstream: AtomicU8,
+    /// The incarnation that keeps the newest copy of the conversation; 0 if nobody does.
+    heir: AtomicI64,
     pub clients: Mutex<Vec<ClientStat>>,
     active: Mutex<Active>,
 }
@@ -78,6 +81,16 @@ impl Stats {
             1 => UpstreamState::Dialing,
             _ => UpstreamState::Connected,
         }
+    }
+
+    /// Who keeps the newest copy of the conversation from now on.
+    pub(super) fn set_heir(&self, heir: Option<Incarnation>) {
+        self.heir.store(heir.map_or(0, |heir| heir.0), Relaxed);
+    }
+
+    /// Who keeps the newest copy of the conversation.
+    pub(super) fn heir(&self) -> Option<Incarnation> {
+        Some(Incarnation(self.heir.load(Relaxed))).filter(|heir| heir.0 != 0)
     }
 
     /// A turn runs or waits, or a client came.
