@@ -29,8 +29,8 @@ pub enum Fault {
     /// Nothing passes between two hosts, or from the first to the second. What was sent is
     /// lost, and with it the connections.
     Partition { one: String, two: String, oneway: bool },
-    /// A node is cut off from everybody, the database too.
-    Isolation { node: usize },
+    /// A node is cut off from everybody, the database too; from the upstream only if so said.
+    Isolation { node: usize, upstream: bool },
     /// What is sent between two hosts arrives when it is over.
     Hold { one: String, two: String },
     /// Each message between two hosts takes so long.
@@ -175,11 +175,12 @@ impl Plan {
             _ => Fault::SlowDatabase { millis: random.random_range(20..400) },
         };
         let one = node(which);
+        // The simulated network repeats nothing: a connection that lost a message stays dead,
+        // which an opaque session has no way to notice.
+        let upstream = !self.clients.contains(&Kind::Room);
         // A session's owner, its edge and its upstream are who has most to say.
         let two = match random.random_range(0..6) {
-            // The simulated network repeats nothing: a connection that lost a message stays
-            // dead, which an opaque session has no way to notice.
-            0 if !self.clients.contains(&Kind::Room) => UPSTREAM.to_owned(),
+            0 if upstream => UPSTREAM.to_owned(),
             1 => CLIENTS.to_owned(),
             _ => node(other),
         };
@@ -194,7 +195,7 @@ impl Plan {
             (Conduct::Freezes, 2..4) => {
                 Fault::Partition { one, two, oneway: random.random_bool(0.5) }
             }
-            (Conduct::Freezes, 4) => Fault::Isolation { node: which },
+            (Conduct::Freezes, 4) => Fault::Isolation { node: which, upstream },
             // A held message to the upstream would be a dispatch by the dead, which no ring
             // can prevent.
             (Conduct::Freezes, 5) => Fault::Hold { one: node(which), two: node(other) },
