@@ -117,6 +117,10 @@ impl fmt::Display for Plan {
 /// When the first fault may come: the ring stands and clients talk.
 const WARM_UP: Duration = Duration::from_secs(3);
 
+/// Of what is random about lapses. With numbers of their own they leave the rest of a plan as
+/// it would be without them.
+const LAPSES: u64 = 0x1ea5e;
+
 impl Plan {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
@@ -157,7 +161,26 @@ impl Plan {
             plan.healed_at = plan.healed_at.max(at + lasts);
             plan.events.push(Event { at, lasts, fault });
         }
+        if conduct == Conduct::Freezes {
+            plan.lapse(until);
+        }
         plan
+    }
+
+    /// Most of the time a node loses its lease, and with it what it owns, while clients,
+    /// peers and upstream reach it as before: nothing but its lease keeps it from serving.
+    fn lapse(&mut self, until: Duration) {
+        let mut random = StdRng::seed_from_u64(self.seed ^ LAPSES);
+        if random.random_bool(0.3) {
+            return;
+        }
+        let node = random.random_range(0..self.nodes);
+        let how = if random.random_bool(0.5) { Cut::Silent } else { Cut::Refused };
+        let at = random.random_range(WARM_UP..until);
+        // Others see it lapse after one lease, and serve its sessions for the rest.
+        let lasts = self.lease_ttl.mul_f64(random.random_range(1.5..4.0));
+        self.healed_at = self.healed_at.max(at + lasts);
+        self.events.push(Event { at, lasts, fault: Fault::Cut { node, how } });
     }
 
     fn fault(&self, random: &mut StdRng) -> Fault {
