@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::Route,
-    error::{Code, Error, Result},
+    error::{Blame, Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     link::Frame,
     route::{RouteError, TURN_PATIENCE},
@@ -284,7 +284,7 @@ fn too_slow() -> Error {
 
 fn crowded() -> Error {
     let text = "this node holds as many unfinished messages as it may; retry";
-    Error::new(Code::SessionUnavailable, text)
+    Error::new(Code::SessionUnavailable, text).blame(Blame::Us)
 }
 
 fn too_large() -> Error {
