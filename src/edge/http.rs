@@ -20,7 +20,9 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Edge,
     events::{Events, Step, error_response, failure, lost, moving},
-    key, reply, sse,
+    key,
+    pace::SLOWEST,
+    reply, sse,
 };
 use crate::{
     config::Route,
@@ -38,9 +40,6 @@ use crate::{
     upstream::{HttpError, Upgrade},
     wire::{Batch, Kind, Message, Share},
 };
-
-/// Bytes of a body that a client sends in a second at least.
-const SLOWEST: f64 = 16.0 * 1024.0;
 
 /// Owners that one request follows.
 const MAX_MOVES: u32 = 3;
