@@ -35,23 +35,24 @@ use self::plan::Plan;
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    match args[..] {
-        ["seed", seed] => one(seed.parse().expect("a seed is a number")),
-        ["plan", seed] => {
-            println!("{}", Plan::new(seed.parse().expect("a seed is a number")));
+    let number = |text: &str| text.parse::<u64>().ok();
+    let done = match args[..] {
+        ["seed", seed] => number(seed).map(one),
+        ["plan", seed] => number(seed).map(|seed| {
+            println!("{}", Plan::new(seed));
             ExitCode::SUCCESS
-        }
-        [] => series::run(20, 1),
-        [seeds] => series::run(seeds.parse().expect("a number of seeds"), 1),
-        [seeds, first] => series::run(
-            seeds.parse().expect("a number of seeds"),
-            first.parse().expect("the first seed is a number"),
-        ),
-        _ => {
-            eprintln!("simulation [SEEDS [FIRST]] | seed N | plan N");
-            ExitCode::from(64)
-        }
-    }
+        }),
+        [] => Some(series::run(20, 1)),
+        [seeds] => number(seeds).map(|seeds| series::run(seeds, 1)),
+        [seeds, first] => number(seeds)
+            .and_then(|seeds| Some((seeds, number(first)?)))
+            .map(|(seeds, first)| series::run(seeds, first)),
+        _ => None,
+    };
+    done.unwrap_or_else(|| {
+        eprintln!("simulation [SEEDS [FIRST]] | seed N | plan N; all of them are numbers");
+        ExitCode::from(64)
+    })
 }
 
 /// One seed; the last line is its report.

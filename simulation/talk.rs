@@ -2,18 +2,18 @@
 
 use std::{
     fmt::Write as _,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    pin::pin,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tokio::{
+    select,
+    sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -41,7 +41,7 @@ const HANGS_UP: [u32; 2] = [10, 60];
 #[derive(Default)]
 pub struct Talks {
     /// All is well again.
-    pub healed: AtomicBool,
+    pub healed: watch::Sender<bool>,
     pub outcome: Mutex<Outcome>,
 }
 
@@ -101,30 +101,37 @@ impl Talk {
         // Everybody who may have to be waited for: a takeover by a stranger takes eleven
         // leases, and a turn may wait for 30 s in each of a few attempts.
         let limit = self.plan.lease_ttl * 12 + Duration::from_mins(2);
-        let mut healed: Option<Instant> = None;
+        let (mut healed, since) = (self.talks.healed.subscribe(), OnceLock::new());
+        // Beside the turns, or the one under way at that moment could take for ever.
+        let mut over = pin!(async {
+            drop(healed.wait_for(|healed| *healed).await);
+            let _ = since.set(Instant::now());
+            sleep(limit).await;
+        });
         let mut lives = 0;
         let hangs_up = *HANGS_UP.choose(&mut self.random).unwrap_or(&HANGS_UP[0]);
         for turn in 0.. {
-            if healed.is_none() && self.talks.healed.load(Relaxed) {
-                healed = Some(Instant::now());
-            }
+            let well = since.get().is_some();
             sleep(Duration::from_millis(self.random.random_range(0..800))).await;
             if self.random.random_ratio(hangs_up, 100) {
                 self.client.hang_up();
             }
             let text = self.text(turn);
-            let left = healed.map_or(limit * 100, |at| limit.saturating_sub(at.elapsed()));
-            let Ok(result) = timeout(left, self.client.turn(&text)).await else {
-                let text = format!(
-                    "{} was not served within {limit:?} after the last fault",
-                    name(self.kind, self.n)
-                );
-                self.talks.outcome.lock().violations.push(text);
-                return;
+            let result = select! {
+                biased;
+                result = self.client.turn(&text) => result,
+                () = &mut over => {
+                    let text = format!(
+                        "{} was not served within {limit:?} after the last fault",
+                        name(self.kind, self.n)
+                    );
+                    self.talks.outcome.lock().violations.push(text);
+                    return;
+                }
             };
             self.note(&text, &result);
-            lives += usize::from(healed.is_some() && result.is_ok());
-            if let Some(at) = healed
+            lives += usize::from(well && result.is_ok());
+            if let Some(at) = since.get()
                 && lives >= LIVES
             {
                 let mut outcome = self.talks.outcome.lock();

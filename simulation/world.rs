@@ -344,7 +344,7 @@ impl World<'_> {
         for n in 0..self.plan.nodes {
             self.start(n);
         }
-        self.talks.healed.store(true, Relaxed);
+        self.talks.healed.send_replace(true);
     }
 
     /// Links of a node to everybody; to the upstream only if so said.

@@ -135,7 +135,7 @@ impl History {
         record
     }
 
-    /// `{"connections":[…],"forgotten":N}`, the `WebSocket` ones first, each oldest first.
+    /// `{"connections":[…],"forgotten":N,"now_ms":N}`, the `WebSocket` ones first, each oldest first.
     pub(super) fn to_json(&self, open: Option<bool>) -> Value {
         let mut connections = Vec::new();
         let mut forgotten = 0;
@@ -144,7 +144,9 @@ impl History {
             forgotten += ring.opened - ring.records.len() as u64;
             connections.extend(ring.records.iter().filter_map(|record| record.to_json(open)));
         }
-        json!({ "connections": connections, "forgotten": forgotten })
+        json!({
+            "connections": connections, "forgotten": forgotten, "now_ms": elapsed_ms(self.started),
+        })
     }
 }
 

@@ -148,12 +148,13 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         release(actor).await;
     }
     actor.dismiss(&Frame::Moved);
+    // Before the heir dials: a session has one upstream connection at a time (I4).
+    actor.close_upstream();
     if let Went::To(heir, _) = went
         && actor.turns.is_some()
     {
         activate(actor, heir).await;
     }
-    actor.close_upstream();
     Stay::Over
 }
 

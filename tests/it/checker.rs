@@ -117,6 +117,7 @@ impl Writer {
         let at = self.now() / 1000;
         self.history.creates.push(Create {
             at,
+            ended: Some(at),
             connection,
             session: talk.key.clone(),
             response: Some(response.clone()),
@@ -256,6 +257,39 @@ fn a_second_run_of_a_turn_that_ended_unheard_is_found_where_no_way_was_lost() {
     found(&run_twice(Conduct::Losses, false, 2), Invariant::I2);
     found(&run_twice(Conduct::Partitions, true, 2), Invariant::I2);
     found(&run_twice(Conduct::Partitions, false, 3), Invariant::I2);
+}
+
+#[test]
+fn a_second_run_of_a_turn_whose_end_was_lost_with_its_owner_is_by_the_rule_unless_it_is_stored() {
+    let lost = |conduct, stored, late| {
+        let (mut writer, mut talk) = clean();
+        writer.history.conduct = conduct;
+        let text = "ended, and its owner died";
+        writer.see(&talk, 0, What::Sent { text: text.to_owned(), stored });
+        writer.dispatch(&talk, text, "completed");
+        for _ in 0..late {
+            writer.now();
+        }
+        writer.pass(&mut talk, false);
+        writer.answer(&mut talk, 0, text);
+        writer.history
+    };
+    judge(&lost(Conduct::Losses, false, 0)).assert_holds();
+    found(&lost(Conduct::Losses, true, 0), Invariant::I2);
+    found(&lost(Conduct::Losses, false, 300), Invariant::I2);
+}
+
+#[test]
+fn a_connection_that_was_open_when_the_upstream_was_asked_is_judged_until_then() {
+    let read_after = |millis| {
+        let (mut writer, talk) = clean();
+        writer.connect(&talk);
+        let [.., before, last] = &mut writer.history.connections[..] else { panic!("two") };
+        before.closed = Some(last.opened + millis);
+        writer.history
+    };
+    judge(&read_after(100)).assert_holds();
+    found(&read_after(300), Invariant::I4);
 }
 
 #[test]

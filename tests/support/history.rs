@@ -15,7 +15,11 @@ const NOTICE_MS: u64 = 250;
 
 /// Connections of the sample upstream, oldest first.
 #[derive(Clone, Debug)]
-pub struct History(Vec<Value>);
+pub struct History {
+    connections: Vec<Value>,
+    /// When it was read, in milliseconds since the sample started.
+    read: u64,
+}
 
 impl History {
     /// Asks the sample at `url`.
@@ -24,24 +28,25 @@ impl History {
         assert_eq!(answer["forgotten"], 0, "the history is too long to be judged");
         let mut connections = answer["connections"].as_array().unwrap().clone();
         connections.sort_by_key(|connection| connection["opened_ms"].as_u64());
-        Self(connections)
+        Self { connections, read: answer["now_ms"].as_u64().unwrap() }
     }
 
     /// The same as facts for the checker.
     pub fn facts(&self) -> (Vec<Connection>, Vec<Create>) {
         let (mut connections, mut creates) = (Vec::new(), Vec::new());
-        for noted in &self.0 {
+        for noted in &self.connections {
             let session = noted["session_id"].as_str().unwrap_or_default().to_owned();
             let id = noted["id"].as_u64().unwrap();
             if noted["transport"] == "websocket" {
-                let (opened, closed) =
-                    (noted["opened_ms"].as_u64().unwrap(), noted["closed_ms"].as_u64());
+                let opened = noted["opened_ms"].as_u64().unwrap();
+                let closed = noted["closed_ms"].as_u64().or(Some(self.read));
                 connections.push(Connection { id, session: session.clone(), opened, closed });
             }
             for create in noted["creates"].as_array().unwrap() {
                 let text = |name: &str| create[name].as_str().map(str::to_owned);
                 creates.push(Create {
                     at: create["started_ms"].as_u64().unwrap(),
+                    ended: create["ended_ms"].as_u64(),
                     connection: id,
                     session: session.clone(),
                     response: text("response_id"),
@@ -56,18 +61,18 @@ impl History {
 
     /// Sockets whose `session-id` header is `id`.
     pub fn of_session(&self, id: &str) -> Vec<&Value> {
-        let websockets = self.0.iter().filter(|it| it["transport"] == "websocket");
+        let websockets = self.connections.iter().filter(|it| it["transport"] == "websocket");
         websockets.filter(|it| it["session_id"] == id).collect()
     }
 
     /// Sockets of any session.
     pub fn websockets(&self) -> Vec<&Value> {
-        self.0.iter().filter(|it| it["transport"] == "websocket").collect()
+        self.connections.iter().filter(|it| it["transport"] == "websocket").collect()
     }
 
     /// Every create, in no order.
     pub fn creates(&self) -> Vec<&Value> {
-        self.0.iter().flat_map(|it| it["creates"].as_array().unwrap()).collect()
+        self.connections.iter().flat_map(|it| it["creates"].as_array().unwrap()).collect()
     }
 
     /// Asserts that no session ever had two upstream connections at a time. A session is

@@ -80,6 +80,7 @@ pub struct Connection {
     pub session: String,
     /// Milliseconds since the upstream started.
     pub opened: u64,
+    /// Of one that was open when the upstream was asked, that moment.
     pub closed: Option<u64>,
 }
 
@@ -88,6 +89,8 @@ pub struct Connection {
 pub struct Create {
     /// Milliseconds since the upstream started.
     pub at: u64,
+    /// When the model had said its last.
+    pub ended: Option<u64>,
     pub connection: u64,
     pub session: String,
     pub response: Option<String>,

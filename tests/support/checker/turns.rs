@@ -8,6 +8,9 @@ use super::{
     verdict::{Invariant, Verdict},
 };
 
+/// How long the last events of a run may be on their way: a network, and a busy process.
+const ON_ITS_WAY_MS: u64 = 250;
+
 pub fn judge(history: &History, talks: &Talks, verdict: &mut Verdict) {
     dispatches(history, talks, verdict);
     for (session, turns) in talks {
@@ -26,6 +29,13 @@ pub fn judge(history: &History, talks: &Talks, verdict: &mut Verdict) {
         }
     }
     ledger(history, verdict);
+}
+
+/// Whether the connection of a run was lost before its last events could have been received.
+fn end_was_lost(history: &History, create: &Create) -> bool {
+    let connection = history.connections.iter().find(|it| it.id == create.connection);
+    let closed = connection.and_then(|connection| connection.closed);
+    closed.zip(create.ended).is_some_and(|(closed, ended)| closed <= ended + ON_ITS_WAY_MS)
 }
 
 /// Each turn ran once; or again by the rule, or because the client asked again.
@@ -58,6 +68,12 @@ fn dispatches(history: &History, talks: &Talks, verdict: &mut Verdict) {
             let unseen = earlier.response.as_deref().is_none_or(|response| !turn.saw(response));
             if earlier.was_cut() && !turn.stored && unseen {
                 verdict.note("turns run again by the rule: nothing stored, nothing seen");
+                continue;
+            }
+            if !planned && !turn.stored && unseen && end_was_lost(history, earlier) {
+                verdict.note(
+                    "turns run again by the rule: their end was on its way to one that was lost",
+                );
                 continue;
             }
             // Who lost sight of an owner that lives on cannot have its run cut off.
