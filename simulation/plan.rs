@@ -29,8 +29,8 @@ pub enum Fault {
     /// Nothing passes between two hosts, or from the first to the second. What was sent is
     /// lost, and with it the connections.
     Partition { one: String, two: String, oneway: bool },
-    /// A node is cut off from everybody, the database too.
-    Isolation { node: usize },
+    /// A node is cut off from everybody, the database too; from the upstream only if so said.
+    Isolation { node: usize, upstream: bool },
     /// What is sent between two hosts arrives when it is over.
     Hold { one: String, two: String },
     /// Each message between two hosts takes so long.
@@ -117,6 +117,10 @@ impl fmt::Display for Plan {
 /// When the first fault may come: the ring stands and clients talk.
 const WARM_UP: Duration = Duration::from_secs(3);
 
+/// Of what is random about lapses. With numbers of their own they leave the rest of a plan as
+/// it would be without them.
+const LAPSES: u64 = 0x1ea5e;
+
 impl Plan {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
@@ -157,7 +161,26 @@ impl Plan {
             plan.healed_at = plan.healed_at.max(at + lasts);
             plan.events.push(Event { at, lasts, fault });
         }
+        if conduct == Conduct::Freezes {
+            plan.lapse(until);
+        }
         plan
+    }
+
+    /// Most of the time a node loses its lease, and with it what it owns, while clients,
+    /// peers and upstream reach it as before: nothing but its lease keeps it from serving.
+    fn lapse(&mut self, until: Duration) {
+        let mut random = StdRng::seed_from_u64(self.seed ^ LAPSES);
+        if random.random_bool(0.3) {
+            return;
+        }
+        let node = random.random_range(0..self.nodes);
+        let how = if random.random_bool(0.5) { Cut::Silent } else { Cut::Refused };
+        let at = random.random_range(WARM_UP..until);
+        // Others see it lapse after one lease, and serve its sessions for the rest.
+        let lasts = self.lease_ttl.mul_f64(random.random_range(1.5..4.0));
+        self.healed_at = self.healed_at.max(at + lasts);
+        self.events.push(Event { at, lasts, fault: Fault::Cut { node, how } });
     }
 
     fn fault(&self, random: &mut StdRng) -> Fault {
@@ -175,11 +198,12 @@ impl Plan {
             _ => Fault::SlowDatabase { millis: random.random_range(20..400) },
         };
         let one = node(which);
+        // The simulated network repeats nothing: a connection that lost a message stays dead,
+        // which an opaque session has no way to notice.
+        let upstream = !self.clients.contains(&Kind::Room);
         // A session's owner, its edge and its upstream are who has most to say.
         let two = match random.random_range(0..6) {
-            // The simulated network repeats nothing: a connection that lost a message stays
-            // dead, which an opaque session has no way to notice.
-            0 if !self.clients.contains(&Kind::Room) => UPSTREAM.to_owned(),
+            0 if upstream => UPSTREAM.to_owned(),
             1 => CLIENTS.to_owned(),
             _ => node(other),
         };
@@ -194,7 +218,7 @@ impl Plan {
             (Conduct::Freezes, 2..4) => {
                 Fault::Partition { one, two, oneway: random.random_bool(0.5) }
             }
-            (Conduct::Freezes, 4) => Fault::Isolation { node: which },
+            (Conduct::Freezes, 4) => Fault::Isolation { node: which, upstream },
             // A held message to the upstream would be a dispatch by the dead, which no ring
             // can prevent.
             (Conduct::Freezes, 5) => Fault::Hold { one: node(which), two: node(other) },

@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -31,6 +31,11 @@ const LIVES: usize = 2;
 
 /// How long what is under way may take to end after the last client has gone.
 const SETTLE: Duration = Duration::from_secs(3);
+
+/// Of a hundred turns, before how many a client hangs up: some stay where they are, others
+/// come back through another node nearly each time. Those speak to an owner of before, if
+/// there is one that still listens.
+const HANGS_UP: [u32; 2] = [10, 60];
 
 /// What clients and driver share.
 #[derive(Default)]
@@ -98,12 +103,13 @@ impl Talk {
         let limit = self.plan.lease_ttl * 12 + Duration::from_mins(2);
         let mut healed: Option<Instant> = None;
         let mut lives = 0;
+        let hangs_up = *HANGS_UP.choose(&mut self.random).unwrap_or(&HANGS_UP[0]);
         for turn in 0.. {
             if healed.is_none() && self.talks.healed.load(Relaxed) {
                 healed = Some(Instant::now());
             }
             sleep(Duration::from_millis(self.random.random_range(0..800))).await;
-            if self.random.random_bool(0.1) {
+            if self.random.random_ratio(hangs_up, 100) {
                 self.client.hang_up();
             }
             let text = self.text(turn);

@@ -231,7 +231,7 @@ impl World<'_> {
                 if !self.sim.is_host_running(node(*n)) {
                     return false;
                 }
-                let others: Vec<_> = self.links_of(*n).into_iter().collect();
+                let others: Vec<_> = self.links_of(*n, true).into_iter().collect();
                 let free: Vec<_> =
                     others.into_iter().filter(|link| !self.busy.contains(link)).collect();
                 if *power {
@@ -256,8 +256,8 @@ impl World<'_> {
                     self.sim.partition(one.as_str(), two.as_str());
                 }
             }
-            Fault::Isolation { node: n } => {
-                let links = self.links_of(*n);
+            Fault::Isolation { node: n, upstream } => {
+                let links = self.links_of(*n, *upstream);
                 if links.iter().any(|link| self.busy.contains(link)) {
                     return false;
                 }
@@ -297,8 +297,8 @@ impl World<'_> {
                 self.sim.repair(one.as_str(), two.as_str());
                 self.busy.remove(&link(one, two));
             }
-            Fault::Isolation { node: n } => {
-                for (one, two) in self.links_of(*n) {
+            Fault::Isolation { node: n, upstream } => {
+                for (one, two) in self.links_of(*n, *upstream) {
                     self.sim.repair(one.as_str(), two.as_str());
                     self.busy.remove(&(one, two));
                 }
@@ -347,10 +347,11 @@ impl World<'_> {
         self.talks.healed.store(true, Relaxed);
     }
 
-    /// Links of a node to everybody.
-    fn links_of(&self, n: usize) -> BTreeSet<(String, String)> {
+    /// Links of a node to everybody; to the upstream only if so said.
+    fn links_of(&self, n: usize, upstream: bool) -> BTreeSet<(String, String)> {
         let others = (0..self.plan.nodes).filter(|other| *other != n).map(node);
-        let others = others.chain([UPSTREAM.to_owned(), CLIENTS.to_owned()]);
+        let others = others.chain([CLIENTS.to_owned()]);
+        let others = others.chain(upstream.then(|| UPSTREAM.to_owned()));
         others.map(|other| link(&node(n), &other)).collect()
     }
 

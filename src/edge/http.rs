@@ -20,11 +20,13 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Edge,
     events::{Events, Step, error_response, failure, lost, moving},
-    key, reply, sse,
+    key,
+    pace::SLOWEST,
+    reply, sse,
 };
 use crate::{
     config::Route,
-    error::{Code, Error, Result},
+    error::{Blame, Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     link::Frame,
     route::{RouteError, TURN_PATIENCE},
@@ -38,9 +40,6 @@ use crate::{
     upstream::{HttpError, Upgrade},
     wire::{Batch, Kind, Message, Share},
 };
-
-/// Bytes of a body that a client sends in a second at least.
-const SLOWEST: f64 = 16.0 * 1024.0;
 
 /// Owners that one request follows.
 const MAX_MOVES: u32 = 3;
@@ -284,7 +283,7 @@ fn too_slow() -> Error {
 
 fn crowded() -> Error {
     let text = "this node holds as many unfinished messages as it may; retry";
-    Error::new(Code::SessionUnavailable, text)
+    Error::new(Code::SessionUnavailable, text).blame(Blame::Us)
 }
 
 fn too_large() -> Error {

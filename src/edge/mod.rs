@@ -11,6 +11,7 @@ mod hygiene;
 mod key;
 mod opaque;
 pub(crate) mod outstanding;
+mod pace;
 mod pump;
 mod reply;
 mod responses;

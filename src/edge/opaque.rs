@@ -67,8 +67,7 @@ pub(super) async fn handle(
         let Some((socket, seat)) = socket.await else { return };
         let up = edge.metrics.frames(&route.path, Direction::Up);
         let down = edge.metrics.frames(&route.path, Direction::Down);
-        let (limit, drain) = (edge.limits.write_timeout, &edge.drain);
-        let pump = Pump::new(socket, seat, &identity, limit, drain, up, down);
+        let pump = Pump::new(socket, seat, &identity, &edge.limits, &edge.drain, up, down);
         serve(pump, link).await;
     });
     response

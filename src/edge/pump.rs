@@ -13,9 +13,12 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{CLOSE_RESTART, Drain, RESTART, auth::Identity, upgrade::Seat};
+use super::{
+    CLOSE_POLICY, CLOSE_RESTART, Drain, RESTART, auth::Identity, pace::Pace, upgrade::Seat,
+};
 use crate::{
     bell::Bell,
+    config::Limits,
     link::{Frame, Link},
     net::TcpStream,
     telemetry::metrics::FrameCounters,
@@ -33,6 +36,9 @@ const GRACE: Duration = Duration::from_mins(1);
 
 /// Idle sockets are closed spread over this time, so that not all come back at once.
 const SPREAD: Duration = Duration::from_secs(2);
+
+/// Why a client is closed that begins a large message and does not end it.
+const TOO_SLOW: &str = "the message came too slowly";
 
 /// What a pump has met.
 #[derive(Debug)]
@@ -79,6 +85,7 @@ pub(super) struct Pump {
     socket: Socket<TcpStream>,
     _seat: Seat,
     write_timeout: Duration,
+    pace: Pace,
     /// Armed while the client does not take what is written.
     stalled: Option<Pin<Box<Sleep>>>,
     closing: Option<Awaited>,
@@ -100,7 +107,7 @@ impl Pump {
         socket: Socket<TcpStream>,
         seat: Seat,
         identity: &Identity,
-        write_timeout: Duration,
+        limits: &Limits,
         drain: &Drain,
         up: FrameCounters,
         down: FrameCounters,
@@ -109,7 +116,8 @@ impl Pump {
         Box::new(Self {
             socket,
             _seat: seat,
-            write_timeout,
+            write_timeout: limits.write_timeout,
+            pace: Pace::new(limits.upgrade_timeout),
             stalled: None,
             closing: Some(Awaited::new(&drain.closing)),
             cut: drain.cut.clone(),
@@ -142,11 +150,15 @@ impl Pump {
                 }
             }
             let open = link.as_mut().is_none_or(|link| link.tx.poll_ready(cx).is_ready());
-            if room
-                && open
-                && let Poll::Ready(incoming) = self.socket.poll_recv(cx)
-            {
-                return Poll::Ready(self.incoming(incoming));
+            if room && open {
+                if let Poll::Ready(incoming) = self.socket.poll_recv(cx) {
+                    return Poll::Ready(self.incoming(incoming));
+                }
+                if self.pace.poll_breach(self.socket.unfinished(), cx) {
+                    return Poll::Ready(Event::ClientBroke { close: CLOSE_POLICY, what: TOO_SLOW });
+                }
+            } else {
+                self.pace.pause();
             }
             if !self.socket.needs_flush() {
                 self.stalled = None;

@@ -73,8 +73,7 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
             let up = edge.metrics.frames(&route.path, Direction::Up);
             let down = edge.metrics.frames(&route.path, Direction::Down);
             let drain = client.drain();
-            let timeout = edge.limits.write_timeout;
-            let pump = Pump::new(socket, seat, &identity, timeout, &drain, up, down);
+            let pump = Pump::new(socket, seat, &identity, &edge.limits, &drain, up, down);
             client.serve(pump).await;
         }
     });

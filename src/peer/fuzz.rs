@@ -65,7 +65,9 @@ pub fn calls(data: &[u8]) {
         0 => {
             let Ok(request) = proto::PrepareRequest::decode(input) else { return };
             for conversation in request.conversations {
-                let Some(prepared) = conversation_in(conversation, routes) else { continue };
+                let Some(prepared) = conversation_in(conversation, None, routes) else {
+                    continue;
+                };
                 printable(&prepared.warm.upgrade.headers);
             }
         }

@@ -27,6 +27,9 @@ use crate::{
 /// How long an heir may take for one call.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a node may take to let go of what it has: copies to others wait behind it.
+const LET_GO: Duration = Duration::from_millis(250);
+
 #[async_trait]
 impl Heirs for Peers {
     async fn prepare(
@@ -38,6 +41,10 @@ impl Heirs for Peers {
         let request = proto::PrepareRequest {
             target_incarnation: heir.0,
             conversations: prepared.iter().map(out).collect(),
+            incarnation: prepared
+                .first()
+                .and_then(|prepared| prepared.from)
+                .map_or(0, |from| from.0),
         };
         let asked = async {
             let mut client = self.client(heir, addr).await?;
@@ -45,6 +52,26 @@ impl Heirs for Peers {
             Ok(response.into_inner().kept)
         };
         timeout(TIMEOUT, asked).await.unwrap_or_else(|_| Err("no answer in time".into()))
+    }
+
+    async fn let_go(
+        &self,
+        from: Incarnation,
+        heir: Incarnation,
+        addr: &str,
+        sessions: &[SessionId],
+    ) -> Result<(), String> {
+        let request = proto::ForgetRequest {
+            target_incarnation: heir.0,
+            incarnation: from.0,
+            sessions: sessions.iter().map(|id| Bytes::copy_from_slice(&id.0)).collect(),
+        };
+        let asked = async {
+            let mut client = self.client(heir, addr).await?;
+            client.forget(request).await.map_err(|status| status.to_string())?;
+            Ok(())
+        };
+        timeout(LET_GO, asked).await.unwrap_or_else(|_| Err("no answer in time".into()))
     }
 
     async fn activate(
@@ -68,9 +95,13 @@ impl Heirs for Peers {
 
 impl Incoming {
     /// Keeps what can be kept; whether each was.
-    pub(super) fn keep_all(&self, conversations: Vec<Conversation>) -> Vec<bool> {
+    pub(super) fn keep_all(
+        &self,
+        from: Option<Incarnation>,
+        conversations: Vec<Conversation>,
+    ) -> Vec<bool> {
         let keep = |conversation| {
-            conversation_in(conversation, &self.routes)
+            conversation_in(conversation, from, &self.routes)
                 .is_some_and(|prepared| self.registry.keep(prepared))
         };
         conversations.into_iter().map(keep).collect()
@@ -113,6 +144,7 @@ fn cut_in(cut: CutTurn) -> Option<Cut> {
 /// None for what is malformed, or of a route that this node does not have.
 pub(super) fn conversation_in(
     conversation: Conversation,
+    from: Option<Incarnation>,
     routes: &[Arc<Route>],
 ) -> Option<Prepared> {
     let route = routes.iter().find(|route| route.path == conversation.route)?;
@@ -124,6 +156,7 @@ pub(super) fn conversation_in(
     });
     Some(Prepared {
         session: SessionId(conversation.session.as_ref().try_into().ok()?),
+        from,
         append: conversation.append,
         warm: Warm {
             principal: Principal(conversation.principal.as_ref().try_into().ok()?),

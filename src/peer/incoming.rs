@@ -81,8 +81,23 @@ impl Peer for Incoming {
     ) -> Result<Response<proto::PrepareResponse>, Status> {
         let request = request.into_inner();
         self.check_target(request.target_incarnation)?;
-        let kept = self.keep_all(request.conversations);
+        let from = Some(Incarnation(request.incarnation)).filter(|from| from.0 != 0);
+        let kept = self.keep_all(from, request.conversations);
         Ok(Response::new(proto::PrepareResponse { kept }))
+    }
+
+    async fn forget(
+        &self,
+        request: Request<proto::ForgetRequest>,
+    ) -> Result<Response<proto::ForgetResponse>, Status> {
+        let request = request.into_inner();
+        self.check_target(request.target_incarnation)?;
+        let id = |id: &bytes::Bytes| id.as_ref().try_into().map(SessionId);
+        let sessions: Result<Vec<_>, _> = request.sessions.iter().map(id).collect();
+        let sessions =
+            sessions.map_err(|_| Status::invalid_argument("a session id is 16 bytes"))?;
+        self.registry.let_go(Incarnation(request.incarnation), &sessions);
+        Ok(Response::new(proto::ForgetResponse {}))
     }
 
     async fn activate(

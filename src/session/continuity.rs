@@ -13,11 +13,11 @@ use super::{
     actor::Actor,
     archive::{Found, Write},
     history::Past,
-    replica::Copy,
+    replica::{Copy, Ended},
     seal::Place,
     warm::{Prepared, Warm},
 };
-use crate::config::Continuity;
+use crate::{config::Continuity, ids::Incarnation};
 
 /// Parts of a conversation in the database above which the next one replaces them all.
 const MAX_PARTS: usize = 64;
@@ -61,7 +61,7 @@ impl Actor {
     pub(super) fn prepared(&self) -> Option<Prepared> {
         let past = self.turns.as_ref()?.history().all().to_vec();
         let warm = Warm { cut: self.cuts(), ..self.warm(past) };
-        Some(Prepared { session: self.id, append: false, warm })
+        Some(Prepared { session: self.id, from: Some(self.ctx.me), append: false, warm })
     }
 
     /// The conversation grew; the end of its turn waits until that is kept as the route asks.
@@ -71,7 +71,8 @@ impl Actor {
             Continuity::Replica => {
                 let append = past.previous.is_some() && self.replicated;
                 let prepared = if append {
-                    Some(Prepared { session: self.id, append, warm: self.warm(vec![past]) })
+                    let (from, warm) = (Some(self.ctx.me), self.warm(vec![past]));
+                    Some(Prepared { session: self.id, from, append, warm })
                 } else {
                     self.prepared()
                 };
@@ -96,6 +97,13 @@ impl Actor {
         let copy = Copy { prepared: prepared?, acknowledge, stats, actor };
         self.replicated = self.ctx.replicator.put(copy);
         self.replicated.then_some(acknowledged)
+    }
+
+    /// The session's stay here has ended: whoever has a copy needs it no more, but for `next`, who owns
+    /// the session now.
+    pub(super) fn let_go_of_copies(&self, next: Option<Incarnation>) {
+        let stats = Arc::clone(&self.stats);
+        self.ctx.replicator.ended(Ended { session: self.id, stats, next });
     }
 
     /// Leaves what the conversation grew by to the database; or all of it, in the place of

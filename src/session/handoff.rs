@@ -9,6 +9,7 @@ use super::{
     actor::{Actor, Departure, Exit},
     transfer::{Step, Went, after_answer, after_reread},
     turns::Turns,
+    warm::Prepared,
 };
 use crate::{
     error::{Code, Error},
@@ -49,6 +50,7 @@ pub(super) async fn run(mut actor: Box<Actor>) {
             Exit::Abandoned => {
                 actor.close_upstream();
                 close(&actor).await;
+                actor.let_go_of_copies(None);
             }
             // What was said under earlier owners may still be asked for.
             Exit::Unreachable => release(&actor).await,
@@ -136,6 +138,7 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         tracing::info!(session = %id, %heir, %epoch, "session handed over");
         let text = format!("handed over to incarnation {heir}, epoch {epoch}");
         actor.ctx.events.emit("handoff", Some(&id), &text);
+        actor.let_go_of_copies(Some(heir));
     } else {
         // Nothing forced it to leave, so it stays, unless it is not ours any more.
         if matches!(departure, Departure::Balance(_)) && stays(actor, quiesced.is_err()).await {
@@ -221,6 +224,7 @@ async fn reread(actor: &Actor) -> Option<SessionRow> {
 /// may ask at any moment. False if the heir does not answer or has no room, so another one is asked.
 async fn prepare(actor: &Actor, heir: Incarnation) -> bool {
     let Some(prepared) = actor.prepared() else { return true };
+    let prepared = Prepared { from: None, ..prepared };
     let Some(addr) = addr_of(actor, heir) else { return false };
     match timeout(PREPARE, actor.ctx.heirs.prepare(heir, &addr, &[prepared])).await {
         Ok(Ok(kept)) => kept == [true],

@@ -193,8 +193,20 @@ impl Registry {
     /// of something that is not here.
     pub fn keep(&self, prepared: Prepared) -> bool {
         let kept = self.warm.keep(prepared, &self.ctx.limits);
-        self.ctx.metrics.heir_conversations(self.warm.len());
+        self.ctx.metrics.heir_conversations(self.copies());
         kept
+    }
+
+    /// Conversations that other nodes' sessions have left here.
+    #[must_use]
+    pub fn copies(&self) -> usize {
+        self.warm.len()
+    }
+
+    /// Lets go of conversations that the node `from` has left here, and has no use for any more.
+    pub fn let_go(&self, from: Incarnation, sessions: &[SessionId]) {
+        self.warm.let_go(from, sessions);
+        self.ctx.metrics.heir_conversations(self.copies());
     }
 
     /// Opens a session that was handed to this node, and brings its upstream up, before a
@@ -281,7 +293,7 @@ impl Registry {
             .warm
             .take(attach.session)
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
-        self.ctx.metrics.heir_conversations(self.warm.len());
+        self.ctx.metrics.heir_conversations(self.copies());
         let origin = warm.as_ref().map(|warm| propagation::extract(&warm.upgrade.headers));
         let (past, cut) = warm.map(|warm| (warm.past, warm.cut)).unwrap_or_default();
         if !past.is_empty() {

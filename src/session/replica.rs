@@ -35,6 +35,18 @@ pub trait Heirs: Send + Sync + 'static {
         prepared: &[Prepared],
     ) -> Result<Vec<bool>, String>;
 
+    /// Lets go of conversations that `from`, this node, has left there.
+    ///
+    /// # Errors
+    /// The node did not answer, or does not know the call; it keeps them for a while.
+    async fn let_go(
+        &self,
+        from: Incarnation,
+        heir: Incarnation,
+        addr: &str,
+        sessions: &[SessionId],
+    ) -> Result<(), String>;
+
     /// Nudges a new owner to open the session before its client asks.
     ///
     /// # Errors
@@ -57,9 +69,23 @@ pub(super) struct Copy {
     pub(super) actor: mpsc::WeakSender<Command>,
 }
 
+/// A session whose stay here has ended.
+pub(super) struct Ended {
+    pub(super) session: SessionId,
+    /// Where it is noted who has the copy.
+    pub(super) stats: Arc<Stats>,
+    /// Who owns the session now, and needs the copy.
+    pub(super) next: Option<Incarnation>,
+}
+
+enum Errand {
+    Copy(Box<Copy>),
+    Ended(Ended),
+}
+
 /// Where sessions leave their copies.
 #[derive(Clone)]
-pub struct Replicator(mpsc::Sender<Copy>);
+pub struct Replicator(mpsc::Sender<Errand>);
 
 impl Replicator {
     /// Starts the copying task; it ends when every sender is dropped.
@@ -74,7 +100,14 @@ impl Replicator {
         tracker.spawn(async move {
             let mut batch = Vec::new();
             while rx.recv_many(&mut batch, BATCH).await > 0 {
-                copy(me, &*heirs, &ring, &metrics, std::mem::take(&mut batch)).await;
+                let ring = ring.borrow().clone();
+                let (copies, ended) = sort(std::mem::take(&mut batch));
+                let mut useless = copy(me, &*heirs, &ring, &metrics, copies).await;
+                useless.extend(ended.into_iter().filter_map(|ended| {
+                    let heir = ended.stats.heir().filter(|heir| Some(*heir) != ended.next);
+                    heir.map(|heir| (heir, ended.session))
+                }));
+                let_go(me, &*heirs, &ring, useless).await;
             }
         });
         Self(tx)
@@ -82,7 +115,48 @@ impl Replicator {
 
     /// Leaves a copy to be sent soon. Never waits; false if too many wait already.
     pub(super) fn put(&self, copy: Copy) -> bool {
-        self.0.try_send(copy).is_ok()
+        self.0.try_send(Errand::Copy(Box::new(copy))).is_ok()
+    }
+
+    /// Has whoever keeps a copy of the session let go of it soon. Never waits; what is lost
+    /// where too much waits already costs the other node memory for a while.
+    pub(super) fn ended(&self, ended: Ended) {
+        drop(self.0.try_send(Errand::Ended(ended)));
+    }
+}
+
+/// Copies, and the sessions that ended after their last copy: one that ended before it has
+/// begun anew.
+fn sort(batch: Vec<Errand>) -> (Vec<Copy>, Vec<Ended>) {
+    let (mut copies, mut ended) = (Vec::new(), Vec::<Ended>::new());
+    for errand in batch {
+        match errand {
+            Errand::Copy(copy) => {
+                ended.retain(|ended| ended.session != copy.prepared.session);
+                copies.push(*copy);
+            }
+            Errand::Ended(one) => ended.push(one),
+        }
+    }
+    (copies, ended)
+}
+
+/// Tells members which conversations of this node are of no use to them any more.
+async fn let_go(
+    me: Incarnation,
+    heirs: &dyn Heirs,
+    ring: &Ring,
+    useless: Vec<(Incarnation, SessionId)>,
+) {
+    let mut by_heir: HashMap<Incarnation, Vec<SessionId>> = HashMap::new();
+    for (heir, session) in useless {
+        by_heir.entry(heir).or_default().push(session);
+    }
+    for (heir, sessions) in by_heir {
+        let Some(member) = ring.member(heir) else { continue };
+        if let Err(error) = heirs.let_go(me, heir, &member.peer_addr, &sessions).await {
+            tracing::debug!(%heir, error, "a node keeps conversations of no use");
+        }
     }
 }
 
@@ -92,20 +166,21 @@ pub(super) fn next_owner(ring: &Ring, me: Incarnation, session: SessionId) -> Op
     placement.owner(session).into_iter().chain(placement.successors(session)).find(|n| *n != me)
 }
 
+/// Takes copies to their heirs. Returns what former heirs have of them.
 async fn copy(
     me: Incarnation,
     heirs: &dyn Heirs,
-    ring: &watch::Receiver<Arc<Ring>>,
+    ring: &Ring,
     metrics: &Metrics,
     batch: Vec<Copy>,
-) {
+) -> Vec<(Incarnation, SessionId)> {
     /// A heir that is away must not hold up the copies to the others for long.
     const PAUSE: Duration = Duration::from_millis(50);
 
-    let ring = ring.borrow().clone();
+    let mut useless = Vec::new();
     let mut by_heir: HashMap<Incarnation, Vec<Copy>> = HashMap::new();
     for copy in batch {
-        if let Some(heir) = next_owner(&ring, me, copy.prepared.session) {
+        if let Some(heir) = next_owner(ring, me, copy.prepared.session) {
             by_heir.entry(heir).or_default().push(copy);
         } else {
             copy.stats.set_heir(None);
@@ -127,6 +202,10 @@ async fn copy(
         };
         for (n, copy) in copies.into_iter().enumerate() {
             let refused = !kept.get(n).copied().unwrap_or(false);
+            let former = copy.stats.heir().filter(|former| *former != heir);
+            if let Some(former) = former.filter(|_| !refused) {
+                useless.push((former, copy.prepared.session));
+            }
             copy.stats.set_heir((!refused).then_some(heir));
             if n < kept.len() {
                 metrics.conversation_copy(if refused { Outcome::Refused } else { Outcome::Ok });
@@ -142,4 +221,5 @@ async fn copy(
             let _ = copy.acknowledge.send(());
         }
     }
+    useless
 }

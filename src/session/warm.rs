@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::history::{History, Past};
 use crate::{
     config::{Limits, Route},
-    ids::{Principal, SessionId},
+    ids::{Incarnation, Principal, SessionId},
     upstream::Upgrade,
     wire::Batch,
 };
@@ -49,6 +49,9 @@ pub struct Cut {
 #[derive(Clone)]
 pub struct Prepared {
     pub session: SessionId,
+    /// Who leaves it and may have it let go of; nobody with a transfer, since what was said of the
+    /// copy before may come late.
+    pub from: Option<Incarnation>,
     /// The heir has what came before; otherwise this is all of it.
     pub append: bool,
     pub warm: Warm,
@@ -65,6 +68,7 @@ struct Kept {
 }
 
 struct Entry {
+    from: Option<Incarnation>,
     warm: Warm,
     history: History,
     at: Instant,
@@ -84,7 +88,7 @@ impl WarmStore {
     /// Keeps a conversation. False if it is only a part and what came before is not here, or
     /// if there is no room.
     pub(super) fn keep(&self, prepared: Prepared, limits: &Limits) -> bool {
-        let Prepared { session, append, mut warm } = prepared;
+        let Prepared { session, from, append, mut warm } = prepared;
         let now = Instant::now();
         let past = std::mem::take(&mut warm.past);
         let mut kept = self.0.lock();
@@ -98,9 +102,20 @@ impl WarmStore {
         let room = kept.bytes + bytes <= MAX_BYTES && kept.sessions.len() < MAX_SESSIONS;
         if room {
             kept.bytes += bytes;
-            kept.sessions.insert(session, Entry { warm, history, at: now });
+            kept.sessions.insert(session, Entry { from, warm, history, at: now });
         }
         room
+    }
+
+    /// Lets go of those of these sessions that `from` has left here. What another node left
+    /// since then is of a later owner.
+    pub(super) fn let_go(&self, from: Incarnation, sessions: &[SessionId]) {
+        let mut kept = self.0.lock();
+        for &session in sessions {
+            if kept.sessions.get(&session).is_some_and(|entry| entry.from == Some(from)) {
+                kept.remove(session);
+            }
+        }
     }
 
     /// Conversations kept.

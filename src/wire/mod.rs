@@ -18,7 +18,7 @@ mod outbox;
 mod scratch;
 
 pub use batch::{Batch, BatchBuilder, Kind, Message};
-pub use budget::{Budget, Share};
+pub use budget::{Budget, FREE_BYTES, Share};
 pub use codec::{CloseFrame, Incoming};
 pub use frame::Role;
 pub use socket::{Socket, SocketError, SocketOptions};

@@ -132,6 +132,12 @@ impl<S> Socket<S> {
         self.outbox.pending()
     }
 
+    /// Bytes of a message whose end has not come.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.rest.len() + self.decoder.unfinished()
+    }
+
     /// The stream below, for its options and addresses.
     pub fn get_ref(&self) -> &S {
         &self.io
@@ -220,7 +226,7 @@ impl<S: AsyncRead + Unpin> Socket<S> {
 
     /// Whether all that is kept here has its place in the budget.
     fn has_room(&mut self) -> bool {
-        let held = self.rest.len() + self.decoder.unfinished();
+        let held = self.unfinished();
         self.share.as_mut().is_none_or(|share| share.holds(held))
     }
 

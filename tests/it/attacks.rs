@@ -137,6 +137,30 @@ async fn a_body_that_trickles_in_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_large_message_that_trickles_in_is_closed() {
+    let options = RingOptions::nodes(1).setting("upgrade_timeout", "\"1s\"");
+    let ring = Ring::start(options).await;
+    let socket = Ws::open(&ring.node(0).url("/rooms/trickle"), &[ALICE]).await;
+    let began = Instant::now();
+    let mut socket = socket
+        .raw(async |stream: &mut TcpStream| {
+            let mut frame = vec![0x82, 0xff];
+            frame.extend((1_u64 << 20).to_be_bytes());
+            frame.resize(100 << 10, 0);
+            // More is kept of it than is free; then it comes byte by byte.
+            stream.write_all(&frame).await.unwrap();
+            for _ in 0..15 {
+                sleep(Duration::from_millis(100)).await;
+                stream.write_all(&[0]).await.ok();
+            }
+        })
+        .await;
+    let end = socket.next_within(Duration::from_secs(8)).await;
+    assert!(matches!(end, crate::support::Received::Close(1008, _)), "{end:?}");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn heads_without_end_are_refused_and_cost_no_memory() {
     let ring = Ring::start(RingOptions::nodes(1)).await;
     let node = ring.node(0);

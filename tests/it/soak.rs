@@ -61,11 +61,12 @@ async fn soak(clients: usize, time: Duration, pace: Pace) -> Vec<Held> {
         crowd.until_more(1).await;
         let now = stays.process().held();
         println!(
-            "{:>5} s  {trouble}: {} turns so far; the node that stays: {} MiB, {} descriptors",
+            "{:>5} s  {trouble}: {} turns so far; the node that stays: {} MiB, {} descriptors, {} copies",
             began.elapsed().as_secs(),
             crowd.turns(),
             now.resident >> 20,
             now.descriptors,
+            stays.metric("ringspan_heir_conversations").await,
         );
         samples.push(now);
     }

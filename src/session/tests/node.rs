@@ -145,6 +145,17 @@ impl Heirs for Neighbours {
         Ok(prepared.iter().map(|prepared| registry.keep(prepared.clone())).collect())
     }
 
+    async fn let_go(
+        &self,
+        from: Incarnation,
+        heir: Incarnation,
+        _: &str,
+        sessions: &[SessionId],
+    ) -> Result<(), String> {
+        self.reach(heir).await?.let_go(from, sessions);
+        Ok(())
+    }
+
     async fn activate(&self, heir: Incarnation, _: &str, id: SessionId) -> Result<(), String> {
         if self.loses_activations.load(Relaxed) {
             return Err("lost".into());
@@ -165,6 +176,16 @@ impl Heirs for Alone {
         prepared: &[Prepared],
     ) -> Result<Vec<bool>, String> {
         Ok(vec![true; prepared.len()])
+    }
+
+    async fn let_go(
+        &self,
+        _: Incarnation,
+        _: Incarnation,
+        _: &str,
+        _: &[SessionId],
+    ) -> Result<(), String> {
+        Ok(())
     }
 
     async fn activate(&self, _: Incarnation, _: &str, _: SessionId) -> Result<(), String> {

@@ -43,8 +43,14 @@ impl Scene {
     }
 
     async fn talking() -> Self {
+        Self::talking_on(Duration::from_mins(1)).await
+    }
+
+    /// The session outlives its last client by `detach_ttl`.
+    async fn talking_on(detach_ttl: Duration) -> Self {
         let gate = Gate::open(SampleAuth::Open).await;
-        let route = Arc::new(route(Profile::Responses, &gate));
+        let mut route = Arc::new(route(Profile::Responses, &gate));
+        Arc::make_mut(&mut route).detach_ttl = detach_ttl;
         let store = Arc::new(Memory::default());
         let neighbours = Arc::new(Neighbours::default());
         let node = |name| {
@@ -252,6 +258,38 @@ async fn what_waits_behind_a_running_turn_is_left_to_the_next_owner() {
     scene.drain().await;
     scene.client.until("response.completed").await;
     scene.moved().await;
+}
+
+#[tokio::test]
+async fn what_an_heir_keeps_of_a_session_goes_with_the_session() {
+    let scene = Scene::talking_on(Duration::from_millis(30)).await;
+    let heir = Arc::clone(&scene.node(scene.heirs()[0]).registry);
+    assert_eq!(heir.copies(), 1);
+    drop(scene.client);
+    eventually("the copy is let go of", async || heir.copies() == 0).await;
+}
+
+#[tokio::test]
+async fn a_former_heir_keeps_nothing_and_the_owner_after_the_next_keeps_the_copy_left_to_it() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    // The session goes to the second node, though the first has the copy of its last turn.
+    scene.owner().registry.get(scene.attach.session).unwrap().offer(vec![heirs[1]]);
+    scene.moved().await;
+    let (first, second) = (scene.node(heirs[0]), scene.node(heirs[1]));
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heirs[1]));
+    // Its own heir is the first node, whom the former owner told to let go of what it had left.
+    eventually("the new owner has a copy there", async || {
+        let handle = second.registry.get(scene.attach.session);
+        handle.is_some_and(|handle| handle.stats.heir() == Some(heirs[0]))
+    })
+    .await;
+    assert_eq!((first.registry.copies(), second.registry.copies()), (1, 0));
+    // That it is told again, and late, changes nothing.
+    first.registry.let_go(scene.owner().me, &[scene.attach.session]);
+    assert_eq!(first.registry.copies(), 1);
+    second.store.mark_dead(heirs[1], true).await.unwrap();
+    scene.goes_on_at(heirs[0]).await;
 }
 
 #[tokio::test]
