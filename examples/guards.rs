@@ -18,11 +18,12 @@ use ringspan::{
     ids::SessionId,
     link::{Frame, pipe},
     ring::placement::Placement,
-    session::event::ServerEvent,
+    session::{event::ServerEvent, log::Log},
     wire::{Message, Role},
 };
+use tokio::time::Instant;
 
-use self::parts::{members, run, socket};
+use self::parts::{Script, logged, members, run, socket, turns};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -37,6 +38,8 @@ fn main() -> anyhow::Result<()> {
         "link-1x200" => link(cx, times),
         "placement-300" => placement(times),
         "event-delta" => event(times),
+        "turn-20-deltas" => turn(times),
+        "log-1x200" => log(times),
         _ => bail!("no part {part}"),
     }
 }
@@ -87,6 +90,27 @@ fn event(times: u32) -> anyhow::Result<()> {
     let message = Message::text(text);
     for _ in 0..times {
         ensure!(black_box(ServerEvent::parse(black_box(&message))).is_some(), "no event");
+    }
+    Ok(())
+}
+
+/// The rules of a turn from its create to its end, each time in a new session.
+fn turn(times: u32) -> anyhow::Result<()> {
+    let script = Script::new(20);
+    for _ in 0..times {
+        ensure!(parts::turn(&mut turns(), black_box(&script))? == 23, "events were lost");
+    }
+    Ok(())
+}
+
+/// A frame comes into a full replay log, is read, and another is dropped for it.
+fn log(times: u32) -> anyhow::Result<()> {
+    const FULL: u32 = 100;
+    let (run, now) = (run(1, 200), Instant::now());
+    let mut log = Log::default();
+    for _ in 0..times + FULL {
+        let messages = logged(&mut log, black_box(&run), FULL as usize * 200, now)?;
+        ensure!(messages == 1, "the frame is lost");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! What benches and examples share: a stream that costs nothing, runs of frames, members of
-//! a ring that does not exist.
+//! What benches and examples share: a stream that costs nothing, runs of frames, a turn and
+//! what is said in it, members of a ring that does not exist.
 #![allow(dead_code, reason = "each of them uses a part")]
 
 use std::{
@@ -9,14 +9,21 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use ringspan::{
     ids::Incarnation,
+    session::{
+        log::Log,
+        turns::{Action, Bounds, ClientId, Journaled, Turns},
+    },
     store::{Member, MemberState},
-    wire::{Batch, BatchBuilder, Incoming, Kind, Role, Socket, SocketOptions},
+    wire::{Batch, BatchBuilder, Incoming, Kind, Message, Role, Socket, SocketOptions},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 /// An ACTIVE member of ordinary weight.
 pub fn member(n: i64, build: &str) -> Member {
@@ -130,4 +137,109 @@ pub fn echo(socket: &mut Socket<Tape>, cx: &mut Context<'_>) -> anyhow::Result<u
     }
     ensure!(matches!(socket.poll_flush(cx), Poll::Ready(Ok(()))), "frames were lost");
     Ok(frames)
+}
+
+/// The client of [`turn`].
+const CLIENT: ClientId = 1;
+
+/// A turn: its create, and what the upstream says, an event for each read.
+pub struct Script {
+    pub create: Message,
+    pub events: Vec<Batch>,
+}
+
+impl Script {
+    /// A turn of so many deltas of 40 bytes, with three events around them.
+    pub fn new(deltas: usize) -> Self {
+        const ITEM: &str = r#""output_index":0,"item":{"id":"msg_1","type":"message","role":"assistant","content":[]}"#;
+        let delta = "x".repeat(40);
+        let response = |status: &str, output: &str| {
+            format!(
+                r#""response":{{"id":"resp_1","object":"response","status":"{status}","output":[{output}]}}"#
+            )
+        };
+        let text = delta.repeat(deltas);
+        let output = format!(
+            r#"{{"id":"msg_1","type":"message","role":"assistant","content":[{{"type":"output_text","text":"{text}"}}]}}"#
+        );
+        let mut events = vec![
+            ("response.created", response("in_progress", "")),
+            ("response.output_item.added", ITEM.to_owned()),
+        ];
+        let said =
+            format!(r#""item_id":"msg_1","output_index":0,"content_index":0,"delta":"{delta}""#);
+        events.extend((0..deltas).map(|_| ("response.output_text.delta", said.clone())));
+        events.push(("response.completed", response("completed", &output)));
+        let event = |(no, (kind, fields)): (usize, (&str, String))| {
+            let text = format!(r#"{{"type":"{kind}","sequence_number":{no},{fields}}}"#);
+            Batch::one(&Message::text(text))
+        };
+        let create = r#"{"type":"response.create","model":"m","store":false,"stream":true,"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"What does a hop cost?"}]}]}"#;
+        Self {
+            create: Message::text(create),
+            events: events.into_iter().enumerate().map(event).collect(),
+        }
+    }
+}
+
+/// The turns of a session that has an upstream and has said nothing.
+pub fn turns() -> Turns {
+    let bounds = Bounds {
+        queue: 32,
+        payload_bytes: 64 << 20,
+        history_bytes: 4 << 20,
+        asked: true,
+        ledger: true,
+    };
+    let mut turns = Turns::new(bounds, Vec::new());
+    turns.on_connected();
+    turns
+}
+
+/// One turn from its create to its end, the ledger's answer between. How many messages its
+/// client gets.
+///
+/// # Errors
+/// If it does not take the way that the script is for.
+pub fn turn(turns: &mut Turns, script: &Script) -> anyhow::Result<u32> {
+    let accepted = turns.on_client(CLIENT, &script.create, None);
+    let no = accepted.iter().find_map(|action| match action {
+        Action::Journal { turn, .. } => Some(*turn),
+        _ => None,
+    });
+    let no = no.context("the ledger is not asked")?;
+    let sent = turns.on_journaled(no, &Journaled::Begun);
+    ensure!(sent.iter().any(|action| matches!(action, Action::Upstream(_))), "nothing is sent");
+    let (mut messages, mut ended) = (0, false);
+    for event in &script.events {
+        for action in turns.on_upstream(event) {
+            if let Action::Append { batch, done, .. } = action {
+                messages += batch.len();
+                ended |= done;
+            }
+        }
+    }
+    ensure!(ended, "the turn does not end");
+    Ok(messages)
+}
+
+/// A run comes into a replay log that holds so many bytes at most, and is read by a client
+/// that has all before it. How many messages that was.
+///
+/// # Errors
+/// If it is not there.
+pub fn logged(log: &mut Log, run: &Batch, max_bytes: usize, now: Instant) -> anyhow::Result<u32> {
+    let first = log.push(run.clone(), now);
+    log.trim(max_bytes, Duration::from_mins(2), now);
+    Ok(log.read(first).context("what was appended is not there")?.len())
+}
+
+/// All that a replay log has from message `next` on. How many messages that was.
+pub fn replayed(log: &Log, mut next: u64) -> u64 {
+    let mut messages = 0;
+    while let Some(batch) = log.read(next) {
+        messages += u64::from(batch.len());
+        next += u64::from(batch.len());
+    }
+    messages
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use super::{
     peers::{Rig, Subject, ourselves},
@@ -96,4 +96,38 @@ pub fn idle_kib(rig: &Rig, subject: &Subject, sessions: usize) -> anyhow::Result
     warm.nudge()?;
     warm.end()?;
     Ok((after - before) / sessions as f64)
+}
+
+/// Waits until neither the subject nor the kernel's sockets have taken more memory for a
+/// second: all that lies between an upstream and a client that does not read is full.
+pub fn settled(subject: &Subject) -> anyhow::Result<()> {
+    const STEP: Duration = Duration::from_millis(100);
+    let held = || -> anyhow::Result<u64> {
+        let resident: u64 = subject.pids().into_iter().map(rss).sum();
+        Ok(resident + socket_bytes()?)
+    };
+    let (mut most, mut still) = (held()?, 0);
+    for _ in 0..200 {
+        std::thread::sleep(STEP);
+        let now = held()?;
+        // What is in flight comes and goes.
+        if now > most + (1 << 20) {
+            (most, still) = (now, 0);
+        } else {
+            still += 1;
+        }
+        if still == 10 {
+            return Ok(());
+        }
+    }
+    bail!("{} takes more and more memory", subject.name)
+}
+
+/// What all TCP sockets of this machine hold.
+fn socket_bytes() -> anyhow::Result<u64> {
+    const PAGE: u64 = 4096;
+    let text = std::fs::read_to_string("/proc/net/sockstat")?;
+    let line = text.lines().find(|line| line.starts_with("TCP:")).context("no TCP in sockstat")?;
+    let pages = line.rsplit(' ').next().context("no memory of TCP in sockstat")?;
+    Ok(pages.parse::<u64>()? * PAGE)
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{
-    measure::{Running, Sample, idle_kib, measure},
+    measure::{Running, Sample, idle_kib, measure, settled},
     peers::{Rig, Subject},
     process::rss,
     report::{Row, list, median, short, table},
@@ -283,26 +283,53 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Sessions that nobody reads beside 500 that are read.
+    /// Sessions that nobody reads beside 500 that are read: while everything on the way to such
+    /// a client fills, when it is full, and when those clients are gone and their sessions are
+    /// still there. Each subject meets all of that in turn, so that what else the machine
+    /// does falls on all figures.
     fn slow(&self) -> anyhow::Result<()> {
+        const STEPS: [&str; 4] = ["alone", "as 50 stop reading", "beside them", "as they leave"];
         let subjects = [
             self.rig.local("ringspan", &self.sqlite(), None)?,
             self.rig.forwarded("ringspan, forwarded", &self.sqlite(), None)?,
         ];
-        for (title, stalled) in
-            [("500 clients, 4,000 frames/s", 0), ("500 clients beside 50 that do not read", 50)]
-        {
-            // What fills the windows and the kernel on the way to a client that reads nothing
-            // is over by then.
-            let load = format!(
-                "pingpong --connections 500 --every-us 250000 --stalled {stalled} --warm-seconds 4"
-            );
-            self.rounds_of(title, "frame", &load, &subjects)?;
-            let mib = |subject: &Subject| subject.pids().into_iter().map(rss).sum::<u64>() >> 20;
-            let line = |s: &Subject| (s.name.to_owned(), format!("{} MiB", mib(s)));
-            let lines: Vec<_> = subjects.iter().map(line).collect();
-            list("Resident memory after that", &lines);
+        let load = "pingpong --connections 500 --every-us 250000";
+        let (long, mut second) = (self.arguments(load), self.arguments(load));
+        second.extend(["--warm-seconds".into(), "2".into()]);
+        if let Some(seconds) = second.iter().position(|argument| argument == "--seconds") {
+            // Filling takes no longer, nor do the sessions live longer without their clients.
+            second[seconds + 1] = "1".into();
         }
+        let stalled = self.arguments("idle --connections 1 --stalled 50 --warm-seconds 0");
+        let row = |subject: &Subject, step: &str| Row {
+            name: format!("{}, {step}", subject.name),
+            hops: subject.hops,
+            samples: Vec::new(),
+        };
+        let mut rows: Vec<Vec<Row>> = subjects
+            .iter()
+            .map(|subject| STEPS.iter().map(|step| row(subject, step)).collect())
+            .collect();
+        let mut memory = Vec::new();
+        for _ in 0..self.rounds() {
+            for (subject, rows) in subjects.iter().zip(&mut rows) {
+                rows[0].samples.push(measure(&self.rig, subject, &long)?);
+                let mut filling = Running::start(&self.rig, subject, &second)?;
+                let stalled = Running::start(&self.rig, subject, &stalled)?;
+                rows[1].samples.push(filling.end()?);
+                drop(filling);
+                settled(subject)?;
+                rows[2].samples.push(measure(&self.rig, subject, &long)?);
+                let resident = subject.pids().into_iter().map(rss).sum::<u64>() >> 20;
+                memory.push((subject.name.to_owned(), format!("{resident} MiB")));
+                let mut leaving = Running::start(&self.rig, subject, &second)?;
+                drop(stalled);
+                rows[3].samples.push(leaving.end()?);
+            }
+        }
+        let rows: Vec<Row> = rows.into_iter().flatten().collect();
+        table("500 clients, 4,000 frames/s, and 50 that do not read", "frame", &rows);
+        list("Resident memory beside them", &memory);
         Ok(())
     }
 

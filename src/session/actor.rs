@@ -10,6 +10,7 @@ mod endpoint;
 mod frames;
 mod journal;
 mod leaving;
+mod pace;
 mod timing;
 mod upstream;
 
@@ -27,7 +28,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use self::journal::Entry;
+use self::{journal::Entry, pace::Pace};
 use super::{
     Attach, AttachError, Attached, Context,
     clients::{Client, Streams},
@@ -155,6 +156,8 @@ pub(super) struct Actor {
     /// Turns that count for their principal.
     pub(super) slots: HashMap<TurnNo, Slot>,
     upstream: Upstream,
+    /// Of what is read from it.
+    pace: Pace,
     /// The endpoint that failed this session last; another one is preferred.
     shunned: Option<usize>,
     /// Turns in a row that failed by the fault of the endpoint, on this connection.
@@ -236,6 +239,7 @@ impl Actor {
             journal: Vec::new(),
             slots: HashMap::new(),
             upstream: Upstream::None,
+            pace: Pace::default(),
             shunned: None,
             strikes: 0,
             upgrade: attach.upgrade.clone(),
@@ -270,6 +274,7 @@ impl Actor {
     }
 
     fn poll(&mut self, cx: &mut Cx<'_>) -> Poll<Exit> {
+        self.pace.begin(!self.clients.is_empty());
         loop {
             if !self.poll_lease(cx) {
                 return self.poll_suspended(cx);

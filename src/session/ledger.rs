@@ -24,7 +24,7 @@ use crate::{
 
 /// How long a turn waits for the ledger before its client is told to retry. A database that
 /// fails over takes longer; one that is busy does not.
-pub(super) const WAIT: Duration = Duration::from_secs(2);
+pub const WAIT: Duration = Duration::from_secs(2);
 
 /// Turns that may wait to begin; one more is answered at once as if the time were over.
 const QUEUE: usize = 4096;
@@ -45,7 +45,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The ledger could not be written in time; the turn may not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unwritten;
+pub struct Unwritten;
 
 /// Where sessions leave what they begin and what became of it.
 #[derive(Clone)]
@@ -106,7 +106,7 @@ impl Ledger {
     /// Writes that a turn is about to be sent. Answers within [`WAIT`].
     ///
     /// Cancel-safe: a turn whose caller went away before the answer is marked `Failed`.
-    pub(super) fn begin(
+    pub fn begin(
         &self,
         turn: NewTurn,
     ) -> impl Future<Output = Result<Began, Unwritten>> + Send + Sync + use<> {

@@ -16,7 +16,7 @@ pub mod fuzz;
 mod handoff;
 pub mod history;
 pub mod ledger;
-mod log;
+pub mod log;
 pub mod quota;
 mod recopy;
 mod registry;

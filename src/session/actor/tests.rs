@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, time::Duration};
 
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use tokio::net::TcpListener;
 use tokio_tungstenite::{accept_async, tungstenite};
 
@@ -34,6 +34,17 @@ async fn client(actor: &mut Actor, attach: &Attach) -> Attached {
     let (reply, answer) = oneshot::channel();
     actor.admit(attach, reply);
     answer.await.unwrap().unwrap()
+}
+
+/// Its upstream.
+async fn connect(actor: &mut Actor) {
+    actor.dial();
+    let dialled = poll_fn(|cx| {
+        assert!(actor.poll_dial(cx, &mut false).is_none());
+        let connected = matches!(actor.upstream, Upstream::Connected(..));
+        if connected { Poll::Ready(()) } else { Poll::Pending }
+    });
+    soon("a connection", dialled).await;
 }
 
 fn create(n: u64) -> Frame {
@@ -127,13 +138,7 @@ async fn an_endpoint_that_is_left_is_told_so() {
     let route = Arc::new(route);
     let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
     let mut actor = actor(node.context(), &wish(&route, "thread"));
-    actor.dial();
-    let dialled = poll_fn(|cx| {
-        assert!(actor.poll_dial(cx, &mut false).is_none());
-        let connected = matches!(actor.upstream, Upstream::Connected(..));
-        if connected { Poll::Ready(()) } else { Poll::Pending }
-    });
-    soon("a connection", dialled).await;
+    connect(&mut actor).await;
     actor.strikes = 2;
     actor.leave_endpoint();
     let heard = soon("a word", heard).await.unwrap();
@@ -141,4 +146,74 @@ async fn an_endpoint_that_is_left_is_told_so() {
         matches!(&heard, Some(Ok(tungstenite::Message::Close(Some(close)))) if close.code == 1000.into()),
         "{heard:?}"
     );
+}
+
+/// Messages of the flood, a thousand bytes each.
+const FLOOD: u64 = 3000;
+
+/// An actor of an opaque session whose upstream says all of that at once.
+async fn flooded() -> (Node, Attach, Actor) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url: http::Uri = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut socket = accept_async(stream).await.unwrap();
+        for _ in 0..FLOOD {
+            socket.feed(tungstenite::Message::text("x".repeat(1000))).await.unwrap();
+        }
+        socket.flush().await.unwrap();
+        socket.next().await
+    });
+    let gate = Gate::open(SampleAuth::Open).await;
+    let mut route = route(Profile::Opaque, &gate);
+    Arc::make_mut(&mut route.upstream).endpoints = vec![Endpoint::sole(url)];
+    let route = Arc::new(route);
+    // Room for all of it: the client holds nothing up.
+    let wide = Limits { link_window_bytes: 8 << 20, ..limits() };
+    let node = Node::start(&Arc::new(Memory::default()), "a", wide, [&route]).await;
+    let attach = wish(&route, "room");
+    let mut actor = actor(node.context(), &attach);
+    connect(&mut actor).await;
+    (node, attach, actor)
+}
+
+/// Messages that the session has read of its upstream.
+fn read(actor: &Actor) -> u64 {
+    actor.streams.get(OPAQUE).unwrap().log.head()
+}
+
+#[tokio::test]
+async fn an_upstream_that_always_has_more_to_say_leaves_the_other_sessions_their_turn() {
+    let (_node, attach, mut actor) = flooded().await;
+    let mut client = client(&mut actor, &attach).await.link;
+    let all = poll_fn(|cx| {
+        while let Poll::Ready(Some(_)) = client.rx.poll_recv(cx) {}
+        let before = read(&actor);
+        assert!(actor.poll(cx).is_pending());
+        let bytes = (read(&actor) - before) * 1000;
+        assert!(bytes <= 2 * pace::QUANTUM as u64, "{bytes} bytes without a break");
+        if read(&actor) == FLOOD { Poll::Ready(()) } else { Poll::Pending }
+    });
+    soon("all of it", all).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_nobody_listens_to_is_read_slowly() {
+    let (_node, attach, mut actor) = flooded().await;
+    let started = Instant::now();
+    let some = poll_fn(|cx| {
+        assert!(actor.poll(cx).is_pending());
+        if read(&actor) >= FLOOD / 2 { Poll::Ready(()) } else { Poll::Pending }
+    });
+    soon("half of it", some).await;
+    let quanta = u32::try_from(FLOOD / 2 * 1000 / (2 * pace::QUANTUM as u64)).unwrap();
+    assert!(started.elapsed() >= pace::REST * (quanta - 1), "{:?}", started.elapsed());
+    // Whoever comes back need not wait for that.
+    let mut client = client(&mut actor, &attach).await.link;
+    let rest = poll_fn(|cx| {
+        while let Poll::Ready(Some(_)) = client.rx.poll_recv(cx) {}
+        assert!(actor.poll(cx).is_pending());
+        if read(&actor) == FLOOD { Poll::Ready(()) } else { Poll::Pending }
+    });
+    soon("the rest", rest).await;
 }

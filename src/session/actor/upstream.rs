@@ -11,7 +11,7 @@ use tracing::{Instrument, Span, field::Empty};
 
 use super::{Actor, Exit, OPAQUE, Upstream, frames::UPSTREAM_WINDOW};
 use crate::{
-    link::Frame,
+    link::{Frame, ITEM},
     session::{AttachError, clients::Client, responses, stats::UpstreamState, turns::Turns},
     telemetry::{metrics::GaugeGuard, propagation},
     upstream::{Connection, DialError},
@@ -126,7 +126,15 @@ impl Actor {
     pub(super) fn poll_upstream(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
         while !self.is_blocked(cx) {
             let Upstream::Connected(connection, _) = &mut self.upstream else { return None };
+            let heard = !self.clients.is_empty();
+            if self.pace.poll_ready(heard, cx).is_pending() {
+                return None;
+            }
             let Poll::Ready(incoming) = connection.socket.poll_recv(cx) else { return None };
+            self.pace.spend(match &incoming {
+                Some(Ok(Incoming::Messages(batch))) => batch.weight(),
+                _ => ITEM,
+            });
             self.last_upstream = self.polled_at;
             match incoming {
                 Some(Ok(Incoming::Messages(batch))) if self.turns.is_none() => {
