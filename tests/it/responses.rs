@@ -231,7 +231,8 @@ async fn a_client_that_vanishes_in_mid_turn_costs_nobody_else_anything() {
 #[tokio::test]
 async fn a_resend_after_a_reconnect_attaches_to_the_turn_that_runs() {
     let ring = Ring::start(RingOptions::nodes(2)).await;
-    let text = "again [deltas=100] [delay=10ms]";
+    // Long enough to be still under way when it is sent again, however busy the machine is.
+    let text = "again [deltas=600] [delay=10ms]";
     let event = create(&[user(text)], None);
     let mut first = open(&ring, 0, ALICE, "resent").await;
     first.json(&event).await;
