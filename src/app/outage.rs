@@ -60,7 +60,8 @@ impl Node {
     async fn seek_certificate(&self) {
         let members = self.others();
         let asked = Instant::now();
-        let answers = join_all(members.iter().map(|member| self.hear(member))).await;
+        let lapsed = !self.lease.is_live(asked);
+        let answers = join_all(members.iter().map(|member| self.hear(member, lapsed))).await;
         // Whoever joined the view meanwhile has not been asked.
         let heard: BTreeSet<Incarnation> = members.iter().map(|m| m.incarnation).collect();
         let joined = self.others().iter().any(|member| !heard.contains(&member.incarnation));
@@ -84,11 +85,14 @@ impl Node {
     }
 
     /// Why this member is an obstacle to a certificate; None if it promises, or is dead.
-    async fn hear(&self, member: &Member) -> Option<String> {
-        if process::is_proven_dead(&member.process) {
-            return None;
-        }
+    ///
+    /// Once this node has `lapsed`, also who is dead by now may have declared it dead before,
+    /// and nobody can ask that one any more.
+    async fn hear(&self, member: &Member, lapsed: bool) -> Option<String> {
         let name = &member.node_id;
+        if process::is_proven_dead(&member.process) {
+            return lapsed.then(|| format!("{name} is gone, and the lease had lapsed before"));
+        }
         match self.ask(member, true).await {
             Ok(Testimony { promised: true, .. }) => None,
             Ok(_) => Some(format!("{name} promises nothing, it may reach the database")),

@@ -191,7 +191,8 @@ impl Model {
                 self.late.push((dead, now + TTL / 8 * 7));
             } else {
                 self.bury(dead);
-                self.nodes[n].reaper.settled(dead);
+                let buried = self.store.0[&dead].1;
+                self.nodes[n].reaper.settled(dead, buried);
             }
         }
     }
@@ -263,6 +264,11 @@ impl Model {
                 self.certificates += 1;
             }
         }
+        for node in &self.nodes {
+            let dead = self.store.0[&node.me].1;
+            let live = node.lease.is_live(now) || node.certified.is_some_and(|until| now < until);
+            assert!(!(dead && live), "{} was declared dead and serves", node.me);
+        }
     }
 }
 
@@ -281,6 +287,17 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn who_was_declared_dead_is_promised_nothing_in_a_later_outage() {
+    let mut model = Model::new(2);
+    (0..20).for_each(|_| model.step());
+    model.apply(Change::Connect(0, false));
+    (0..40).for_each(|_| model.step());
+    assert_eq!(model.deaths, 1);
+    model.apply(Change::ConnectAll(false));
+    (0..20).for_each(|_| model.step());
 }
 
 #[test]

@@ -12,9 +12,10 @@
 //! begins the count of heartbeats anew, like an outage.
 //!
 //! The store knows nothing of certificates ([`super::outage`]). That no member is declared
-//! dead while it holds one rests on three rules in here: a promise is kept; no promise is
-//! given to a member that we may have declared dead already; and a member that may not know
-//! of us, and so cannot have asked us, is given all the time that a certificate can last.
+//! dead while it holds one, and gets none once it was, rests on three rules in here: a promise is
+//! kept; no promise is given to a member that is dead by our last view, or that we may have
+//! declared dead since; and a member that may not know of us, and so cannot have asked us, is
+//! given all the time that a certificate can last.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +51,13 @@ pub struct Reaper {
     acquainted: BTreeMap<Incarnation, Instant>,
     /// Until when we have promised a member not to declare it dead.
     promised: BTreeMap<Incarnation, Instant>,
+    /// Who lives by the last view, less those of whom the store has said more since.
+    alive: BTreeSet<Incarnation>,
+    /// Whom we have declared dead, while the view holds them, for it may be of before.
+    buried: BTreeSet<Incarnation>,
+    /// The newest member of any view, dead or alive. Who is newer registered later than we
+    /// looked, so we cannot have declared it dead.
+    newest: Option<Incarnation>,
     /// Members that we began to declare dead and that still live, as far as we know.
     accused: BTreeMap<Incarnation, Accusation>,
 }
@@ -102,6 +110,9 @@ impl Reaper {
             stepped: false,
             acquainted: BTreeMap::new(),
             promised: BTreeMap::new(),
+            alive: BTreeSet::new(),
+            buried: BTreeSet::new(),
+            newest: None,
             accused: BTreeMap::new(),
         }
     }
@@ -144,6 +155,9 @@ impl Reaper {
         let alive: BTreeSet<_> = view.alive().map(|member| member.incarnation).collect();
         self.acquainted.retain(|incarnation, _| alive.contains(incarnation));
         self.accused.retain(|incarnation, _| alive.contains(incarnation));
+        self.newest = self.newest.max(view.members.iter().map(|it| it.incarnation).max());
+        self.alive.clone_from(&alive);
+        self.buried.retain(|dead| view.members.iter().any(|it| it.incarnation == *dead));
 
         let Some(since) = self.unbroken_since(now) else { return Vec::new() };
         let expired =
@@ -186,20 +200,29 @@ impl Reaper {
         self.stepped
     }
 
-    /// The store has said what became of declaring a member dead. An earlier attempt that
-    /// it has not answered stays in doubt for as long as the member lives.
-    pub fn settled(&mut self, member: Incarnation) {
+    /// The store has said what became of declaring a member dead: that it is, or that it was
+    /// not done. An earlier attempt that it has not answered stays in doubt for as long as the
+    /// member lives.
+    pub fn settled(&mut self, member: Incarnation, dead: bool) {
+        // If it lives after all, the next view says so.
+        self.alive.remove(&member);
+        if dead {
+            self.buried.insert(member);
+        }
         if self.accused.get(&member) == Some(&Accusation::Open) {
             self.accused.remove(&member);
         }
     }
 
     /// Promises `member` not to declare it dead for [`Bounds::promise`]. False if that may
-    /// be under way already.
+    /// be under way already, or is done: it may have lost its lease to us long before the
+    /// outage, and not know.
     #[must_use]
     pub fn promise(&mut self, member: Incarnation, now: Instant) -> bool {
         self.promised.retain(|_, until| now < *until);
-        if self.accused.contains_key(&member) || self.promised.len() >= MAX_PROMISES {
+        let gone = Some(member) <= self.newest && !self.alive.contains(&member);
+        let dead = gone || self.buried.contains(&member);
+        if dead || self.accused.contains_key(&member) || self.promised.len() >= MAX_PROMISES {
             return false;
         }
         self.promised.insert(member, now + self.bounds.promise());
@@ -440,18 +463,39 @@ mod tests {
         let (said, now) = watch(&mut reaper, &view(9, 1), Instant::now(), 5);
         assert_eq!(said, [9]);
         assert!(!reaper.promise(Incarnation(9), now));
-        reaper.settled(Incarnation(9));
+        reaper.settled(Incarnation(9), false);
+        assert!(!reaper.promise(Incarnation(9), now), "it is dead, or the next view says that not");
+        assert!(look(&mut reaper, &view(9, 0), now).is_empty());
         assert!(reaper.promise(Incarnation(9), now), "the store refused: its lease holds");
+    }
+
+    #[test]
+    fn whom_we_declared_dead_is_promised_nothing_though_a_late_view_has_it_alive() {
+        let mut reaper = reaper();
+        let (said, now) = watch(&mut reaper, &view(9, 1), Instant::now(), 5);
+        assert_eq!(said, [9]);
+        reaper.settled(Incarnation(9), true);
+        assert!(look(&mut reaper, &view(9, 0), now).is_empty());
+        assert!(!reaper.promise(Incarnation(9), now));
+    }
+
+    #[test]
+    fn the_dead_are_promised_nothing_and_who_came_after_the_last_look_is() {
+        let mut reaper = reaper();
+        let (_, now) = watch(&mut reaper, &view(9, 0), Instant::now(), 5);
+        assert!(look(&mut reaper, &view(8, 0), now).is_empty());
+        assert!(!reaper.promise(Incarnation(9), now), "somebody else has declared it dead");
+        assert!(reaper.promise(Incarnation(10), now), "nobody here can have declared it dead");
     }
 
     #[test]
     fn an_attempt_without_an_answer_is_not_settled_by_a_later_one() {
         let mut reaper = reaper();
         let (_, now) = watch(&mut reaper, &view(9, 1), Instant::now(), 6);
-        reaper.settled(Incarnation(9));
+        reaper.settled(Incarnation(9), false);
         assert!(!reaper.promise(Incarnation(9), now));
-        assert!(look(&mut reaper, &view(8, 0), now).is_empty());
-        assert!(reaper.promise(Incarnation(9), now), "it is dead, nothing can happen to it");
+        assert!(look(&mut reaper, &view(9, 0), now).is_empty());
+        assert!(!reaper.promise(Incarnation(9), now), "the first attempt may still be done");
     }
 
     /// Registered after all others of these tests.

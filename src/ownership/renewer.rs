@@ -192,11 +192,12 @@ impl Task {
     async fn look(&mut self, store: &dyn Store) -> store::Result<()> {
         let asked = Instant::now();
         self.view = store.ring().await?;
-        for dead in self.witness.verdict(&self.view, asked) {
-            if store.mark_dead(dead, false).await? {
-                tracing::warn!(incarnation = %dead, "lease expired, declared dead");
+        for expired in self.witness.verdict(&self.view, asked) {
+            let dead = store.mark_dead(expired, false).await?;
+            if dead {
+                tracing::warn!(incarnation = %expired, "lease expired, declared dead");
             }
-            self.witness.settled(dead);
+            self.witness.settled(expired, dead);
         }
         Ok(())
     }

@@ -91,8 +91,8 @@ impl Witness {
     }
 
     /// [`Reaper::settled`].
-    pub fn settled(&self, member: Incarnation) {
-        self.state.lock().reaper.settled(member);
+    pub fn settled(&self, member: Incarnation, dead: bool) {
+        self.state.lock().reaper.settled(member, dead);
     }
 
     /// [`Reaper::acquaint`], now.
