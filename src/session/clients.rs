@@ -109,6 +109,7 @@ pub(super) struct Client {
     pub(super) turn_key: Option<TurnKey>,
     /// Parent of the spans of its turns.
     pub(super) trace: TraceContext,
+    /// In the order in which it asked: of one lane the earlier turn is told to its end first.
     cursors: Vec<Cursor>,
     /// Answers outside any log. Bounded: nothing is read from a client that has any.
     replies: VecDeque<Frame>,
@@ -184,7 +185,7 @@ impl Client {
         while at < self.cursors.len() {
             let cursor = self.cursors[at];
             let Some(stream) = streams.get(cursor.stream) else {
-                self.cursors.swap_remove(at);
+                self.cursors.remove(at);
                 continue;
             };
             if cursor.next > stream.log.head() {
@@ -200,7 +201,7 @@ impl Client {
             self.send(cursor, batch, last);
             *sent = true;
             if last {
-                self.cursors.swap_remove(at);
+                self.cursors.remove(at);
             } else {
                 self.cursors[at].next = next;
             }

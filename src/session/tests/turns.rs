@@ -1,0 +1,41 @@
+//! Turns as their clients see them, where something is slow, lost or misunderstood.
+
+use node::{LEASE, Neighbours};
+
+use super::*;
+
+fn create(input: &str) -> String {
+    format!(r#"{{"type":"response.create","model":"m","store":false,"input":"{input}"}}"#)
+}
+
+#[tokio::test]
+async fn turns_that_were_asked_for_in_one_go_are_told_in_their_order_though_no_copy_is_taken() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let store = Arc::new(Memory::default());
+    let neighbours = Arc::new(Neighbours::default());
+    let node = |name| {
+        let heirs = Arc::clone(&neighbours);
+        Node::beside(&store, name, "127.0.0.1:1", limits(), LEASE, heirs, [&route])
+    };
+    let (a, b) = (node("a").await, node("b").await);
+    neighbours.join(&[&a, &b]);
+    neighbours.silent.lock().insert(b.me);
+    eventually("they know each other", async || a.ring.borrow().alive().count() == 2).await;
+    let mut client = Reader::new(a.attach(&wish(&route, "thread")).await.unwrap().link);
+    for input in ["first", "second", "third"] {
+        client.send(&create(&format!("[deltas=5][delay=5ms] {input}")));
+    }
+    let mut told = Vec::new();
+    while told.len() < 6 {
+        let event: serde_json::Value = serde_json::from_str(&client.text().await).unwrap();
+        let kind = event["type"].as_str().unwrap();
+        if matches!(kind, "response.created" | "response.completed") {
+            told.push((kind.to_owned(), event["response"]["id"].clone()));
+        }
+    }
+    for turn in told.chunks(2) {
+        assert_eq!((&*turn[0].0, &*turn[1].0), ("response.created", "response.completed"));
+        assert_eq!(turn[0].1, turn[1].1, "events of another turn came between: {told:?}");
+    }
+}
