@@ -206,15 +206,15 @@ impl Turns {
                 }
             }
             Ok(ClientEvent::Other { lane }) => {
-                let known = self.lane(lane.as_deref()).is_some_and(|at| {
-                    self.lanes[at].at_upstream().is_some_and(|turn| turn.is_of(client))
-                });
-                if known {
+                let at = self.lane(lane.as_deref());
+                let turn = at.and_then(|at| self.lanes[at].running.as_mut());
+                if let Some(turn) = turn.filter(|turn| turn.takes_asides_of(client)) {
+                    turn.asides = turn.asides.saturating_add(1);
                     actions.push(Action::Upstream(Batch::one(message)));
                 } else {
                     let error = Error::new(
                         Code::InvalidRequest,
-                        "unknown event type; outside a running response only response.create is understood",
+                        "unknown event type; before a response has begun and after its end only response.create is understood",
                     );
                     reply(&mut actions, client, &error.param("type"), lane.as_deref(), 0);
                 }
@@ -347,7 +347,10 @@ impl Turns {
     fn lost_connection(&mut self) {
         self.connected = false;
         self.known.clear();
-        self.lanes.iter_mut().for_each(Lane::withdraw);
+        for lane in &mut self.lanes {
+            lane.withdraw();
+            lane.late_asides = 0;
+        }
         // Lanes are the connection's; the next one begins with none.
         self.lanes.retain(|lane| lane.running.is_some() || !lane.queue.is_empty());
     }

@@ -39,3 +39,24 @@ async fn turns_that_were_asked_for_in_one_go_are_told_in_their_order_though_no_c
         assert_eq!(turn[0].1, turn[1].1, "events of another turn came between: {told:?}");
     }
 }
+
+#[tokio::test]
+async fn an_event_that_the_upstream_does_not_know_harms_no_turn() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let mut client = Reader::new(node.attach(&wish(&route, "thread")).await.unwrap().link);
+    client.send(&create("[deltas=30][delay=5ms] long"));
+    let long = client.until("response.created").await["response"]["id"].clone();
+    client.send(r#"{"type":"response.cancel"}"#);
+    client.send(&create("short"));
+    client.until("error").await;
+    let done = client.until("response.completed").await;
+    assert_eq!(done["response"]["id"], long);
+    let next = client.until("response.created").await["response"]["id"].clone();
+    let done = client.until("response.completed").await;
+    assert_eq!(done["response"]["id"], next);
+    let text = done["response"]["output"][0]["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains("short"), "{text}");
+    assert_eq!(gate.dials(), 1);
+}

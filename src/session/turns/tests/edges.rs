@@ -52,3 +52,91 @@ fn a_turn_that_nobody_waits_for_is_not_run_again() {
     session.connect();
     assert_eq!(session.desk.inputs(), ["a", "b"], "work that nobody reads");
 }
+
+fn refusal() -> Value {
+    json!({ "type": "error", "status": 400, "error": { "code": "unknown_event_type" } })
+}
+
+fn new_thing() -> Value {
+    json!({ "type": "response.new_thing" })
+}
+
+#[test]
+fn an_error_that_answers_another_event_does_not_end_the_turn() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.asks(1, "b");
+    session.upstream(&[created("r1")]);
+    session.says(1, &new_thing());
+    session.upstream(&[delta("1"), refusal()]);
+    assert_eq!(session.desk.inputs(), ["a", "-"], "b would run beside a");
+    session.upstream(&[delta("2"), completed("r1")]);
+    assert_eq!(
+        session.desk.types(1),
+        ["created", "output_text.delta", "unknown_event_type", "output_text.delta", "completed"]
+    );
+    session.upstream(&[created("r2"), refusal()]);
+    assert_eq!(session.desk.types(2), ["created", "unknown_event_type"]);
+    assert!(session.desk.is_done(2), "nothing else was sent that it could answer");
+}
+
+#[test]
+fn an_error_without_a_lane_answers_the_lane_that_sent_another_event() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.asks_in(1, "x", "b");
+    session.upstream(&[created("r1"), in_lane("x", created("r2"))]);
+    session.says(1, &in_lane("x", new_thing()));
+    session.upstream(&[refusal()]);
+    assert!(!session.desk.is_done(1) && !session.desk.is_done(2));
+    assert_eq!(session.desk.types(2), ["created", "unknown_event_type"]);
+}
+
+#[test]
+fn an_error_that_may_answer_an_event_beside_the_turn_before_ends_no_turn() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.asks(1, "b");
+    session.upstream(&[created("r1")]);
+    session.says(1, &new_thing());
+    session.upstream(&[completed("r1")]);
+    session.upstream(&[refusal()]);
+    assert_eq!((session.desk.hang_ups, session.turns.queued()), (1, 1));
+    session.connect();
+    session.upstream(&[refusal()]);
+    assert_eq!(session.desk.types(2), ["unknown_event_type"], "here it can answer nothing else");
+
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.asks(1, "b");
+    session.upstream(&[created("r1")]);
+    session.says(1, &new_thing());
+    session.upstream(&[completed("r1")]);
+    session.upstream(&[refusal(), created("r2"), completed("r2")]);
+    assert_eq!(session.desk.hang_ups, 0, "what follows shows what it answered");
+    assert_eq!(session.desk.types(2), ["created", "completed"]);
+}
+
+#[test]
+fn what_is_said_of_a_response_before_its_name_is_of_an_earlier_one() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[delta("late"), json!({ "type": "response.output_item.done", "item": {} })]);
+    assert_eq!(session.desk.types(1), [""; 0]);
+    session.upstream(&[created("r1"), completed("r1")]);
+    assert_eq!(session.desk.types(1), ["created", "completed"]);
+    let said = String::from_utf8(session.turns.history().all()[0].items.to_vec()).unwrap();
+    assert_eq!(said.matches("content").count(), 1, "{said}");
+}
+
+#[test]
+fn an_event_of_the_connection_does_not_make_a_turn_visible() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[json!({ "type": "codex.rate_limits" })]);
+    session.disconnect();
+    session.connect();
+    assert_eq!(session.desk.inputs(), ["a", "a"]);
+    session.answers("r1");
+    assert!(session.desk.is_done(1));
+}
