@@ -139,8 +139,11 @@ impl Client {
         Self { id, link, label, turn_key: None, trace, cursors, replies, _attached: attached }
     }
 
-    /// Reads a log from message `next` on.
+    /// Reads a log from message `next` on, unless it reads it already.
     pub(super) fn subscribe(&mut self, stream: u64, next: u64) {
+        if self.reads(stream) {
+            return;
+        }
         self.cursors.push(Cursor { stream, next });
     }
 

@@ -241,6 +241,10 @@ impl Turns {
         };
         if let Some(turn) = self.lanes[at].orphan(&create, create.key) {
             // The client lost its socket and asks again: the answer is under way.
+            if turn.trimmed {
+                reply(actions, client, &turn.cannot_be_joined(), name.as_deref(), 1);
+                return;
+            }
             turn.client = Some(client);
             actions.push(Action::Subscribe { client, turn: turn.no });
             self.dispatch(actions);
@@ -257,7 +261,7 @@ impl Turns {
             return;
         }
         let superseded = create.previous_response_id.is_none()
-            && lane.at_upstream().is_some_and(|turn| turn.client.is_none())
+            && lane.at_upstream().is_some_and(|turn| turn.client.is_none() && turn.key.is_none())
             && self.running() == 1;
         let turn = Turn::new(self.next, client, create, message.payload.clone());
         self.next += 1;
@@ -281,7 +285,7 @@ impl Turns {
         let running = self.lanes.iter_mut().filter_map(|lane| lane.running.as_mut());
         let mut running = running.filter(|turn| turn.response_id.as_deref() == Some(response_id));
         let turn = if let Some(turn) = running.next() {
-            turn.client.get_or_insert(client);
+            turn.join(client);
             Some(turn.no)
         } else {
             self.ended.iter().find(|(id, _)| id == response_id).map(|(_, turn)| *turn)
@@ -291,6 +295,14 @@ impl Turns {
         } else {
             let text = "the events of this response are not held any more";
             reply(actions, client, &Error::new(Code::NotFound, text), None, 1);
+        }
+    }
+
+    /// The first events of a turn are not held any more: it cannot be read from its start.
+    pub fn on_trimmed(&mut self, no: TurnNo) {
+        let mut running = self.lanes.iter_mut().filter_map(|lane| lane.running.as_mut());
+        if let Some(turn) = running.find(|turn| turn.no == no) {
+            turn.trimmed = true;
         }
     }
 

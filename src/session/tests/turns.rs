@@ -60,3 +60,43 @@ async fn an_event_that_the_upstream_does_not_know_harms_no_turn() {
     assert!(text.contains("short"), "{text}");
     assert_eq!(gate.dials(), 1);
 }
+
+#[tokio::test]
+async fn a_resent_request_is_told_that_the_first_events_of_its_turn_are_gone() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let small = crate::config::Limits { replay_bytes: 2000, ..limits() };
+    let node = Node::start(&Arc::new(Memory::default()), "a", small, [&route]).await;
+    let attach = wish(&route, "thread");
+    let create = create("[deltas=1000][bytes=500][delay=2ms] long");
+    let mut one = Reader::new(node.attach(&attach).await.unwrap().link);
+    one.send(&create);
+    for _ in 0..10 {
+        one.until("response.output_text.delta").await;
+    }
+    drop(one);
+    let mut back = Reader::new(node.attach(&attach).await.unwrap().link);
+    back.send(&create);
+    let first: serde_json::Value = serde_json::from_str(&back.text().await).unwrap();
+    assert_eq!(first["error"]["code"], "turn_in_progress", "{first}");
+}
+
+#[tokio::test]
+async fn a_client_that_asks_twice_for_a_running_response_reads_it_once() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let attach = wish(&route, "thread");
+    let mut one = Reader::new(node.attach(&attach).await.unwrap().link);
+    one.send(&create("[deltas=30][delay=5ms] long"));
+    let created = one.until("response.created").await;
+    let mut two = Reader::new(node.attach(&attach).await.unwrap().link);
+    for _ in 0..3 {
+        let id = created["response"]["id"].as_str().unwrap();
+        two.send(&format!(r#"{{"type":"ringspan.resume","response_id":"{id}"}}"#));
+    }
+    two.send(&create("next"));
+    two.until("response.created").await;
+    let again = two.until("response.created").await;
+    assert_ne!(again["response"]["id"], created["response"]["id"], "told a second time");
+}

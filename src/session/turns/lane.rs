@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Action, ClientId, TurnNo};
 use crate::{
+    error::{Code, Error},
     session::{
         event::{Create, ServerEvent, Stage},
         history::{History, Past, input_items, output_item},
@@ -32,7 +33,7 @@ pub(super) struct Turn {
     pub(super) no: TurnNo,
     /// Who waits for it. None: its client went away and may come back.
     pub(super) client: Option<ClientId>,
-    /// Others that asked for the same by its idempotency key.
+    /// Others that asked for the same by its idempotency key, or read it by its response.
     pub(super) also: Vec<ClientId>,
     pub(super) key: Option<TurnKey>,
     pub(super) create: Create,
@@ -51,6 +52,8 @@ pub(super) struct Turn {
     pub(super) sent: bool,
     /// Send the whole conversation, also on a connection that should know it.
     pub(super) tell_all: bool,
+    /// Its first events are not held any more.
+    pub(super) trimmed: bool,
     /// Events of unknown types that were sent beside it and that no error has answered.
     pub(super) asides: u32,
 }
@@ -74,8 +77,18 @@ impl Turn {
             journaled: false,
             sent: false,
             tell_all: false,
+            trimmed: false,
             asides: 0,
         }
+    }
+
+    /// What is told to who asks for it again, but cannot have it from its start.
+    pub(super) fn cannot_be_joined(&self) -> Error {
+        let id = self.response_id.as_deref().unwrap_or("unnamed");
+        let text = format!(
+            "this request runs, as response {id}, but its first events are not held any more; wait for it to end"
+        );
+        Error::new(Code::TurnInProgress, text)
     }
 
     /// Whether this client waits for it.
@@ -87,6 +100,7 @@ impl Turn {
     pub(super) fn join(&mut self, client: ClientId) {
         match self.client {
             None => self.client = Some(client),
+            Some(_) if self.is_of(client) => {}
             Some(_) => self.also.push(client),
         }
     }

@@ -140,3 +140,56 @@ fn an_event_of_the_connection_does_not_make_a_turn_visible() {
     session.answers("r1");
     assert!(session.desk.is_done(1));
 }
+
+#[test]
+fn a_turn_that_somebody_reads_is_not_superseded_when_who_asked_for_it_goes() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    for _ in 0..2 {
+        session.says(2, &json!({ "type": "ringspan.resume", "response_id": "r1" }));
+    }
+    session.turns.on_client_gone(1);
+    session.asks(3, "other");
+    assert_eq!(session.desk.hang_ups, 0);
+    session.upstream(&[completed("r1")]);
+    assert_eq!(session.desk.types(1), ["created", "completed"]);
+    assert_eq!(session.desk.inputs(), ["a", "other"]);
+
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.says(2, &json!({ "type": "ringspan.resume", "response_id": "r1" }));
+    session.turns.on_client_gone(1);
+    session.turns.on_client_gone(2);
+    session.asks(3, "other");
+    assert_eq!(session.desk.hang_ups, 1, "nobody is left who reads it");
+}
+
+#[test]
+fn a_turn_with_an_idempotency_key_is_not_superseded() {
+    let mut session = Session::connected();
+    session.says(1, &with(create("a"), json!({ "client_metadata": { "idempotency_key": "k" } })));
+    session.upstream(&[created("r1")]);
+    session.turns.on_client_gone(1);
+    session.asks(2, "other");
+    assert_eq!(session.desk.hang_ups, 0, "its client may ask for it by its key");
+    session.upstream(&[completed("r1")]);
+    assert_eq!(session.desk.inputs(), ["a", "other"]);
+}
+
+#[test]
+fn a_resent_request_does_not_join_a_turn_without_its_first_events() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.turns.on_trimmed(1);
+    session.turns.on_client_gone(1);
+    for _ in 0..2 {
+        session.asks(2, "a");
+        assert_eq!(session.desk.replies.pop(), Some((2, "turn_in_progress".to_owned(), 1)));
+    }
+    assert_eq!(session.desk.readers, [(1, 1)]);
+    session.upstream(&[completed("r1")]);
+    assert_eq!(session.desk.inputs(), ["a"], "it does not run a second time either");
+}
