@@ -10,14 +10,12 @@
 mod keys;
 mod lane;
 mod ledger;
+mod losses;
 mod parting;
 mod recall;
 mod upstream;
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeSet, VecDeque};
 
 use keys::Keyed;
 use lane::{Lane, Turn};
@@ -26,7 +24,7 @@ pub use parting::Severed;
 use recall::Recall;
 
 use super::{
-    event::{ClientEvent, Create, error_event, error_event_with},
+    event::{ClientEvent, Create, error_event},
     history::{History, Past},
 };
 use crate::{
@@ -271,8 +269,8 @@ impl Turns {
         if superseded {
             // Nobody waits for the turn that runs, and the new one brings its whole
             // history: do what the client's own connection would have done, hang up.
-            let error = Error::new(Code::OutcomeUnknown, "superseded after its client went away");
-            self.end(at, &error, actions);
+            let text = "superseded after its client went away; whether it finished is unknown";
+            self.end(at, text, actions);
             self.lost_connection();
             actions.push(Action::HangUp);
         }
@@ -332,82 +330,6 @@ impl Turns {
         let mut actions = Vec::new();
         self.connected = true;
         self.dispatch(&mut actions);
-        actions
-    }
-
-    /// The upstream connection is gone: each turn it had is redispatched by its rule, or
-    /// ends with an honest error.
-    pub fn on_disconnected(&mut self) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for at in 0..self.lanes.len() {
-            let lane = &mut self.lanes[at];
-            lane.withdraw();
-            if lane.running.as_ref().is_some_and(|turn| turn.may_redispatch(&self.history)) {
-                lane.requeue();
-                continue;
-            }
-            let error = Error::new(
-                Code::OutcomeUnknown,
-                "the upstream connection was lost during this turn; whether it finished is unknown",
-            );
-            self.end(at, &error, &mut actions);
-        }
-        self.lost_connection();
-        actions
-    }
-
-    fn lost_connection(&mut self) {
-        self.connected = false;
-        self.known.clear();
-        for lane in &mut self.lanes {
-            lane.withdraw();
-            lane.late_asides = 0;
-        }
-        // Lanes are the connection's; the next one begins with none.
-        self.lanes.retain(|lane| lane.running.is_some() || !lane.queue.is_empty());
-    }
-
-    /// Ends a lane's running turn, if it has one, with an error of ours.
-    fn end(&mut self, at: usize, error: &Error, actions: &mut Vec<Action>) {
-        let lane = &mut self.lanes[at];
-        if let Some(turn) = lane.running.take() {
-            self.done += 1;
-            actions.extend(turn.cut_short());
-            actions.push(refuse(turn.no, error, lane.name.as_deref()));
-        }
-    }
-
-    /// There will be no upstream connection now: what waits ends with the reason.
-    pub fn on_unreachable(
-        &mut self,
-        status: u16,
-        body: &serde_json::Value,
-        retry_after: Option<Duration>,
-    ) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for lane in &mut self.lanes {
-            for turn in std::mem::take(&mut lane.queue) {
-                self.done += 1;
-                actions.extend(turn.cut_short());
-                let name = lane.name.as_deref();
-                let event = error_event_with(status, body, retry_after, name);
-                let batch = Batch::one(&event);
-                actions.push(Action::Append { turn: turn.no, batch, done: true });
-            }
-        }
-        actions
-    }
-
-    /// A running turn has been silent for too long: it ends, and the connection with it.
-    pub fn on_silence(&mut self) -> Vec<Action> {
-        let mut actions = Vec::new();
-        let error = Error::new(Code::UpstreamTimeout, "the upstream fell silent during this turn");
-        for at in 0..self.lanes.len() {
-            self.lanes[at].withdraw();
-            self.end(at, &error, &mut actions);
-        }
-        self.lost_connection();
-        actions.push(Action::HangUp);
         actions
     }
 

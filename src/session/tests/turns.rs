@@ -100,3 +100,31 @@ async fn a_client_that_asks_twice_for_a_running_response_reads_it_once() {
     let again = two.until("response.created").await;
     assert_ne!(again["response"]["id"], created["response"]["id"], "told a second time");
 }
+
+#[tokio::test]
+async fn what_was_said_before_the_upstream_was_lost_can_be_asked_for() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let attach = wish(&route, "thread");
+    let mut client = Reader::new(node.attach(&attach).await.unwrap().link);
+    client.send(&create("[deltas=20][delay=2ms][close=0][close_after=5] long"));
+    let created = client.until("response.created").await;
+    let id = created["response"]["id"].as_str().unwrap();
+    let end = client.until("error").await;
+    assert_eq!(end["error"]["code"], "outcome_unknown");
+    assert_eq!(end["error"]["response_id"], id);
+    let mut later = Reader::new(node.attach(&attach).await.unwrap().link);
+    later.send(&format!(r#"{{"type":"ringspan.resume","response_id":"{id}"}}"#));
+    assert_eq!(later.until("response.created").await, created);
+    let mut last = None;
+    let again = loop {
+        let event: serde_json::Value = serde_json::from_str(&later.text().await).unwrap();
+        if event["type"] == "error" {
+            break event;
+        }
+        last = event["sequence_number"].as_u64().or(last);
+    };
+    assert_eq!(again, end);
+    assert_eq!(again["error"]["last_sequence_number"].as_u64(), last, "the last one that came");
+}

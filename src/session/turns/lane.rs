@@ -54,6 +54,8 @@ pub(super) struct Turn {
     pub(super) tell_all: bool,
     /// Its first events are not held any more.
     pub(super) trimmed: bool,
+    /// Number of the last event that was passed on.
+    pub(super) last_sequence: Option<u64>,
     /// Events of unknown types that were sent beside it and that no error has answered.
     pub(super) asides: u32,
 }
@@ -78,6 +80,7 @@ impl Turn {
             sent: false,
             tell_all: false,
             trimmed: false,
+            last_sequence: None,
             asides: 0,
         }
     }
@@ -240,6 +243,7 @@ impl Lane {
         if let Some(mut turn) = self.running.take() {
             turn.progress = Progress::Queued;
             turn.redispatched = true;
+            turn.last_sequence = None;
             self.queue.push_front(turn);
         }
     }

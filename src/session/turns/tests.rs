@@ -590,8 +590,8 @@ fn silence_ends_what_runs_and_hangs_up_so_that_what_waits_gets_a_fresh_connectio
     session.asks_in(1, "x", "c");
     let actions = session.turns.on_silence();
     session.desk.perform(actions);
-    assert_eq!(session.desk.types(1), ["upstream_timeout"]);
-    assert_eq!(session.desk.types(3), ["upstream_timeout"]);
+    assert_eq!(session.desk.types(1), ["outcome_unknown"]);
+    assert_eq!(session.desk.types(3), ["outcome_unknown"]);
     assert_eq!(session.desk.logs[&3].events[0]["stream_id"], "x");
     assert_eq!((session.desk.hang_ups, session.turns.queued()), (1, 1));
     session.connect();

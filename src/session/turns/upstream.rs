@@ -121,6 +121,7 @@ impl Turns {
             lane.requeue();
             return None;
         }
+        turn.last_sequence = event.sequence.or(turn.last_sequence);
         if event.stage != Stage::Connection {
             turn.progress = Progress::Visible;
             turn.payload = None;

@@ -193,3 +193,42 @@ fn a_resent_request_does_not_join_a_turn_without_its_first_events() {
     session.upstream(&[completed("r1")]);
     assert_eq!(session.desk.inputs(), ["a"], "it does not run a second time either");
 }
+
+#[test]
+fn however_a_turn_is_lost_its_end_says_how_far_it_was_told_and_its_events_can_be_asked_for() {
+    type Loss = fn(&mut Turns) -> Vec<Action>;
+    let losses: [(&str, Loss); 4] = [
+        ("disconnected", Turns::on_disconnected),
+        ("silence", Turns::on_silence),
+        ("fenced", Turns::on_fenced),
+        ("severed", |turns| turns.sever().0),
+    ];
+    for (how, loss) in losses {
+        let mut session = Session::connected();
+        session.says(1, &with(create("a"), json!({ "store": true })));
+        let seen = with(delta("seen"), json!({ "sequence_number": 7 }));
+        session.upstream(&[created("r1"), seen, delta("has no number")]);
+        let actions = loss(&mut session.turns);
+        session.desk.perform(actions);
+        let end = session.desk.logs[&1].events.last().unwrap();
+        assert_eq!(code(end), "outcome_unknown", "{how}");
+        assert_eq!(end["error"]["response_id"], "r1", "{how}");
+        assert_eq!(end["error"]["last_sequence_number"], 7, "{how}");
+        session.says(2, &json!({ "type": "ringspan.resume", "response_id": "r1" }));
+        assert_eq!(session.desk.readers.last(), Some(&(2, 1)), "{how}");
+    }
+}
+
+#[test]
+fn a_turn_that_was_sent_once_ends_as_unknown_where_no_connection_comes_for_its_second_run() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.asks(1, "b");
+    session.disconnect();
+    let body = json!({ "code": "no_quota" });
+    let actions = session.turns.on_unreachable(429, &body, None);
+    session.desk.perform(actions);
+    assert_eq!(session.desk.types(1), ["outcome_unknown"]);
+    assert_eq!(session.desk.types(2), ["no_quota"], "it was never sent");
+    assert!(session.turns.is_idle());
+}
