@@ -306,6 +306,34 @@ fn who_was_declared_dead_is_promised_nothing_in_a_later_outage() {
 }
 
 #[test]
+fn a_declaration_that_comes_late_from_the_dead_spares_who_has_come_back() {
+    let mut model = Model::new(2);
+    (0..20).for_each(|_| model.step());
+    model.apply(Change::Delay(true));
+    model.apply(Change::Connect(0, false));
+    while model.late.is_empty() {
+        model.step();
+    }
+    // The declarer stands still; the accused comes back, buries it, and is alone from now on.
+    model.apply(Change::Delay(false));
+    model.apply(Change::Run(1, false));
+    model.apply(Change::Connect(0, true));
+    while model.deaths == 0 {
+        model.step();
+    }
+    // It reads that it is alone now.
+    model.step();
+    assert!(!model.late.is_empty(), "{LATE:?} is too short");
+    model.apply(Change::Connect(0, false));
+    while !model.late.is_empty() {
+        model.step();
+    }
+    let (me, now) = (&model.nodes[0], model.now);
+    assert!(!me.lease.is_live(now) && me.certified.is_some_and(|until| now < until));
+    assert_eq!(model.deaths, 1);
+}
+
+#[test]
 fn the_model_sees_certificates_and_deaths() {
     let mut model = Model::new(3);
     (0..20).for_each(|_| model.step());
