@@ -242,17 +242,18 @@ impl Client {
                 send_route_error(pump, &error, lane);
                 continue;
             }
-            if let Some(create) = &create {
-                self.creates.push(create, &message, self.route.ledger);
-            }
-            self.send(&message);
+            let ledger = self.route.ledger;
+            let number = create.map_or(0, |create| self.creates.push(&create, &message, ledger));
+            self.send(&message, number);
         }
         Next::Go
     }
 
-    fn send(&mut self, message: &Message) {
+    /// `create` is its number among the creates, zero for anything else.
+    fn send(&mut self, message: &Message, create: u32) {
         if let Some(link) = &mut self.link {
-            link.tx.send(Frame::Messages { batch: Batch::one(message), first_seq: 0, ended: 0 });
+            let batch = Batch::one(message);
+            link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0, create });
         }
     }
 
@@ -300,9 +301,9 @@ impl Client {
 
     async fn on_frame(&mut self, frame: Frame, pump: &mut Pump) -> Next {
         match frame {
-            Frame::Messages { batch, ended, .. } => {
+            Frame::Messages { batch, ended, create, .. } => {
                 pump.send(&batch);
-                self.creates.seen(&batch, ended);
+                self.creates.seen(&batch, create, ended);
                 self.boundary()
             }
             Frame::Ping(_) | Frame::Pong(_) => Next::Go,
@@ -336,8 +337,8 @@ impl Client {
         match attached {
             Ok(attached) => {
                 self.link = Some(attached.link);
-                for message in self.creates.not_taken() {
-                    self.send(&message);
+                for (create, message) in self.creates.not_taken() {
+                    self.send(&message, create);
                 }
             }
             Err(error) => {

@@ -302,8 +302,9 @@ impl Mux {
         if let Some(counted) = &channel.counted {
             counted.down.inc_by(u64::from(batch.len()));
         }
-        let (first_seq, ended) = (run.first_seq, run.ended);
-        channel.link.tx.send_charged(Frame::Messages { batch, first_seq, ended }, charge);
+        let proto::Messages { first_seq, ended, create, .. } = run;
+        let whole = Frame::Messages { batch, first_seq, ended, create };
+        channel.link.tx.send_charged(whole, charge);
         Ok(Received::Whole)
     }
 

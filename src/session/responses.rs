@@ -17,7 +17,6 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
-    link::Frame,
     store::{Alias, AliasKind},
     telemetry::{metrics::TurnOutcome, propagation},
     upstream::DialError,
@@ -36,7 +35,7 @@ impl Actor {
                     let floor = self.streams.get(turn).map(|stream| stream.log.floor());
                     if let Some(client) = self.clients.iter_mut().find(|c| c.id == client) {
                         let Some(floor) = floor else {
-                            client.reply(gone());
+                            client.answer(gone(), 1);
                             continue;
                         };
                         client.subscribe(turn, floor);
@@ -64,7 +63,7 @@ impl Actor {
                 }
                 Action::Reply { client, batch, ended } => {
                     if let Some(client) = self.clients.iter_mut().find(|c| c.id == client) {
-                        client.reply(Frame::Messages { batch, first_seq: 0, ended });
+                        client.answer(batch, ended);
                     }
                 }
                 Action::Forget(turn) => {
@@ -189,10 +188,9 @@ impl Actor {
 }
 
 /// The log of a turn was let go before its client asked for it.
-fn gone() -> Frame {
+fn gone() -> Batch {
     let text = "the events of this response are not held any more";
-    let batch = Batch::one(&error_event(&Error::new(Code::NotFound, text), None));
-    Frame::Messages { batch, first_seq: 0, ended: 1 }
+    Batch::one(&error_event(&Error::new(Code::NotFound, text), None))
 }
 
 /// How a turn ended, from its last message.

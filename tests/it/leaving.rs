@@ -144,6 +144,48 @@ async fn what_waits_behind_a_running_turn_runs_at_the_heir_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_waits_behind_refused_and_repeated_ones_runs_at_the_heir_and_they_do_not() {
+    let ring = ring(2, &[("RINGSPAN_TURN_QUEUE", "1")]).await;
+    let edge = ring.node(0);
+    let mut talk = owned_elsewhere(&ring, edge, "refused").await;
+    let mut keyed = create(&[user("keyed")], None);
+    keyed["client_metadata"] = json!({ "idempotency_key": "once" });
+    let repeated = Turn::run(&mut talk.socket, &keyed).await.id();
+    let running = "running [deltas=250] [delay=20ms]";
+    for create in [
+        create(&[user(running)], None),
+        create(&[user("waits")], None),
+        create(&[user("refused")], None),
+        keyed,
+    ] {
+        talk.socket.json(&create).await;
+    }
+    let mut ends = Vec::new();
+    let mut next_end = async || loop {
+        let event = talk.socket.data().await.json();
+        if is_terminal(&event) {
+            return event;
+        }
+    };
+    ends.push(next_end().await);
+    ends.push(next_end().await);
+    assert!(ends.iter().any(|end| end["error"]["code"] == "queue_full"), "{ends:?}");
+    assert!(ends.iter().any(|end| end["response"]["id"] == repeated.as_str()), "{ends:?}");
+    talk.owner.sigterm();
+    for text in [running, "waits"] {
+        let end = next_end().await;
+        let answer = output_text(&end["response"]);
+        assert!(proves(&answer, &[text.to_owned()]), "{text}: {end}");
+    }
+    assert_eq!(talk.owner.wait_exit(SECONDS).await, 0, "{}", talk.owner.log());
+    let history = History::read(&ring.sample_url).await;
+    history.assert_no_double_dispatch();
+    let sockets = history.of_session(&talk.key);
+    let counts: Vec<_> = sockets.iter().map(|it| it["creates"].as_array().unwrap().len()).collect();
+    assert_eq!(counts, [3, 1], "the refused one did not run");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_gets_no_fresh_time_and_a_signal_after_a_hook_does_not_stop_it() {
     let ring = ring(2, &[("RINGSPAN_DRAIN_TIMEOUT", "60s")]).await;
     let (edge, text) = (ring.node(0), "long [deltas=100] [delay=20ms]");
