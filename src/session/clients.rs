@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::Span;
 
-use super::{ClientLabel, log::Log, turns::ClientId};
+use super::{ClientLabel, log::Log, numbering::Numbering, turns::ClientId};
 use crate::{
     link::{Frame, Link},
     store::TurnKey,
@@ -25,6 +25,8 @@ pub(super) struct Stream {
     pub(super) log: Log,
     /// When the last message was appended that there will be.
     pub(super) done: Option<Instant>,
+    /// Of a turn: as its first client counts; None until there is one.
+    pub(super) numbering: Option<Numbering>,
     /// Of a turn: what is measured of it while it lasts.
     pub(super) turn: Option<TurnWatch>,
 }
@@ -45,7 +47,7 @@ impl Streams {
             // An opaque session never has a second one.
             self.0.reserve_exact(1);
         }
-        self.0.push(Stream { no, log: Log::default(), done: None, turn });
+        self.0.push(Stream { no, log: Log::default(), done: None, numbering: None, turn });
     }
 
     /// Turns are looked up newest first: the running one is at the end.

@@ -13,6 +13,7 @@ use super::{
     actor::Actor,
     clients::TurnWatch,
     event::{ServerEvent, Stage, error_event},
+    numbering::Numbering,
     turns::{Action, TurnNo},
 };
 use crate::{
@@ -39,9 +40,10 @@ impl Actor {
                             continue;
                         };
                         client.subscribe(turn, floor);
-                        let watch =
-                            self.streams.get_mut(turn).and_then(|stream| stream.turn.as_mut());
-                        if let Some(watch) = watch {
+                        let Some(stream) = self.streams.get_mut(turn) else { continue };
+                        let kind = client.label.kind;
+                        stream.numbering.get_or_insert_with(|| Numbering::of(kind));
+                        if let Some(watch) = &stream.turn {
                             propagation::adopt(&watch.span, &client.trace);
                         }
                     }
@@ -159,7 +161,13 @@ impl Actor {
         }
         let Some(stream) = self.streams.get_mut(turn) else { return };
         let outcome = done.then(|| outcome(&batch));
-        stream.log.push(batch, now);
+        let numbered = match &mut stream.numbering {
+            Some(numbering) => numbering.apply(batch),
+            None => Some(batch),
+        };
+        if let Some(batch) = numbered {
+            stream.log.push(batch, now);
+        }
         // A client that reads one turn while another's does not must not make the second
         // one's log grow without bound: it falls behind the floor and is let go.
         stream.log.trim(self.ctx.limits.replay_bytes, self.ctx.limits.turn_idle_timeout, now);
