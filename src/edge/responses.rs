@@ -229,9 +229,8 @@ impl Client {
             if message.kind == Kind::Binary {
                 return Next::Close { code: 1003, reason: "this protocol is text" };
             }
-            let create = match ClientEvent::parse(&message.payload) {
-                Ok(ClientEvent::Create(create)) => Some(create),
-                Ok(_) => None,
+            let create = match read(&message) {
+                Ok(create) => create,
                 Err(error) => {
                     pump.send(&Batch::one(&error_event(&error, None)));
                     continue;
@@ -369,6 +368,19 @@ impl Client {
         for message in said {
             pump.send(&Batch::one(message));
         }
+    }
+}
+
+/// The create that a client sent; None for another event.
+fn read(message: &Message) -> Result<Option<Create>> {
+    match ClientEvent::parse(&message.payload)? {
+        ClientEvent::Create(create) => Ok(Some(create)),
+        // Between nodes only: its answer is of no request that this socket knows of.
+        ClientEvent::Resume { .. } => {
+            let text = "unknown event type; a response is resumed by GET";
+            Err(Error::new(Code::InvalidRequest, text).param("type"))
+        }
+        ClientEvent::Control { .. } | ClientEvent::Other { .. } => Ok(None),
     }
 }
 

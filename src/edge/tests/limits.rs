@@ -124,3 +124,23 @@ async fn a_refused_request_carries_a_reason_and_no_socket() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_event_that_nodes_send_each_other_is_unknown_from_a_client() {
+    let front = Front::start(limits()).await;
+    let mut client = front.client_of("/v1/responses", "t").await;
+    client.create("[hang]").await;
+    let id = client.until("response.created").await["response"]["id"].clone();
+    let resume = json!({ "type": "ringspan.resume", "response_id": id });
+    client.send(Message::text(resume.to_string())).await;
+    let error = client.until("error").await;
+    assert_eq!(
+        (&error["error"]["code"], &error["status"]),
+        (&json!("invalid_request"), &json!(400))
+    );
+    assert_eq!(error["error"]["param"], "type");
+    // The turn that runs is still this client's.
+    front.last_call();
+    front.edge.drain.cut.cancel();
+    assert_eq!(client.until("error").await["error"]["response_id"], id);
+}
