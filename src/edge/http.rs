@@ -91,7 +91,9 @@ async fn turn(
         };
         match (alias, create.prompt_cache_key, &repeat) {
             (Some(session), ..) => (session, String::new()),
-            (None, Some(key), _) => (SessionId::derive(&principal, &route.path, &key), key),
+            (None, Some(key), _) => {
+                (SessionId::derive(&principal, &route.path, &key), key::label(&key))
+            }
             // A repeat, on whatever node, meets the same session.
             (None, None, Some(repeat)) => {
                 let key = &repeat.session;

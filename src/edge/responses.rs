@@ -287,7 +287,7 @@ impl Client {
             && self.session.is_none()
             && let Some(key) = &create.prompt_cache_key
         {
-            self.key_label.clone_from(key);
+            self.key_label = key::label(key);
             found = Some(SessionId::derive(&self.principal, &self.route.path, key));
         }
         if let Some(session) = found.filter(|session| self.session != Some(*session)) {
