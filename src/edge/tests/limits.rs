@@ -1,5 +1,7 @@
 //! What a client may not do, and how it is let go.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
@@ -181,4 +183,20 @@ async fn any_prompt_cache_key_names_a_session_and_only_a_short_label_of_it_is_ke
     assert_eq!(sessions.len(), 1, "the same key");
     let label = &sessions[0].key_label;
     assert!(label.len() <= 512 && label.starts_with("a?é"), "{} bytes", label.len());
+}
+
+#[tokio::test]
+async fn a_client_of_a_stream_that_does_not_read_is_gone_after_the_write_timeout() {
+    let write_timeout = Duration::from_millis(500);
+    let front = Front::start(Limits { write_timeout, ..limits() }).await;
+    let body = json!({
+        "model": "m", "store": false, "stream": true,
+        "input": "[deltas=2000] [bytes=16384]",
+    });
+    let stream = front.post(&body).await;
+    eventually("a session is open", async || !front.node.registry.list().is_empty()).await;
+    let session = front.node.registry.list().pop().unwrap();
+    eventually("it is attached", async || session.stats.clients.lock().len() == 1).await;
+    eventually("it is let go of", async || session.stats.clients.lock().is_empty()).await;
+    drop(stream);
 }
