@@ -6,6 +6,7 @@ mod drain;
 mod join;
 mod metered;
 mod outage;
+mod strays;
 #[cfg(test)]
 mod tests;
 mod upkeep;
