@@ -130,6 +130,13 @@ impl WarmStore {
         Some(warm)
     }
 
+    /// The conversation of a session that this node passes on, without taking it.
+    pub(super) fn copy(&self, session: SessionId) -> Option<Warm> {
+        let kept = self.0.lock();
+        let Entry { warm, history, .. } = kept.sessions.get(&session)?;
+        Some(Warm { past: history.all().to_vec(), ..warm.clone() })
+    }
+
     /// Whether something of the session is here.
     pub(super) fn has(&self, session: SessionId) -> bool {
         self.0.lock().sessions.contains_key(&session)

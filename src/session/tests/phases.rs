@@ -30,16 +30,22 @@ impl Scene {
     /// Its owner leaves.
     async fn set() -> Self {
         let scene = Self::talking().await;
-        let owner = &scene.nodes[0];
-        owner.registry.begin_drain();
-        owner.store.begin_drain(owner.me).await.unwrap();
-        eventually("the drain is known", async || {
-            let ring = owner.ring.borrow();
-            ring.member(owner.me).is_some_and(|me| me.state == MemberState::Draining)
-        })
-        .await;
+        scene.leaves(scene.owner()).await;
         scene.neighbours.asked.lock().clear();
         scene
+    }
+
+    /// A node begins to drain, and every node knows.
+    async fn leaves(&self, node: &Node) {
+        node.registry.begin_drain();
+        node.store.begin_drain(node.me).await.unwrap();
+        eventually("the drain is known", async || {
+            self.nodes.iter().all(|other| {
+                let ring = other.ring.borrow();
+                ring.member(node.me).is_some_and(|node| node.state == MemberState::Draining)
+            })
+        })
+        .await;
     }
 
     async fn talking() -> Self {
@@ -194,6 +200,55 @@ async fn an_heir_that_is_not_nudged_learns_of_the_session_from_its_client() {
     scene.moved().await;
     assert!(!scene.node(heirs[0]).registry.knows(scene.attach.session));
     scene.goes_on_at(heirs[0]).await;
+}
+
+#[tokio::test]
+async fn an_heir_that_drains_before_it_opened_the_session_passes_it_on_with_its_conversation() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.neighbours.loses_activations.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.drain().await;
+    scene.moved().await;
+    let heir = scene.node(heirs[0]);
+    assert_eq!(heir.row(scene.attach.session).await.owner, Some(heirs[0]));
+    // What the last turn's end left with the other node must not be what helps.
+    let other = &scene.node(heirs[1]).registry;
+    eventually("the copy is let go of, or was not there", async || other.copies() == 0).await;
+    scene.leaves(heir).await;
+    assert_eq!(heir.registry.pass_on_unopened(false).await, 1);
+    assert_eq!(heir.row(scene.attach.session).await.owner, Some(heirs[1]));
+    assert_eq!((heir.registry.copies(), other.copies()), (0, 1));
+    assert_eq!(heir.registry.pass_on_unopened(true).await, 0, "none is left");
+    scene.goes_on_at(heirs[1]).await;
+}
+
+#[tokio::test]
+async fn what_nobody_can_inherit_waits_for_an_heir_until_the_end_of_the_drain() {
+    let scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.neighbours.loses_activations.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.drain().await;
+    let heir = scene.node(heirs[0]);
+    eventually("it is handed over", async || {
+        heir.row(scene.attach.session).await.owner == Some(heirs[0])
+    })
+    .await;
+    scene.leaves(scene.node(heirs[1])).await;
+    scene.leaves(heir).await;
+    assert_eq!(heir.registry.pass_on_unopened(false).await, 1);
+    assert_eq!(heir.row(scene.attach.session).await.owner, Some(heirs[0]));
+    assert_eq!(heir.registry.pass_on_unopened(true).await, 1);
+    assert_eq!(heir.row(scene.attach.session).await.owner, None);
+}
+
+#[tokio::test]
+async fn an_heir_that_drains_before_the_store_knows_is_passed_over() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.node(heirs[0]).registry.begin_drain();
+    scene.drain().await;
+    scene.moved().await;
+    scene.goes_on_at(heirs[1]).await;
 }
 
 #[tokio::test]
