@@ -78,6 +78,15 @@ pub(super) struct Ended {
     pub(super) next: Option<Incarnation>,
 }
 
+impl Ended {
+    /// Whether nobody will ask `heir` for its copy. Who would own the session after its new
+    /// owner keeps it, until that one has copied: its own copy replaces this one.
+    fn is_useless(&self, ring: &Ring, heir: Incarnation) -> bool {
+        self.next
+            .is_none_or(|next| heir != next && next_owner(ring, next, self.session) != Some(heir))
+    }
+}
+
 enum Errand {
     Copy(Box<Copy>),
     Ended(Ended),
@@ -104,7 +113,7 @@ impl Replicator {
                 let (copies, ended) = sort(std::mem::take(&mut batch));
                 let mut useless = copy(me, &*heirs, &ring, &metrics, copies).await;
                 useless.extend(ended.into_iter().filter_map(|ended| {
-                    let heir = ended.stats.heir().filter(|heir| Some(*heir) != ended.next);
+                    let heir = ended.stats.heir().filter(|heir| ended.is_useless(&ring, *heir));
                     heir.map(|heir| (heir, ended.session))
                 }));
                 let_go(me, &*heirs, &ring, useless).await;

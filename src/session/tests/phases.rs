@@ -7,6 +7,7 @@ use node::{LEASE, Neighbours};
 use super::*;
 use crate::{
     ids::Incarnation,
+    session::replica::next_owner,
     store::{MemberState, Store as _, memory::Fault},
 };
 
@@ -344,6 +345,33 @@ async fn a_former_heir_keeps_nothing_and_the_owner_after_the_next_keeps_the_copy
     first.registry.let_go(scene.owner().me, &[scene.attach.session]);
     assert_eq!(first.registry.copies(), 1);
     second.store.mark_dead(heirs[1], true).await.unwrap();
+    scene.goes_on_at(heirs[0]).await;
+}
+
+#[tokio::test]
+async fn a_new_owner_that_dies_before_it_copied_costs_no_conversation_that_its_next_owner_has() {
+    let mut scene = Scene::talking().await;
+    let heirs = scene.heirs();
+    let (ring, me) = (scene.owner().ring.borrow().clone(), scene.owner().me);
+    let mut others = (0..).map(|n| wish(&scene.attach.route, &format!("other {n}")));
+    let same_heir = |wish: &Attach| next_owner(&ring, me, wish.session) == Some(heirs[0]);
+    let other = others.find(same_heir).unwrap();
+    let mut client = Reader::new(scene.owner().attach(&other).await.unwrap().link);
+    scene.leaves(scene.owner()).await;
+    // The session goes to another node than the one that has the copy of its last turn; there
+    // nobody opens it.
+    scene.neighbours.loses_activations.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.owner().registry.get(scene.attach.session).unwrap().offer(vec![heirs[1]]);
+    scene.moved().await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heirs[1]));
+    // What the former owner had to say of its copy was said before the copies of later turns.
+    for _ in 0..2 {
+        client.send(CREATE);
+        client.until("response.completed").await;
+    }
+    let heir = &scene.node(heirs[0]).registry;
+    eventually("both copies are there", async || heir.copies() == 2).await;
+    scene.owner().store.mark_dead(heirs[1], true).await.unwrap();
     scene.goes_on_at(heirs[0]).await;
 }
 
