@@ -134,6 +134,24 @@ async fn the_end_of_a_turn_is_told_when_the_heir_has_it_or_has_had_its_time() {
 }
 
 #[tokio::test]
+async fn an_heir_that_does_not_answer_holds_up_no_copy_to_another_one() {
+    let mut scene = Scene::talking().await;
+    let heirs = scene.heirs();
+    let (ring, me) = (scene.owner().ring.borrow().clone(), scene.owner().me);
+    let mut others = (0..).map(|n| wish(&scene.attach.route, &format!("other {n}")));
+    let other = others.find(|wish| next_owner(&ring, me, wish.session) == Some(heirs[1])).unwrap();
+    let mut client = Reader::new(scene.owner().attach(&other).await.unwrap().link);
+    scene.neighbours.silent.lock().insert(heirs[0]);
+    scene.neighbours.asked.lock().clear();
+    scene.client.send(CREATE);
+    eventually("the first one is asked", async || !scene.neighbours.asked.lock().is_empty()).await;
+    client.send(CREATE);
+    client.until("response.completed").await;
+    let heir = &scene.node(heirs[1]).registry;
+    eventually("the second one has the copy", async || heir.copies() == 1).await;
+}
+
+#[tokio::test]
 async fn an_heir_that_dies_before_the_commit_is_passed_over() {
     let mut scene = Scene::set().await;
     let heirs = scene.heirs();
