@@ -159,7 +159,7 @@ impl Replicator {
 
     /// Has whoever keeps a copy of the session let go of it soon. Never waits; what is lost
     /// where too much waits already costs the other node memory for a while.
-    pub(super) fn ended(&self, ended: Ended) {
+    pub(super) fn ended(&self, ended: &Ended) {
         let next = self.0.shared.heir_of(ended.session);
         // Behind the session's last copy, wherever that may still be on its way to.
         for heir in next.into_iter().chain(ended.stats.heir().filter(|heir| Some(*heir) != next)) {
@@ -269,18 +269,16 @@ impl Shared {
                 self.metrics.conversation_copy(outcome);
             }
             let former = copy.stats.heir().filter(|former| *former != heir);
-            if self.heir_of(session) != Some(heir) {
-                // The ring has changed meanwhile: another lane may have brought a later copy.
-                if former.is_none() {
-                    copy.stats.set_heir((!refused).then_some(heir));
-                } else if !refused {
-                    useless.push(session);
-                }
-            } else {
+            if self.heir_of(session) == Some(heir) {
                 if let Some((former, lanes)) = former.filter(|_| !refused).zip(lanes.upgrade()) {
                     lanes.put(former, Errand::Useless(session));
                 }
                 copy.stats.set_heir((!refused).then_some(heir));
+            } else if former.is_none() {
+                copy.stats.set_heir((!refused).then_some(heir));
+            } else if !refused {
+                // The ring has changed meanwhile, and another lane has brought a later copy.
+                useless.push(session);
             }
             if refused
                 && copy.prepared.append
