@@ -9,7 +9,7 @@ use std::{collections::HashSet, pin::pin, sync::atomic::Ordering::Relaxed, time:
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::{Node, deadline::Times};
+use super::{Node, deadline::Times, leave};
 use crate::{
     admin::view::DrainAnswer,
     ids::{Epoch, SessionId},
@@ -111,7 +111,11 @@ impl Node {
         if let Some(renewer) = renewer {
             renewer.stop().await;
         }
-        let left = self.leave().await;
+        self.witness.resign();
+        let release = async || {
+            self.registry.pass_on_unopened(true).await;
+        };
+        let left = leave::leave(&*self.store, self.me, release, |pause| self.has_time(pause)).await;
         self.before_end(sleep(LINGER)).await;
         tracing::info!(took = ?begun.elapsed(), "drained");
         left
@@ -239,31 +243,6 @@ impl Node {
             }
             sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
             pause = (pause * 2).min(LONGEST);
-        }
-    }
-
-    async fn leave(&self) -> anyhow::Result<()> {
-        loop {
-            match self.store.leave(self.me).await {
-                Ok(0) => return Ok(()),
-                // Rows that still name us belong to sessions that could not be released; the
-                // lease ends, and with it their claim.
-                Ok(named) if !self.has_time(LOOK) => {
-                    tracing::warn!(
-                        named,
-                        "left with sessions in our name; they wait for the lease"
-                    );
-                    return Ok(());
-                }
-                Ok(_) => {
-                    self.registry.pass_on_unopened(true).await;
-                }
-                Err(error) if !self.has_time(LOOK) => {
-                    return Err(anyhow::Error::new(error).context("leaving the ring"));
-                }
-                Err(error) => tracing::warn!(%error, "leaving the ring failed, trying again"),
-            }
-            sleep(LOOK).await;
         }
     }
 }

@@ -4,6 +4,7 @@ mod balance;
 mod deadline;
 mod drain;
 mod join;
+mod leave;
 mod metered;
 mod outage;
 #[cfg(test)]
