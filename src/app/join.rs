@@ -57,7 +57,8 @@ pub(super) async fn join(
                     if silence.is_over(holder, sent, Instant::now()) {
                         store.mark_dead(holder, Death::Lapsed(judged)).await?;
                     }
-                    tokio::time::sleep(LOOK.min(ttl / 4)).await;
+                    let pause = LOOK.min(ttl / 4).mul_f64(rand::random_range(0.5..1.0));
+                    tokio::time::sleep(pause).await;
                 } else if waited == Some(holder) {
                     bail!(
                         "node id {:?} belongs to a live process (incarnation {holder}); \

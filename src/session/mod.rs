@@ -18,6 +18,7 @@ pub mod history;
 pub mod ledger;
 pub mod log;
 pub mod numbering;
+mod passing;
 pub mod quota;
 mod recopy;
 mod registry;

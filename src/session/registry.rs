@@ -76,7 +76,7 @@ pub struct Registry {
     pub(super) ctx: Arc<Context>,
     sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
     draining: AtomicBool,
-    warm: WarmStore,
+    pub(super) warm: WarmStore,
 }
 
 /// One session, perhaps still being opened. Whoever comes first opens; others wait for it.
@@ -196,9 +196,10 @@ impl Registry {
     }
 
     /// Keeps a conversation that another node's session leaves here. False if it is a part
-    /// of something that is not here.
+    /// of something that is not here, or if this node drains: another heir is the better one.
     pub fn keep(&self, prepared: Prepared) -> bool {
-        let kept = self.warm.keep(prepared, &self.ctx.limits);
+        let draining = self.draining.load(Relaxed);
+        let kept = !draining && self.warm.keep(prepared, &self.ctx.limits);
         self.ctx.metrics.heir_conversations(self.copies());
         kept
     }

@@ -44,6 +44,8 @@ pub struct Memory {
     version: watch::Sender<i64>,
     /// What goes wrong with the next transfers, in order.
     transfers: Mutex<VecDeque<Fault>>,
+    /// The same for leaves.
+    leaves: Mutex<VecDeque<Fault>>,
     /// The same for what is asked and said of principals' turns.
     quotas: Mutex<VecDeque<Fault>>,
     #[cfg(feature = "simulation")]
@@ -66,6 +68,7 @@ impl Memory {
             clock,
             version: watch::Sender::new(0),
             transfers: Mutex::default(),
+            leaves: Mutex::default(),
             quotas: Mutex::default(),
             #[cfg(feature = "simulation")]
             audit: Mutex::default(),
@@ -75,6 +78,11 @@ impl Memory {
     /// Has the next transfers fail like this, one after another.
     pub fn fail_transfers(&self, faults: impl IntoIterator<Item = Fault>) {
         self.transfers.lock().extend(faults);
+    }
+
+    /// Has the next leaves fail like this, one after another.
+    pub fn fail_leaves(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.leaves.lock().extend(faults);
     }
 
     /// Has the next questions for principals' turns, and the next news of their ends, fail
@@ -141,7 +149,7 @@ impl Store for Memory {
     }
 
     async fn leave(&self, me: Incarnation) -> Result<u64> {
-        self.call(|table, now| table.leave(me, now))
+        self.faulty(&self.leaves, |table, now| table.leave(me, now))?
     }
 
     async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {

@@ -263,3 +263,24 @@ async fn an_upstream_that_nobody_listens_to_is_read_slowly() {
     });
     soon("the rest", rest).await;
 }
+
+#[tokio::test]
+async fn an_upstream_that_never_ends_is_hung_up_on_before_the_limit_of_a_close() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url: http::Uri = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut socket = accept_async(stream).await.unwrap();
+        let flood = tungstenite::Message::text("x".repeat(64 * 1024));
+        while socket.feed(flood.clone()).await.is_ok() {}
+    });
+    let gate = Gate::open(SampleAuth::Open).await;
+    let mut route = route(Profile::Opaque, &gate);
+    Arc::make_mut(&mut route.upstream).endpoints = vec![Endpoint::sole(url)];
+    let route = Arc::new(route);
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let upgrade = wish(&route, "room").upgrade;
+    let dialled = node.dialer.dial(&route.upstream, b"key", None, &upgrade).await;
+    let connection = dialled.unwrap_or_else(|error| panic!("{error}"));
+    soon("the end", connection.close(1000, "", Duration::from_mins(1))).await;
+}
