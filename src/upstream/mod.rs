@@ -44,3 +44,18 @@ impl fmt::Debug for Refusal {
         f.debug_struct("Refusal").field("status", &self.status).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_upstream_said_in_a_refusal_is_in_no_line_of_a_log() {
+        let headers = HeaderMap::from_iter([(
+            ::http::header::WWW_AUTHENTICATE,
+            ::http::HeaderValue::from_static("secret"),
+        )]);
+        let refusal = Refusal { status: 403, headers, body: Bytes::from_static(b"secret") };
+        assert_eq!(format!("{refusal:?}"), "Refusal { status: 403, .. }");
+    }
+}
