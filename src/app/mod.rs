@@ -7,6 +7,7 @@ mod join;
 mod leave;
 mod metered;
 mod outage;
+mod strays;
 #[cfg(test)]
 mod tests;
 mod upkeep;

@@ -12,13 +12,16 @@ use proptest::{collection::vec, prelude::*};
 use super::{lease::Lease, outage::Bounds, reaper::Reaper};
 use crate::{
     ids::Incarnation,
-    store::{Member, MemberState, RingView},
+    store::{LeaseEnd, Member, MemberState, RingView},
 };
 
 const TTL: Duration = Duration::from_secs(16);
 const MARGIN: Duration = Duration::from_secs(3);
 /// One step; a member that can beats once in each, and asks once.
 const STEP: Duration = Duration::from_secs(2);
+/// How late the store does what it was asked, at worst: a member can come back and lapse
+/// again meanwhile.
+const LATE: Duration = Duration::from_secs(16 * 4);
 /// Members, those that join later included.
 const NODES: usize = 4;
 
@@ -78,8 +81,8 @@ struct Model {
     nodes: Vec<Node>,
     cut: BTreeSet<(usize, usize)>,
     delays: bool,
-    /// Declarations of death under way: whom, by which node, and when they take effect.
-    late: Vec<(Incarnation, Instant)>,
+    /// Declarations of death under way: whom, for which lease, and when they take effect.
+    late: Vec<(Incarnation, Instant, Instant)>,
     certificates: usize,
     deaths: usize,
 }
@@ -153,9 +156,9 @@ impl Model {
     }
 
     /// The store executes what `mark_dead` asks.
-    fn bury(&mut self, member: Incarnation) {
+    fn bury(&mut self, member: Incarnation, judged: Instant) {
         let Some(row) = self.store.0.get_mut(&member) else { return };
-        if row.1 || row.0 > self.now {
+        if row.1 || row.0 > self.now || row.0 != judged {
             return;
         }
         row.1 = true;
@@ -186,11 +189,12 @@ impl Model {
         node.reaper.heartbeat(now);
         node.view = view.alive().map(|member| member.incarnation).collect();
         for dead in node.reaper.verdict(&view, now, now) {
+            let judged = self.store.0[&dead].0;
             if self.delays {
-                // The answer is lost, and the store does it within a lease's time.
-                self.late.push((dead, now + TTL / 8 * 7));
+                // The answer is lost, and the store does it much later.
+                self.late.push((dead, judged, now + LATE));
             } else {
-                self.bury(dead);
+                self.bury(dead, judged);
                 let buried = self.store.0[&dead].1;
                 self.nodes[n].reaper.settled(dead, buried);
             }
@@ -210,6 +214,7 @@ impl Model {
             state: if *dead { MemberState::Dead } else { MemberState::Active },
             load: 0,
             lease_remaining: expires.saturating_duration_since(self.now),
+            lease: LeaseEnd::default(),
         };
         let clock = self.now.duration_since(self.began);
         RingView { version: 1, clock, members: self.store.0.iter().map(member).collect() }
@@ -242,10 +247,10 @@ impl Model {
     fn step(&mut self) {
         self.now += STEP;
         let now = self.now;
-        let (due, late): (Vec<_>, Vec<_>) = self.late.drain(..).partition(|(_, at)| *at <= now);
+        let (due, late): (Vec<_>, Vec<_>) = self.late.drain(..).partition(|(_, _, at)| *at <= now);
         self.late = late;
-        for (dead, _) in due {
-            self.bury(dead);
+        for (dead, judged, _) in due {
+            self.bury(dead, judged);
         }
         for n in 0..self.nodes.len() {
             if !self.nodes[n].runs {
@@ -298,6 +303,34 @@ fn who_was_declared_dead_is_promised_nothing_in_a_later_outage() {
     assert_eq!(model.deaths, 1);
     model.apply(Change::ConnectAll(false));
     (0..20).for_each(|_| model.step());
+}
+
+#[test]
+fn a_declaration_that_comes_late_from_the_dead_spares_who_has_come_back() {
+    let mut model = Model::new(2);
+    (0..20).for_each(|_| model.step());
+    model.apply(Change::Delay(true));
+    model.apply(Change::Connect(0, false));
+    while model.late.is_empty() {
+        model.step();
+    }
+    // The declarer stands still; the accused comes back, buries it, and is alone from now on.
+    model.apply(Change::Delay(false));
+    model.apply(Change::Run(1, false));
+    model.apply(Change::Connect(0, true));
+    while model.deaths == 0 {
+        model.step();
+    }
+    // It reads that it is alone now.
+    model.step();
+    assert!(!model.late.is_empty(), "{LATE:?} is too short");
+    model.apply(Change::Connect(0, false));
+    while !model.late.is_empty() {
+        model.step();
+    }
+    let (me, now) = (&model.nodes[0], model.now);
+    assert!(!me.lease.is_live(now) && me.certified.is_some_and(|until| now < until));
+    assert_eq!(model.deaths, 1);
 }
 
 #[test]

@@ -103,6 +103,11 @@ impl Witness {
         self.state.lock().reaper.settled(member, dead);
     }
 
+    /// [`Reaper::withdraw`].
+    pub fn withdraw(&self, member: Incarnation) {
+        self.state.lock().reaper.withdraw(member);
+    }
+
     /// [`Reaper::acquaint`], now.
     pub fn acquaint(&self, member: Incarnation) {
         self.state.lock().reaper.acquaint(member, Instant::now());

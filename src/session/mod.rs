@@ -33,8 +33,9 @@ pub mod warm;
 
 use std::sync::Arc;
 
+pub use claiming::owner;
 use http::HeaderMap;
-pub use registry::{Context, Handle, Registry, owner, store_error};
+pub use registry::{Context, Handle, Registry, store_error};
 
 use crate::{
     config::Route,

@@ -17,9 +17,9 @@ use tokio::{sync::watch, time::Instant};
 pub use self::audit::{Audited, Change};
 use self::table::Table;
 use super::{
-    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
-    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, Transferred,
-    TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
+    NewTurn, Part, Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError,
+    Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -152,8 +152,8 @@ impl Store for Memory {
         self.faulty(&self.leaves, |table, now| table.leave(me, now))?
     }
 
-    async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool> {
-        Ok(self.call(|table, now| table.mark_dead(node, now, proven)))
+    async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {
+        Ok(self.call(|table, now| table.mark_dead(node, now, death)))
     }
 
     async fn ring(&self) -> Result<RingView> {

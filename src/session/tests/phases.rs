@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     ids::Incarnation,
     session::replica::next_owner,
-    store::{MemberState, Store as _, memory::Fault},
+    store::{Death, MemberState, Store as _, memory::Fault},
 };
 
 const CREATE: &str = r#"{"type":"response.create","model":"m","store":false,"input":"first"}"#;
@@ -173,7 +173,7 @@ async fn an_owner_that_dies_before_the_commit_leaves_a_warm_heir_and_disturbs_no
     scene.drain().await;
     eventually("the transfer is under way", async || !scene.neighbours.asked.lock().is_empty())
         .await;
-    scene.owner().store.mark_dead(scene.owner().me, true).await.unwrap();
+    scene.owner().store.mark_dead(scene.owner().me, Death::Proven).await.unwrap();
     // It has the copy of the last turn's end.
     scene.goes_on_at(heirs[0]).await;
     let taken = scene.owner().row(scene.attach.session).await;
@@ -278,7 +278,7 @@ async fn an_heir_that_dies_after_the_commit_is_followed_by_an_ordinary_takeover(
     scene.moved().await;
     let row = scene.owner().row(scene.attach.session).await;
     assert_eq!(row.owner, Some(heirs[0]));
-    scene.owner().store.mark_dead(heirs[0], true).await.unwrap();
+    scene.owner().store.mark_dead(heirs[0], Death::Proven).await.unwrap();
     let attach = Attach { min_epoch: row.epoch, ..scene.attach.clone() };
     let taken = scene.node(heirs[1]).attach(&attach).await.unwrap();
     assert!(taken.epoch > row.epoch);
@@ -362,7 +362,7 @@ async fn a_former_heir_keeps_nothing_and_the_owner_after_the_next_keeps_the_copy
     // That it is told again, and late, changes nothing.
     first.registry.let_go(scene.owner().me, &[scene.attach.session]);
     assert_eq!(first.registry.copies(), 1);
-    second.store.mark_dead(heirs[1], true).await.unwrap();
+    second.store.mark_dead(heirs[1], Death::Proven).await.unwrap();
     scene.goes_on_at(heirs[0]).await;
 }
 
@@ -389,7 +389,7 @@ async fn a_new_owner_that_dies_before_it_copied_costs_no_conversation_that_its_n
     }
     let heir = &scene.node(heirs[0]).registry;
     eventually("both copies are there", async || heir.copies() == 2).await;
-    scene.owner().store.mark_dead(heirs[1], true).await.unwrap();
+    scene.owner().store.mark_dead(heirs[1], Death::Proven).await.unwrap();
     scene.goes_on_at(heirs[0]).await;
 }
 
