@@ -35,6 +35,14 @@ struct Node {
     /// It runs, and reaches the store.
     runs: bool,
     connected: bool,
+    /// Its process is gone, and everybody can prove it.
+    gone: bool,
+}
+
+impl Node {
+    fn serves(&self, now: Instant) -> bool {
+        self.lease.is_live(now) || self.certified.is_some_and(|until| now < until)
+    }
 }
 
 /// The members of the store: when their lease ends, and whether they are dead.
@@ -52,6 +60,7 @@ enum Change {
     /// Two members lose, or find, each other.
     Link(usize, usize, bool),
     Run(usize, bool),
+    Kill(usize),
     Join,
     /// The store executes declarations of death late from now on, or at once.
     Delay(bool),
@@ -66,7 +75,8 @@ fn change() -> impl Strategy<Value = Change> {
         3 => (node.clone(), any::<bool>()).prop_map(|(n, on)| Change::Connect(n, on)),
         4 => any::<bool>().prop_map(Change::ConnectAll),
         2 => (node.clone(), node.clone(), any::<bool>()).prop_map(|(a, b, on)| Change::Link(a, b, on)),
-        1 => (node, any::<bool>()).prop_map(|(n, on)| Change::Run(n, on)),
+        1 => (node.clone(), any::<bool>()).prop_map(|(n, on)| Change::Run(n, on)),
+        1 => node.prop_map(Change::Kill),
         1 => Just(Change::Join),
         1 => any::<bool>().prop_map(Change::Delay),
         3 => (4..100u8).prop_map(Change::Long),
@@ -120,6 +130,7 @@ impl Model {
             reaper: Reaper::new(me, self.bounds),
             runs: true,
             connected: true,
+            gone: false,
         });
     }
 
@@ -145,7 +156,12 @@ impl Model {
             }
             Change::Run(n, on) => {
                 if let Some(node) = self.nodes.get_mut(n) {
-                    node.runs = on;
+                    node.runs = on && !node.gone;
+                }
+            }
+            Change::Kill(n) => {
+                if let Some(node) = self.nodes.get_mut(n) {
+                    (node.runs, node.gone) = (false, true);
                 }
             }
             Change::Join => self.join(),
@@ -169,7 +185,19 @@ impl Model {
         assert!(!certified, "{member} is dead and holds a certificate");
     }
 
+    /// Who reaches the store tells it of those that are proven gone.
+    fn bury_the_gone(&mut self) {
+        for node in self.nodes.iter().filter(|node| node.gone) {
+            let row = self.store.0.get_mut(&node.me).unwrap();
+            self.deaths += usize::from(!row.1);
+            row.1 = true;
+        }
+    }
+
     fn beat(&mut self, n: usize) {
+        if self.nodes[n].connected {
+            self.bury_the_gone();
+        }
         let (now, view) = (self.now, self.ring());
         let node = &mut self.nodes[n];
         if !node.connected {
@@ -232,6 +260,10 @@ impl Model {
         others
             .map(|other| {
                 let n = usize::try_from(other.0).unwrap();
+                if self.nodes[n].gone {
+                    let live = self.nodes[asker].serves(self.now);
+                    return (other, false, self.bounds.spares_the_gone(!live));
+                }
                 let cut = self.cut.contains(&(asker.min(n), asker.max(n)));
                 if cut || !self.nodes[n].runs {
                     return (other, false, false);
@@ -270,9 +302,8 @@ impl Model {
             }
         }
         for node in &self.nodes {
-            let dead = self.store.0[&node.me].1;
-            let live = node.lease.is_live(now) || node.certified.is_some_and(|until| now < until);
-            assert!(!(dead && live), "{} was declared dead and serves", node.me);
+            let dead = self.store.0[&node.me].1 && !node.gone;
+            assert!(!(dead && node.serves(now)), "{} was declared dead and serves", node.me);
         }
     }
 }
@@ -303,6 +334,30 @@ fn who_was_declared_dead_is_promised_nothing_in_a_later_outage() {
     assert_eq!(model.deaths, 1);
     model.apply(Change::ConnectAll(false));
     (0..20).for_each(|_| model.step());
+}
+
+#[test]
+fn who_was_declared_dead_gets_no_certificate_when_the_declarer_is_gone() {
+    let mut model = Model::new(2);
+    (0..20).for_each(|_| model.step());
+    model.apply(Change::Connect(0, false));
+    while model.deaths == 0 {
+        model.step();
+    }
+    model.apply(Change::ConnectAll(false));
+    model.apply(Change::Kill(1));
+    (0..20).for_each(|_| model.step());
+    assert_eq!(model.certificates, 0);
+}
+
+#[test]
+fn the_gone_are_no_obstacle_while_the_lease_is_live() {
+    let mut model = Model::new(2);
+    (0..20).for_each(|_| model.step());
+    model.apply(Change::ConnectAll(false));
+    model.apply(Change::Kill(1));
+    (0..20).for_each(|_| model.step());
+    assert!(model.certificates > 0);
 }
 
 #[test]

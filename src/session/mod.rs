@@ -17,6 +17,7 @@ mod handoff;
 pub mod history;
 pub mod ledger;
 pub mod log;
+pub mod numbering;
 mod passing;
 pub mod quota;
 mod recopy;
