@@ -65,7 +65,7 @@ fn link(cx: &mut Context<'_>, times: u32) -> anyhow::Result<()> {
     let batch = run(1, 200);
     for _ in 0..times {
         ensure!(tx.poll_ready(cx).is_ready(), "the window is closed");
-        tx.send(Frame::Messages { batch: batch.clone(), first_seq: 1, ended: 0 });
+        tx.send(Frame::Messages { batch: batch.clone(), first_seq: 1, ended: 0, create: 0 });
         ensure!(rx.poll_recv(cx).is_ready(), "the frame is lost");
         ensure!(rx.poll_recv(cx).is_pending(), "a frame too many");
     }

@@ -10,8 +10,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use ringspan::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
-        Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn,
-        Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError, Transferred,
+        Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
+        NewTurn, Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError, Transferred,
         TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish, memory::Memory,
     },
 };
@@ -273,8 +273,8 @@ impl Store for Client {
         remote!(self,; m => m.leave(me))
     }
 
-    async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool> {
-        remote!(self,; m => m.mark_dead(node, proven))
+    async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {
+        remote!(self,; m => m.mark_dead(node, death))
     }
 
     async fn ring(&self) -> Result<RingView> {

@@ -40,6 +40,10 @@ pub enum Frame {
         /// Turns of this client that end in this batch. When as many have ended as it began,
         /// its socket may be closed without anyone noticing.
         ended: u32,
+        /// The create that is in this batch, or that it answers: towards the session the number
+        /// that its edge gave it, from the session the same again. Zero for none, and from an
+        /// owner that names none.
+        create: u32,
     },
     Ping(Bytes),
     Pong(Bytes),
@@ -339,7 +343,7 @@ mod tests {
 
     fn text(size: usize) -> Frame {
         let batch = Batch::one(&Message::text(vec![b'x'; size]));
-        Frame::Messages { batch, first_seq: 0, ended: 0 }
+        Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 }
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use ringspan::{
         log::Log,
         turns::{Action, Bounds, ClientId, Journaled, Turns},
     },
-    store::{Member, MemberState},
+    store::{LeaseEnd, Member, MemberState},
     wire::{Batch, BatchBuilder, Incoming, Kind, Message, Role, Socket, SocketOptions},
 };
 use tokio::{
@@ -39,6 +39,7 @@ pub fn member(n: i64, build: &str) -> Member {
         state: MemberState::Active,
         load: 0,
         lease_remaining: Duration::from_secs(15),
+        lease: LeaseEnd::default(),
     }
 }
 

@@ -4,12 +4,12 @@
 //! room, hand sessions over (idle ones first) while client sockets close at their boundaries,
 //! sever what is left, leave, linger, end.
 
-use std::{collections::HashSet, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::{Node, deadline::Times};
+use super::{Node, deadline::Times, leave};
 use crate::{
     admin::view::DrainAnswer,
     ids::{Epoch, SessionId},
@@ -18,15 +18,11 @@ use crate::{
         departures::{self, Verdict},
     },
     session::Handle,
-    store::SessionFilter,
     telemetry::metrics::DrainState,
 };
 
 /// Sessions handed over a second: their heirs dial as many upstreams.
 const RATE: u32 = 500;
-
-/// Rows released in one go.
-const BATCH: u32 = 500;
 
 /// How long one session may take to hear an order; it hears a later one.
 const ORDER: Duration = Duration::from_millis(100);
@@ -81,8 +77,12 @@ impl Node {
         self.registry.begin_drain();
         self.step(DrainState::Dwelling, "drain begins: out of placement, forwarding");
         self.leave_placement().await?;
-        self.release_unopened().await;
-        self.dwell().await;
+        let mut passing_on = pin!(self.pass_on());
+        tokio::select! {
+            biased;
+            () = self.dwell() => {}
+            () = &mut passing_on => {}
+        }
 
         self.step(DrainState::HandingOff, "handing sessions over, closing idle client sockets");
         self.stop.accept.cancel();
@@ -92,12 +92,17 @@ impl Node {
             biased;
             () = async { tokio::join!(self.hand_over(), self.clients.wait()); } => true,
             () = self.last_call() => true,
+            () = &mut passing_on => true,
             () = self.until(|times| times.hand_over) => false,
         };
         if !done {
             self.sever().await;
         }
 
+        let last = async {
+            self.registry.pass_on_unopened(true).await;
+        };
+        self.before_end(last).await;
         self.sessions.close();
         self.before_end(self.sessions.wait()).await;
         self.step(DrainState::Lingering, "owns nothing any more");
@@ -106,7 +111,11 @@ impl Node {
         if let Some(renewer) = renewer {
             renewer.stop().await;
         }
-        let left = self.leave().await;
+        self.witness.resign();
+        let release = async || {
+            self.registry.pass_on_unopened(true).await;
+        };
+        let left = leave::leave(&*self.store, self.me, release, |pause| self.has_time(pause)).await;
         self.before_end(sleep(LINGER)).await;
         tracing::info!(took = ?begun.elapsed(), "drained");
         left
@@ -219,48 +228,21 @@ impl Node {
         self.metrics.drain(DrainState::HandingOff, 0);
     }
 
-    /// Sessions that were handed to us and that nobody has asked for since: their rows name
-    /// us, no task does. Whoever asks for one next may claim it.
-    async fn release_unopened(&self) {
-        let mut filter =
-            SessionFilter { owner: Some(self.me), limit: BATCH, ..SessionFilter::default() };
-        loop {
-            let rows = match self.store.sessions(&filter).await {
-                Ok(rows) => rows,
-                Err(error) => return tracing::warn!(%error, "listing our sessions failed"),
-            };
-            filter.after = rows.last().map(|row| row.id);
-            if rows.is_empty() {
-                return;
-            }
-            for row in rows.into_iter().filter(|row| !self.registry.knows(row.id)) {
-                if let Err(error) = self.store.release(row.id, self.me, row.epoch).await {
-                    tracing::warn!(session = %row.id, %error, "releasing a session failed");
-                }
-            }
-        }
-    }
+    /// Sessions that were handed to us and that nobody has asked for since go on to other
+    /// nodes. Again and again: a transfer that began before the store had our drain may be
+    /// committed after our look. Never ends.
+    async fn pass_on(&self) {
+        /// Pauses between two looks, which read the rows of all our sessions.
+        const FIRST: Duration = Duration::from_millis(250);
+        const LONGEST: Duration = Duration::from_secs(8);
 
-    async fn leave(&self) -> anyhow::Result<()> {
+        let mut pause = FIRST;
         loop {
-            match self.store.leave(self.me).await {
-                Ok(0) => return Ok(()),
-                // Rows that still name us belong to sessions that could not be released; the
-                // lease ends, and with it their claim.
-                Ok(named) if !self.has_time(LOOK) => {
-                    tracing::warn!(
-                        named,
-                        "left with sessions in our name; they wait for the lease"
-                    );
-                    return Ok(());
-                }
-                Ok(_) => self.release_unopened().await,
-                Err(error) if !self.has_time(LOOK) => {
-                    return Err(anyhow::Error::new(error).context("leaving the ring"));
-                }
-                Err(error) => tracing::warn!(%error, "leaving the ring failed, trying again"),
+            if self.registry.pass_on_unopened(false).await > 0 {
+                pause = FIRST;
             }
-            sleep(LOOK).await;
+            sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+            pause = (pause * 2).min(LONGEST);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     ids::Incarnation,
     ownership::{lease::LeaseHandle, outage::Bounds, process},
-    store::{NewMember, Store, StoreError},
+    store::{Death, NewMember, Store, StoreError},
 };
 
 /// Longest pause between two looks at the holder of our node id.
@@ -50,14 +50,15 @@ pub(super) async fn join(
                 lease.renewed(sent, ttl, config.timing.lease_margin);
                 return Ok((me, sent));
             }
-            Err(StoreError::NodeIdInUse { holder, remaining, .. }) => {
+            Err(StoreError::NodeIdInUse { holder, remaining, lease: judged, .. }) => {
                 if is_proven_dead(store, holder).await? {
-                    store.mark_dead(holder, true).await?;
+                    store.mark_dead(holder, Death::Proven).await?;
                 } else if remaining.is_zero() {
                     if silence.is_over(holder, sent, Instant::now()) {
-                        store.mark_dead(holder, false).await?;
+                        store.mark_dead(holder, Death::Lapsed(judged)).await?;
                     }
-                    tokio::time::sleep(LOOK.min(ttl / 4)).await;
+                    let pause = LOOK.min(ttl / 4).mul_f64(rand::random_range(0.5..1.0));
+                    tokio::time::sleep(pause).await;
                 } else if waited == Some(holder) {
                     bail!(
                         "node id {:?} belongs to a live process (incarnation {holder}); \

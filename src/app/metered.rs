@@ -10,8 +10,8 @@ use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     ownership::witness::Witness,
     store::{
-        Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn,
-        Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError, Transferred,
+        Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
+        NewTurn, Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError, Transferred,
         TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
     },
     telemetry::metrics::Metrics,
@@ -80,8 +80,8 @@ impl Store for Metered {
         self.timed("leave", self.inner.leave(me)).await
     }
 
-    async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool> {
-        self.timed("mark_dead", self.inner.mark_dead(node, proven)).await
+    async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {
+        self.timed("mark_dead", self.inner.mark_dead(node, death)).await
     }
 
     async fn ring(&self) -> Result<RingView> {

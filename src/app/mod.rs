@@ -4,8 +4,10 @@ mod balance;
 mod deadline;
 mod drain;
 mod join;
+mod leave;
 mod metered;
 mod outage;
+mod strays;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -21,6 +23,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -400,9 +403,10 @@ impl Node {
         self.clients.close();
         drop(tokio::time::timeout(LIMIT, self.clients.wait()).await);
         let error = Error::new(Code::SessionUnavailable, "this node stopped; retry");
-        for handle in self.registry.list() {
-            handle.stop(error.clone()).await;
-        }
+        // One that is busy leaving takes no orders for a while.
+        let sessions = self.registry.list();
+        let stops = sessions.iter().map(|handle| handle.stop(error.clone()));
+        drop(tokio::time::timeout(LIMIT, join_all(stops)).await);
         self.sessions.close();
         drop(tokio::time::timeout(LIMIT, self.sessions.wait()).await);
     }

@@ -85,13 +85,11 @@ impl Node {
     }
 
     /// Why this member is an obstacle to a certificate; None if it promises, or is dead.
-    ///
-    /// Once this node has `lapsed`, also who is dead by now may have declared it dead before,
-    /// and nobody can ask that one any more.
     async fn hear(&self, member: &Member, lapsed: bool) -> Option<String> {
         let name = &member.node_id;
         if process::is_proven_dead(&member.process) {
-            return lapsed.then(|| format!("{name} is gone, and the lease had lapsed before"));
+            return (!self.witness.bounds().spares_the_gone(lapsed))
+                .then(|| format!("{name} is gone, and the lease had lapsed before"));
         }
         match self.ask(member, true).await {
             Ok(Testimony { promised: true, .. }) => None,

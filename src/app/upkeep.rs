@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::Node;
+use super::{Node, strays::Strays};
 
 /// How often the load is looked at; heartbeats carry it.
 const LOOK: Duration = Duration::from_millis(500);
@@ -32,6 +32,7 @@ pub(super) async fn run(node: Arc<Node>) {
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sweep_at = next_sweep();
+    let mut strays = Strays::default();
     loop {
         tokio::select! {
             biased;
@@ -49,6 +50,9 @@ pub(super) async fn run(node: Arc<Node>) {
                 Err(error) => tracing::debug!(%error, "sweeping failed"),
             }
             sweep_turns(&node).await;
+            if let Err(error) = strays.release(&*node.store, &node.registry, node.me).await {
+                tracing::debug!(%error, "looking for strays failed");
+            }
         }
     }
 }

@@ -109,6 +109,11 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
 
+/// Tasks that run before sockets are asked again, if so many are ready: as many as the events that
+/// nginx takes at once. With tokio's 61 a message and its echo cost a fifth more where 256 clients
+/// talk at once; what comes meanwhile waits behind them either way.
+const EVENT_INTERVAL: u32 = 512;
+
 /// Runs `work` on the calling thread, with as many worker threads besides if there are
 /// several. What it left behind is ended within [`LINGER`].
 fn block_on<T>(threads: usize, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -117,7 +122,8 @@ fn block_on<T>(threads: usize, work: impl Future<Output = anyhow::Result<T>>) ->
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     // Ignored by a runtime of the calling thread.
-    let runtime = builder.worker_threads(threads).enable_all().build().context("no runtime")?;
+    builder.worker_threads(threads).event_interval(EVENT_INTERVAL);
+    let runtime = builder.enable_all().build().context("no runtime")?;
     let done = runtime.block_on(work);
     runtime.shutdown_timeout(LINGER);
     done

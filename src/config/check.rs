@@ -50,7 +50,8 @@ fn reachable(settings: &Resolved, faults: &mut Faults) {
     }
 }
 
-/// A lease survives two heartbeats that are lost, and ends here before it does in the store.
+/// A lease survives two heartbeats that are lost, and ends here before it does in the store, also
+/// where the store's clock was set a little.
 fn lease(settings: &Resolved, faults: &mut Faults) {
     if !settings.sound(&[Key::LeaseTtl, Key::LeaseMargin, Key::HeartbeatInterval]) {
         return;
@@ -59,6 +60,13 @@ fn lease(settings: &Resolved, faults: &mut Faults) {
     if margin * 2 > ttl {
         let half = duration_text(ttl / 2);
         settings.fault(Key::LeaseMargin, format!("at most half of lease-ttl ({half})"), faults);
+        return;
+    }
+    // A step of the database's clock by a tenth of a lease is not noticed (`ownership::reaper`).
+    if margin * 8 < ttl {
+        let least = duration_text(ttl / 8);
+        let expected = format!("at least an eighth of lease-ttl ({least})");
+        settings.fault(Key::LeaseMargin, expected, faults);
         return;
     }
     let held = ttl.saturating_sub(margin);

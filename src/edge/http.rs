@@ -91,7 +91,9 @@ async fn turn(
         };
         match (alias, create.prompt_cache_key, &repeat) {
             (Some(session), ..) => (session, String::new()),
-            (None, Some(key), _) => (SessionId::derive(&principal, &route.path, &key), key),
+            (None, Some(key), _) => {
+                (SessionId::derive(&principal, &route.path, &key), key::label(&key))
+            }
             // A repeat, on whatever node, meets the same session.
             (None, None, Some(repeat)) => {
                 let key = &repeat.session;
@@ -122,7 +124,7 @@ async fn turn(
                 TURN_PATIENCE,
             )
             .await?;
-        let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0 };
+        let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0, create: 0 };
         attached.link.tx.send(frame);
         let mut events = Events::of(attached.link, edge.drain.cut.clone());
         // The first event decides between an answer and an error with a status of its own.
@@ -193,7 +195,7 @@ async fn resumed(
         .attach(wish(edge, route, principal, session, String::new(), upgrade), TURN_PATIENCE)
         .await?;
     let batch = Batch::one(&resume_event(id));
-    attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0 });
+    attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 });
     let mut events = Events::of(attached.link, edge.drain.cut.clone());
     let first = events.next().await;
     if let Some(error) = failure(&first) {

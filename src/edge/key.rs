@@ -11,7 +11,7 @@ use crate::{
     store::TurnKey,
 };
 
-/// Longest key; a longer one is refused, not cut.
+/// Longest key in bytes; a longer one is refused, not cut. Also the longest label.
 const MAX_KEY: usize = 512;
 
 /// Our own parameters, as query and as header.
@@ -58,8 +58,10 @@ impl Key {
     /// A key that is no credential.
     pub(super) fn plain(text: impl Into<String>) -> Result<Self> {
         let text = text.into();
-        if text.is_empty() || text.len() > MAX_KEY {
-            return Err(Error::new(Code::InvalidRequest, "a session key is 1 to 512 bytes long"));
+        // Control characters would be lost or refused where a label goes: in databases, terminals.
+        if text.is_empty() || text.len() > MAX_KEY || text.contains(char::is_control) {
+            let text = "a session key is 1 to 512 bytes long, without control characters";
+            return Err(Error::new(Code::InvalidRequest, text));
         }
         Ok(Self { label: text.clone(), text })
     }
@@ -78,11 +80,20 @@ impl Key {
     }
 }
 
+/// What an operator sees of a key that is no name of a session in the first place
+/// (`prompt_cache_key`). The upstream takes every text, so none is refused here: the session's id
+/// is of all of it, its label of the beginning, without control characters.
+pub(super) fn label(text: &str) -> String {
+    let ends = text.char_indices().map(|(at, char)| at + char.len_utf8());
+    let end = ends.take_while(|end| *end <= MAX_KEY).last().unwrap_or(0);
+    text[..end].replace(char::is_control, "?")
+}
+
 /// The key of an opaque request: the first source that is present. `part` is what stands
 /// for a name of the route's path.
 ///
 /// # Errors
-/// `invalid_request` for an empty or overlong key.
+/// `invalid_request` for a key that is empty, overlong or has control characters.
 pub(super) fn opaque(
     sources: &[KeySource],
     part: impl Fn(&str) -> Option<String>,
@@ -110,7 +121,7 @@ pub(super) fn opaque(
 /// The key of a Responses request that its headers name.
 ///
 /// # Errors
-/// `invalid_request` for an empty or overlong key.
+/// `invalid_request` for a key that is empty, overlong or has control characters.
 pub(super) fn responses(headers: &HeaderMap) -> Result<Option<Key>> {
     let named = RESPONSES_KEYS.iter().find_map(|name| headers.get(name));
     named.and_then(|value| value.to_str().ok()).map(Key::plain).transpose()
@@ -284,6 +295,29 @@ mod tests {
         let key = Key::secret(cookie(&headers, "sid").unwrap()).unwrap();
         assert_eq!(key.text, "topsecret");
         assert!(!key.label.contains("topsecret"));
+    }
+
+    #[test]
+    fn a_key_of_the_path_or_query_has_no_control_characters() {
+        let key = |uri: &'static str| {
+            let sources = [KeySource::Query("k".into())];
+            opaque(&sources, |_| None, &Uri::from_static(uri), &HeaderMap::new())
+        };
+        assert_eq!(key("/r?k=a%20b").unwrap().unwrap().text, "a b");
+        for bad in ["/r?k=a%00b", "/r?k=%0a", "/r?k=%c2%85", "/r?k="] {
+            assert_eq!(key(bad).unwrap_err().code, Code::InvalidRequest, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_label_of_any_text_is_short_and_printable() {
+        assert_eq!(label("thread-1"), "thread-1");
+        assert_eq!(label("a\0b\nc"), "a?b?c");
+        let long = format!("a{}", "é".repeat(1 << 20));
+        let short = label(&long);
+        assert_eq!(short.len(), 511, "whole characters");
+        assert!(long.starts_with(&short));
+        assert_eq!(label(""), "");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod key;
 mod opaque;
 pub(crate) mod outstanding;
 mod pace;
+mod patience;
 mod pump;
 mod reply;
 mod responses;

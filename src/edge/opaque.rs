@@ -115,7 +115,7 @@ async fn serve(mut pump: Box<Pump>, link: Link) {
             Event::FromClient(incoming) => {
                 let (frame, close) = match incoming {
                     Incoming::Messages(batch) => {
-                        (Frame::Messages { batch, first_seq: 0, ended: 0 }, None)
+                        (Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 }, None)
                     }
                     Incoming::Ping(payload) => (Frame::Ping(payload), None),
                     Incoming::Pong(payload) => (Frame::Pong(payload), None),

@@ -19,18 +19,23 @@ const KNOWN: usize = 64;
 pub(crate) struct Outstanding {
     creates: VecDeque<Begun>,
     known: VecDeque<String>,
-    /// The newest events that were passed on while a create was outstanding.
-    last: Option<Batch>,
+    /// The newest number that was given to a create.
+    newest: u32,
 }
 
 #[cfg_attr(test, derive(Clone, Debug, PartialEq, Eq, Hash))]
 struct Begun {
+    /// Its number on this socket: refusals and replays end a create before older ones, so the
+    /// owner says which one it speaks of.
+    number: u32,
     lane: Option<String>,
-    /// The request, until the owner is known to have taken it.
+    /// The request, until the owner is known to have taken it: something of its turn was shown.
     message: Option<Message>,
     /// The next owner may be asked: see [`Outstanding::lose`].
     repeatable: bool,
     response_id: Option<String>,
+    /// The newest events that were passed on.
+    last: Option<Batch>,
 }
 
 impl Outstanding {
@@ -43,61 +48,76 @@ impl Outstanding {
         self.known.iter().any(|known| known == response_id)
     }
 
-    /// A request goes out; `ledger` if its owner writes it down first.
-    pub(crate) fn push(&mut self, create: &Create, message: &Message, ledger: bool) {
+    /// A request goes out; `ledger` if its owner writes it down first. Its number, never zero.
+    pub(crate) fn push(&mut self, create: &Create, message: &Message, ledger: bool) -> u32 {
+        self.newest = self.newest.wrapping_add(1).max(1);
         self.creates.push_back(Begun {
+            number: self.newest,
             lane: create.lane.clone(),
             message: Some(message.clone()),
             repeatable: !create.store || (create.key.is_some() && ledger),
             response_id: None,
+            last: None,
         });
+        self.newest
     }
 
-    /// Events were passed on, and `ended` creates end with them. In one lane they end in
-    /// order; over lanes the last message tells whose turn it was.
-    pub(crate) fn seen(&mut self, batch: &Batch, ended: u32) {
-        self.note_created(batch);
-        for _ in 0..ended {
-            let at = if self.creates.len() > 1 {
-                let lane = batch
-                    .messages()
-                    .last()
-                    .and_then(|m| ServerEvent::parse(&m))
-                    .and_then(|e| e.lane);
-                self.creates.iter().position(|create| create.lane == lane).unwrap_or(0)
-            } else {
-                0
-            };
+    /// Events were passed on that answer the create of this number, and end it if `ended` is
+    /// not zero.
+    pub(crate) fn seen(&mut self, batch: &Batch, number: u32, ended: u32) {
+        let created = self.note_created(batch);
+        let at = match number {
+            0 => self.guess(batch, ended),
+            _ => self.creates.iter().position(|create| create.number == number),
+        };
+        // One that has ended already: what is said of it twice changes nothing.
+        let Some(at) = at else { return };
+        if ended > 0 {
             self.creates.remove(at);
-        }
-        self.last = if self.creates.is_empty() { None } else { Some(batch.clone()) };
-    }
-
-    fn note_created(&mut self, batch: &Batch) {
-        // Most batches are deltas, and looking for the word is cheaper than reading JSON.
-        if memchr::memmem::find(batch.bytes(), b"response.created").is_none() {
             return;
         }
+        let create = &mut self.creates[at];
+        // It was taken: a transfer from here on waits for its end.
+        create.message = None;
+        create.last = Some(batch.clone());
+        create.response_id = created.or(create.response_id.take());
+    }
+
+    /// The create that events are of whose owner does not say it. In one lane they end in
+    /// order, except for refusals and replays; over lanes the last message tells. What is no
+    /// event of a turn is of none.
+    fn guess(&self, batch: &Batch, ended: u32) -> Option<usize> {
+        let last = batch.messages().last().and_then(|message| ServerEvent::parse(&message));
+        if ended == 0 && last.as_ref().is_none_or(|event| event.stage == Stage::Error) {
+            return None;
+        }
+        let lane = last.and_then(|event| event.lane);
+        let at = self.creates.iter().position(|create| create.lane == lane);
+        at.or((ended > 0 && !self.creates.is_empty()).then_some(0))
+    }
+
+    /// Remembers what the client learns of; the newest response, if there is one.
+    fn note_created(&mut self, batch: &Batch) -> Option<String> {
+        // Most batches are deltas, and looking for the word is cheaper than reading JSON.
+        memchr::memmem::find(batch.bytes(), b"response.created")?;
+        let mut newest = None;
         for event in batch.messages().filter_map(|message| ServerEvent::parse(&message)) {
             if event.stage != Stage::Created {
                 continue;
             }
-            // It was taken: a transfer from here on waits for its end.
-            let create = self.creates.iter_mut().find(|create| create.lane == event.lane);
-            if let Some(create) = create {
-                create.message = None;
-                create.response_id.clone_from(&event.response_id);
-            }
+            newest.clone_from(&event.response_id);
             if self.known.len() >= KNOWN {
                 self.known.pop_front();
             }
             self.known.extend(event.response_id);
         }
+        newest
     }
 
-    /// What the owner was not seen to take, to be sent again.
-    pub(crate) fn not_taken(&self) -> Vec<Message> {
-        self.creates.iter().filter_map(|create| create.message.clone()).collect()
+    /// What the owner was not seen to take, with its number, to be sent again.
+    pub(crate) fn not_taken(&self) -> Vec<(u32, Message)> {
+        let message = |create: &Begun| Some((create.number, create.message.clone()?));
+        self.creates.iter().filter_map(message).collect()
     }
 
     /// The owner, or the way to it, is gone: what it had taken may have run. A request that
@@ -120,13 +140,12 @@ impl Outstanding {
 
     /// Ends all of them with `error`; what the client is told of each.
     pub(crate) fn fail(&mut self, error: &Error) -> Vec<Message> {
-        let last = self.last.take();
         let event = |create: Begun| {
             let lane = create.lane.as_deref();
             if error.code != Code::OutcomeUnknown {
                 return error_event(error, lane);
             }
-            let number = last.as_ref().and_then(|last| last_sequence(last, lane));
+            let number = create.last.as_ref().and_then(|last| last_sequence(last, lane));
             unknown_event(error, lane, create.response_id.as_deref(), number)
         };
         std::mem::take(&mut self.creates).into_iter().map(event).collect()
@@ -134,7 +153,6 @@ impl Outstanding {
 
     /// Lanes of all of them, which are over.
     pub(super) fn take_lanes(&mut self) -> impl Iterator<Item = Option<String>> {
-        self.last = None;
         std::mem::take(&mut self.creates).into_iter().map(|create| create.lane)
     }
 }
@@ -146,8 +164,8 @@ mod tests {
     use super::*;
     use crate::session::event::ClientEvent;
 
-    fn begin(outstanding: &mut Outstanding, lane: Option<&str>) {
-        let mut event = json!({ "type": "response.create", "store": false, "input": "x" });
+    fn begin(outstanding: &mut Outstanding, lane: Option<&str>, input: &str) -> u32 {
+        let mut event = json!({ "type": "response.create", "store": false, "input": input });
         if let Some(lane) = lane {
             event["stream_id"] = lane.into();
         }
@@ -155,50 +173,143 @@ mod tests {
         let Ok(ClientEvent::Create(create)) = ClientEvent::parse(&message.payload) else {
             panic!()
         };
-        outstanding.push(&create, &message, true);
+        outstanding.push(&create, &message, true)
     }
 
-    fn pass(outstanding: &mut Outstanding, event: &Value) {
-        outstanding.seen(&Batch::one(&Message::text(event.to_string())), 0);
+    fn batch(event: &Value) -> Batch {
+        Batch::one(&Message::text(event.to_string()))
+    }
+
+    fn created(id: &str) -> Batch {
+        let response = json!({ "id": id });
+        batch(&json!({ "type": "response.created", "sequence_number": 0, "response": response }))
+    }
+
+    fn completed(id: &str) -> Batch {
+        batch(&json!({ "type": "response.completed", "response": { "id": id } }))
+    }
+
+    fn refusal() -> Batch {
+        Batch::one(&error_event(&Error::new(Code::QueueFull, "full"), None))
     }
 
     fn told(messages: &[Message]) -> Vec<Value> {
         messages.iter().map(|message| serde_json::from_slice(&message.payload).unwrap()).collect()
     }
 
+    /// What would be sent to the next owner.
+    fn waiting(outstanding: &Outstanding) -> Vec<String> {
+        let messages: Vec<_> = outstanding.not_taken().into_iter().map(|(_, m)| m).collect();
+        told(&messages).iter().map(|m| m["input"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn lost() -> Error {
+        Error::new(Code::OutcomeUnknown, "lost")
+    }
+
     #[test]
-    fn a_client_that_is_cut_off_is_told_how_far_it_had_heard() {
+    fn a_client_that_is_cut_off_is_told_how_far_it_had_heard_in_each_lane() {
         let mut outstanding = Outstanding::default();
-        begin(&mut outstanding, None);
-        let created =
-            json!({ "type": "response.created", "sequence_number": 0, "response": { "id": "r1" } });
-        pass(&mut outstanding, &created);
-        pass(
-            &mut outstanding,
-            &json!({ "type": "response.output_text.delta", "sequence_number": 7 }),
-        );
-        let said = told(&outstanding.fail(&Error::new(Code::OutcomeUnknown, "cut")));
-        assert_eq!(said.len(), 1);
-        assert_eq!(said[0]["error"]["response_id"], "r1");
-        assert_eq!(said[0]["error"]["last_sequence_number"], 7);
+        let a = begin(&mut outstanding, Some("a"), "x");
+        let b = begin(&mut outstanding, Some("b"), "y");
+        for (create, lane, id) in [(a, "a", "r1"), (b, "b", "r2")] {
+            let response = json!({ "id": id });
+            let event = json!({ "type": "response.created", "stream_id": lane,
+                                "sequence_number": 0, "response": response });
+            outstanding.seen(&batch(&event), create, 0);
+        }
+        for (create, lane, number) in [(a, "a", 7), (b, "b", 3)] {
+            let event = json!({ "type": "response.output_text.delta", "stream_id": lane,
+                                "sequence_number": number });
+            outstanding.seen(&batch(&event), create, 0);
+        }
+        let said = told(&outstanding.fail(&lost()));
+        let far = |said: &Value| {
+            let error = &said["error"];
+            (error["response_id"].clone(), error["last_sequence_number"].clone())
+        };
+        assert_eq!(far(&said[0]), (json!("r1"), json!(7)));
+        assert_eq!(far(&said[1]), (json!("r2"), json!(3)));
+        assert_eq!(said.len(), 2);
         assert!(outstanding.is_empty() && outstanding.knows("r1"));
     }
 
     #[test]
     fn a_request_of_which_nothing_was_seen_is_kept_for_the_next_owner_once() {
         let mut outstanding = Outstanding::default();
-        begin(&mut outstanding, Some("a"));
-        begin(&mut outstanding, Some("b"));
-        pass(
-            &mut outstanding,
-            &json!({ "type": "response.created", "stream_id": "a",
-                                         "response": { "id": "r1" } }),
-        );
-        let error = Error::new(Code::OutcomeUnknown, "lost");
-        let said = told(&outstanding.lose(&error));
+        let a = begin(&mut outstanding, Some("a"), "x");
+        begin(&mut outstanding, Some("b"), "y");
+        let event = json!({ "type": "response.created", "stream_id": "a",
+                            "response": { "id": "r1" } });
+        outstanding.seen(&batch(&event), a, 0);
+        let said = told(&outstanding.lose(&lost()));
         assert_eq!((said.len(), &said[0]["stream_id"]), (1, &"a".into()));
-        assert_eq!(outstanding.not_taken().len(), 1);
-        let said = told(&outstanding.lose(&error));
+        assert_eq!(waiting(&outstanding), ["y"]);
+        let said = told(&outstanding.lose(&lost()));
         assert_eq!((said.len(), &said[0]["stream_id"]), (1, &"b".into()));
+    }
+
+    #[test]
+    fn a_refusal_ends_the_request_that_was_refused_and_no_older_one() {
+        let mut outstanding = Outstanding::default();
+        let a = begin(&mut outstanding, None, "a");
+        let b = begin(&mut outstanding, None, "b");
+        let c = begin(&mut outstanding, None, "c");
+        outstanding.seen(&created("r1"), a, 0);
+        outstanding.seen(&refusal(), c, 1);
+        outstanding.seen(&completed("r1"), a, 1);
+        assert_eq!(waiting(&outstanding), ["b"], "what waits at a drain");
+        outstanding.seen(&created("r2"), b, 0);
+        outstanding.seen(&completed("r2"), b, 1);
+        assert!(outstanding.is_empty());
+    }
+
+    #[test]
+    fn a_replay_of_another_turn_leaves_the_running_one_to_be_told_of() {
+        let mut outstanding = Outstanding::default();
+        let a = begin(&mut outstanding, None, "a");
+        let repeat = begin(&mut outstanding, None, "repeat");
+        outstanding.seen(&created("old"), repeat, 0);
+        outstanding.seen(&completed("old"), repeat, 1);
+        assert_eq!(waiting(&outstanding), ["a"], "nothing was seen of it");
+        outstanding.seen(&created("r1"), a, 0);
+        let said = told(&outstanding.lose(&lost()));
+        assert_eq!((said.len(), &said[0]["error"]["response_id"]), (1, &"r1".into()));
+        assert!(outstanding.is_empty());
+    }
+
+    #[test]
+    fn a_request_of_which_only_a_later_event_was_seen_is_not_sent_again() {
+        let mut outstanding = Outstanding::default();
+        let create = begin(&mut outstanding, None, "a");
+        // The start of its log was trimmed.
+        let delta = json!({ "type": "response.output_text.delta", "sequence_number": 9 });
+        outstanding.seen(&batch(&delta), create, 0);
+        assert!(outstanding.not_taken().is_empty());
+        assert_eq!(told(&outstanding.lose(&lost()))[0]["error"]["last_sequence_number"], 9);
+    }
+
+    #[test]
+    fn an_answer_to_what_is_no_request_takes_none() {
+        let mut outstanding = Outstanding::default();
+        begin(&mut outstanding, None, "a");
+        outstanding.seen(&refusal(), 0, 0);
+        assert_eq!(waiting(&outstanding), ["a"]);
+    }
+
+    #[test]
+    fn an_owner_that_names_no_request_is_taken_to_answer_the_oldest_of_the_lane() {
+        let mut outstanding = Outstanding::default();
+        begin(&mut outstanding, Some("a"), "x");
+        begin(&mut outstanding, Some("b"), "y");
+        let event = |kind: &str| {
+            batch(&json!({ "type": kind, "stream_id": "b", "response": { "id": "r" } }))
+        };
+        outstanding.seen(&event("response.created"), 0, 0);
+        assert_eq!(waiting(&outstanding), ["x"]);
+        outstanding.seen(&event("response.completed"), 0, 1);
+        assert_eq!(waiting(&outstanding), ["x"]);
+        outstanding.seen(&completed("r2"), 0, 1);
+        assert!(outstanding.is_empty());
     }
 }

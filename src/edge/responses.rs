@@ -229,9 +229,8 @@ impl Client {
             if message.kind == Kind::Binary {
                 return Next::Close { code: 1003, reason: "this protocol is text" };
             }
-            let create = match ClientEvent::parse(&message.payload) {
-                Ok(ClientEvent::Create(create)) => Some(create),
-                Ok(_) => None,
+            let create = match read(&message) {
+                Ok(create) => create,
                 Err(error) => {
                     pump.send(&Batch::one(&error_event(&error, None)));
                     continue;
@@ -242,17 +241,18 @@ impl Client {
                 send_route_error(pump, &error, lane);
                 continue;
             }
-            if let Some(create) = &create {
-                self.creates.push(create, &message, self.route.ledger);
-            }
-            self.send(&message);
+            let ledger = self.route.ledger;
+            let number = create.map_or(0, |create| self.creates.push(&create, &message, ledger));
+            self.send(&message, number);
         }
         Next::Go
     }
 
-    fn send(&mut self, message: &Message) {
+    /// `create` is its number among the creates, zero for anything else.
+    fn send(&mut self, message: &Message, create: u32) {
         if let Some(link) = &mut self.link {
-            link.tx.send(Frame::Messages { batch: Batch::one(message), first_seq: 0, ended: 0 });
+            let batch = Batch::one(message);
+            link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0, create });
         }
     }
 
@@ -287,7 +287,7 @@ impl Client {
             && self.session.is_none()
             && let Some(key) = &create.prompt_cache_key
         {
-            self.key_label.clone_from(key);
+            self.key_label = key::label(key);
             found = Some(SessionId::derive(&self.principal, &self.route.path, key));
         }
         if let Some(session) = found.filter(|session| self.session != Some(*session)) {
@@ -300,9 +300,9 @@ impl Client {
 
     async fn on_frame(&mut self, frame: Frame, pump: &mut Pump) -> Next {
         match frame {
-            Frame::Messages { batch, ended, .. } => {
+            Frame::Messages { batch, ended, create, .. } => {
                 pump.send(&batch);
-                self.creates.seen(&batch, ended);
+                self.creates.seen(&batch, create, ended);
                 self.boundary()
             }
             Frame::Ping(_) | Frame::Pong(_) => Next::Go,
@@ -336,8 +336,8 @@ impl Client {
         match attached {
             Ok(attached) => {
                 self.link = Some(attached.link);
-                for message in self.creates.not_taken() {
-                    self.send(&message);
+                for (create, message) in self.creates.not_taken() {
+                    self.send(&message, create);
                 }
             }
             Err(error) => {
@@ -368,6 +368,19 @@ impl Client {
         for message in said {
             pump.send(&Batch::one(message));
         }
+    }
+}
+
+/// The create that a client sent; None for another event.
+fn read(message: &Message) -> Result<Option<Create>> {
+    match ClientEvent::parse(&message.payload)? {
+        ClientEvent::Create(create) => Ok(Some(create)),
+        // Between nodes only: its answer is of no request that this socket knows of.
+        ClientEvent::Resume { .. } => {
+            let text = "unknown event type; a response is resumed by GET";
+            Err(Error::new(Code::InvalidRequest, text).param("type"))
+        }
+        ClientEvent::Control { .. } | ClientEvent::Other { .. } => Ok(None),
     }
 }
 

@@ -24,7 +24,9 @@ use hyper_util::{
 use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Edge, http as http_edge, hygiene, opaque, responses, upgrade::Seat};
+use super::{
+    Edge, http as http_edge, hygiene, opaque, patience::Patient, responses, upgrade::Seat,
+};
 use crate::{
     config::{Profile, Route},
     net::{self, TcpListener},
@@ -81,12 +83,13 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
             Either::Right(answer.map_ok(move |it| if is_last { last(it) } else { it }))
         });
         let header_timeout = edge.limits.upgrade_timeout;
+        let write_timeout = edge.limits.write_timeout;
         edge.tracker.spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(header_timeout)
                 .max_buf_size(64 * 1024)
-                .serve_connection(TokioIo::new(stream), service)
+                .serve_connection(TokioIo::new(Patient::new(stream, write_timeout)), service)
                 .with_upgrades();
             let mut connection = std::pin::pin!(connection);
             tokio::select! {

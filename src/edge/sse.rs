@@ -16,25 +16,16 @@ use http::{
     HeaderValue,
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
-use serde_json::value::RawValue;
 
 use super::events::{Events, Step, moving};
 use crate::{
-    session::{
-        event::{LAST_SEQUENCE, error_event},
-        fields::Fields,
-    },
+    session::{event::error_event, numbering::is_websocket_only},
     wire::{Batch, Message},
 };
 
-/// Events that the API sends over WebSocket only; over HTTP they are headers, and the SDKs'
-/// stream helpers fail on them.
-const WEBSOCKET_ONLY: [&str; 3] =
-    ["response.metadata", "codex.rate_limits", "responsesapi.websocket_timing"];
-
 /// The events as they come, those after `starting_after` if it is given.
 pub(super) fn stream(first: Step, events: Events, starting_after: Option<u64>) -> Response {
-    let writer = Writer { left_out: 0, starting_after };
+    let writer = Writer { starting_after };
     let mut response = Response::new(Body::from_stream(Sse { first: Some(first), events, writer }));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
@@ -78,10 +69,9 @@ impl Stream for Sse {
     }
 }
 
-/// Writes events, numbered without a gap although some are left out.
+/// Writes events. Their numbers are those of the turn's log, so a resume counts as the client
+/// that asked for the turn does.
 struct Writer {
-    /// Numbered events left out so far.
-    left_out: u64,
     starting_after: Option<u64>,
 }
 
@@ -90,12 +80,10 @@ struct Head<'a> {
     #[serde(borrow, default)]
     r#type: Cow<'a, str>,
     sequence_number: Option<u64>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
 }
 
 impl Writer {
-    fn text(&mut self, batch: &Batch) -> Bytes {
+    fn text(&self, batch: &Batch) -> Bytes {
         let mut out = Vec::with_capacity(batch.weight() + 64 * batch.len() as usize);
         for message in batch.messages() {
             self.event(&message, &mut out);
@@ -103,41 +91,23 @@ impl Writer {
         out.into()
     }
 
-    fn event(&mut self, message: &Message, out: &mut Vec<u8>) {
-        let mut data = message.payload.clone();
-        if let Ok(Head { r#type: name, sequence_number, error }) =
-            serde_json::from_slice(&message.payload)
+    fn event(&self, message: &Message, out: &mut Vec<u8>) {
+        if let Ok(Head { r#type: name, sequence_number }) = serde_json::from_slice(&message.payload)
         {
-            if WEBSOCKET_ONLY.contains(&&*name) {
-                self.left_out += u64::from(sequence_number.is_some());
+            let had = sequence_number.zip(self.starting_after).is_some_and(|(n, after)| n <= after);
+            // What was asked for over WebSocket has these in its log.
+            if had || is_websocket_only(&name) {
                 return;
             }
-            let number = sequence_number.map(|number| number.saturating_sub(self.left_out));
-            if let (Some(number), Some(after)) = (number, self.starting_after)
-                && number <= after
-            {
-                return;
+            // A name with a line break in it would be two lines of the stream.
+            if !name.contains(char::is_control) {
+                out.extend_from_slice(b"event: ");
+                out.extend_from_slice(name.as_bytes());
+                out.push(b'\n');
             }
-            if let Some(number) = number.filter(|_| self.left_out > 0)
-                && let Some(fields) = Fields::parse(&message.payload)
-            {
-                let number = number.to_string();
-                data = fields.with(&[("sequence_number", Some(number.as_bytes()))]);
-            }
-            if let Some(error) = error.filter(|_| self.left_out > 0)
-                && let Some(fields) = Fields::parse(error.get().as_bytes())
-                && let Some(last) = fields.get::<u64>(LAST_SEQUENCE)
-            {
-                let last = last.saturating_sub(self.left_out).to_string();
-                let error = fields.with(&[(LAST_SEQUENCE, Some(last.as_bytes()))]);
-                data = with_error(&data, &error);
-            }
-            out.extend_from_slice(b"event: ");
-            out.extend_from_slice(name.as_bytes());
-            out.push(b'\n');
         }
         // JSON text may be spread over lines; each of them is a data line.
-        for line in data.split(|byte| *byte == b'\n') {
+        for line in message.payload.split(|byte| matches!(byte, b'\n' | b'\r')) {
             out.extend_from_slice(b"data: ");
             out.extend_from_slice(line);
             out.push(b'\n');
@@ -146,46 +116,50 @@ impl Writer {
     }
 }
 
-/// The event with another error body.
-fn with_error(event: &Bytes, error: &[u8]) -> Bytes {
-    let fields = Fields::parse(event);
-    fields.map_or_else(|| event.clone(), |fields| fields.with(&[("error", Some(error))]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wire::{BatchBuilder, Kind};
 
-    fn text(starting_after: Option<u64>) -> String {
+    fn text(starting_after: Option<u64>, events: &[&str]) -> String {
         let mut batch = BatchBuilder::default();
-        for event in [
-            r#"{"type":"response.created","sequence_number":0}"#,
-            r#"{"type":"response.metadata","sequence_number":1}"#,
-            r#"{"type":"response.output_text.delta","sequence_number":2,"delta":"x"}"#,
-        ] {
+        for event in events {
             batch.push(Kind::Text, event.as_bytes());
         }
-        let bytes = Writer { left_out: 0, starting_after }.text(&batch.finish());
+        let bytes = Writer { starting_after }.text(&batch.finish());
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
+    const CREATED: &str = r#"{"type":"response.created","sequence_number":0}"#;
+    const METADATA: &str = r#"{"type":"response.metadata","sequence_number":1}"#;
+    const DELTA: &str = r#"{"type":"response.output_text.delta","sequence_number":2,"delta":"x"}"#;
+
     #[test]
-    fn events_that_are_left_out_leave_no_gap_in_the_numbers() {
+    fn events_of_the_websocket_only_are_left_out_and_the_others_keep_their_numbers() {
         assert_eq!(
-            text(None),
-            "event: response.created\n\
-             data: {\"type\":\"response.created\",\"sequence_number\":0}\n\n\
-             event: response.output_text.delta\n\
-             data: {\"sequence_number\":1,\"type\":\"response.output_text.delta\",\"delta\":\"x\"}\n\n"
+            text(None, &[CREATED, METADATA, DELTA]),
+            format!(
+                "event: response.created\ndata: {CREATED}\n\n\
+                 event: response.output_text.delta\ndata: {DELTA}\n\n"
+            )
         );
     }
 
     #[test]
-    fn a_resumed_stream_has_the_same_numbers_and_only_the_rest() {
-        let whole = text(None);
-        let rest = whole.split_once("\n\n").unwrap().1;
-        assert_eq!(text(Some(0)), rest);
-        assert_eq!(text(Some(1)), "");
+    fn a_resumed_stream_has_the_events_after_the_last_one_that_its_client_had() {
+        let after = |number| text(Some(number), &[CREATED, METADATA, DELTA]);
+        let delta = text(None, &[DELTA]);
+        assert_eq!((after(0), after(1)), (delta.clone(), delta));
+        assert_eq!(after(2), "");
+    }
+
+    #[test]
+    fn an_upstream_writes_no_lines_of_its_own_into_the_stream() {
+        let event = r#"{"type":"x\ndata: {}\n\nevent: response.completed","a":1}"#;
+        assert_eq!(text(None, &[event]), format!("data: {event}\n\n"));
+        assert_eq!(
+            text(None, &["{\"type\":\r\"x\"}"]),
+            "event: x\ndata: {\"type\":\ndata: \"x\"}\n\n"
+        );
     }
 }

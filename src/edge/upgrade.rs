@@ -8,7 +8,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::reply;
+use super::{patience::Patient, reply};
 use crate::{
     net::TcpStream,
     session::{Attached, Resume},
@@ -78,8 +78,9 @@ impl Pending {
         let socket = async move {
             let upgraded = self.on.await.ok()?;
             // The listener serves plain TCP only, so that is what is inside.
-            let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-            let io = parts.io.into_inner();
+            let parts = upgraded.downcast::<TokioIo<Patient<TcpStream>>>().ok()?;
+            // From here on the pump looks after its writes.
+            let io = parts.io.into_inner().into_inner();
             let socket = Socket::new(io, Role::Server, options, parts.read_buf);
             Some((socket.within(share), self.seat?))
         };

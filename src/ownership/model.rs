@@ -12,13 +12,16 @@ use proptest::{collection::vec, prelude::*};
 use super::{lease::Lease, outage::Bounds, reaper::Reaper};
 use crate::{
     ids::Incarnation,
-    store::{Member, MemberState, RingView},
+    store::{LeaseEnd, Member, MemberState, RingView},
 };
 
 const TTL: Duration = Duration::from_secs(16);
 const MARGIN: Duration = Duration::from_secs(3);
 /// One step; a member that can beats once in each, and asks once.
 const STEP: Duration = Duration::from_secs(2);
+/// How late the store does what it was asked, at worst: a member can come back and lapse
+/// again meanwhile.
+const LATE: Duration = Duration::from_secs(16 * 4);
 /// Members, those that join later included.
 const NODES: usize = 4;
 
@@ -32,6 +35,14 @@ struct Node {
     /// It runs, and reaches the store.
     runs: bool,
     connected: bool,
+    /// Its process is gone, and everybody can prove it.
+    gone: bool,
+}
+
+impl Node {
+    fn serves(&self, now: Instant) -> bool {
+        self.lease.is_live(now) || self.certified.is_some_and(|until| now < until)
+    }
 }
 
 /// The members of the store: when their lease ends, and whether they are dead.
@@ -49,6 +60,7 @@ enum Change {
     /// Two members lose, or find, each other.
     Link(usize, usize, bool),
     Run(usize, bool),
+    Kill(usize),
     Join,
     /// The store executes declarations of death late from now on, or at once.
     Delay(bool),
@@ -63,7 +75,8 @@ fn change() -> impl Strategy<Value = Change> {
         3 => (node.clone(), any::<bool>()).prop_map(|(n, on)| Change::Connect(n, on)),
         4 => any::<bool>().prop_map(Change::ConnectAll),
         2 => (node.clone(), node.clone(), any::<bool>()).prop_map(|(a, b, on)| Change::Link(a, b, on)),
-        1 => (node, any::<bool>()).prop_map(|(n, on)| Change::Run(n, on)),
+        1 => (node.clone(), any::<bool>()).prop_map(|(n, on)| Change::Run(n, on)),
+        1 => node.prop_map(Change::Kill),
         1 => Just(Change::Join),
         1 => any::<bool>().prop_map(Change::Delay),
         3 => (4..100u8).prop_map(Change::Long),
@@ -78,8 +91,8 @@ struct Model {
     nodes: Vec<Node>,
     cut: BTreeSet<(usize, usize)>,
     delays: bool,
-    /// Declarations of death under way: whom, by which node, and when they take effect.
-    late: Vec<(Incarnation, Instant)>,
+    /// Declarations of death under way: whom, for which lease, and when they take effect.
+    late: Vec<(Incarnation, Instant, Instant)>,
     certificates: usize,
     deaths: usize,
 }
@@ -117,6 +130,7 @@ impl Model {
             reaper: Reaper::new(me, self.bounds),
             runs: true,
             connected: true,
+            gone: false,
         });
     }
 
@@ -142,7 +156,12 @@ impl Model {
             }
             Change::Run(n, on) => {
                 if let Some(node) = self.nodes.get_mut(n) {
-                    node.runs = on;
+                    node.runs = on && !node.gone;
+                }
+            }
+            Change::Kill(n) => {
+                if let Some(node) = self.nodes.get_mut(n) {
+                    (node.runs, node.gone) = (false, true);
                 }
             }
             Change::Join => self.join(),
@@ -153,9 +172,9 @@ impl Model {
     }
 
     /// The store executes what `mark_dead` asks.
-    fn bury(&mut self, member: Incarnation) {
+    fn bury(&mut self, member: Incarnation, judged: Instant) {
         let Some(row) = self.store.0.get_mut(&member) else { return };
-        if row.1 || row.0 > self.now {
+        if row.1 || row.0 > self.now || row.0 != judged {
             return;
         }
         row.1 = true;
@@ -166,7 +185,19 @@ impl Model {
         assert!(!certified, "{member} is dead and holds a certificate");
     }
 
+    /// Who reaches the store tells it of those that are proven gone.
+    fn bury_the_gone(&mut self) {
+        for node in self.nodes.iter().filter(|node| node.gone) {
+            let row = self.store.0.get_mut(&node.me).unwrap();
+            self.deaths += usize::from(!row.1);
+            row.1 = true;
+        }
+    }
+
     fn beat(&mut self, n: usize) {
+        if self.nodes[n].connected {
+            self.bury_the_gone();
+        }
         let (now, view) = (self.now, self.ring());
         let node = &mut self.nodes[n];
         if !node.connected {
@@ -186,11 +217,12 @@ impl Model {
         node.reaper.heartbeat(now);
         node.view = view.alive().map(|member| member.incarnation).collect();
         for dead in node.reaper.verdict(&view, now, now) {
+            let judged = self.store.0[&dead].0;
             if self.delays {
-                // The answer is lost, and the store does it within a lease's time.
-                self.late.push((dead, now + TTL / 8 * 7));
+                // The answer is lost, and the store does it much later.
+                self.late.push((dead, judged, now + LATE));
             } else {
-                self.bury(dead);
+                self.bury(dead, judged);
                 let buried = self.store.0[&dead].1;
                 self.nodes[n].reaper.settled(dead, buried);
             }
@@ -210,6 +242,7 @@ impl Model {
             state: if *dead { MemberState::Dead } else { MemberState::Active },
             load: 0,
             lease_remaining: expires.saturating_duration_since(self.now),
+            lease: LeaseEnd::default(),
         };
         let clock = self.now.duration_since(self.began);
         RingView { version: 1, clock, members: self.store.0.iter().map(member).collect() }
@@ -227,6 +260,10 @@ impl Model {
         others
             .map(|other| {
                 let n = usize::try_from(other.0).unwrap();
+                if self.nodes[n].gone {
+                    let live = self.nodes[asker].serves(self.now);
+                    return (other, false, self.bounds.spares_the_gone(!live));
+                }
                 let cut = self.cut.contains(&(asker.min(n), asker.max(n)));
                 if cut || !self.nodes[n].runs {
                     return (other, false, false);
@@ -242,10 +279,10 @@ impl Model {
     fn step(&mut self) {
         self.now += STEP;
         let now = self.now;
-        let (due, late): (Vec<_>, Vec<_>) = self.late.drain(..).partition(|(_, at)| *at <= now);
+        let (due, late): (Vec<_>, Vec<_>) = self.late.drain(..).partition(|(_, _, at)| *at <= now);
         self.late = late;
-        for (dead, _) in due {
-            self.bury(dead);
+        for (dead, judged, _) in due {
+            self.bury(dead, judged);
         }
         for n in 0..self.nodes.len() {
             if !self.nodes[n].runs {
@@ -265,9 +302,8 @@ impl Model {
             }
         }
         for node in &self.nodes {
-            let dead = self.store.0[&node.me].1;
-            let live = node.lease.is_live(now) || node.certified.is_some_and(|until| now < until);
-            assert!(!(dead && live), "{} was declared dead and serves", node.me);
+            let dead = self.store.0[&node.me].1 && !node.gone;
+            assert!(!(dead && node.serves(now)), "{} was declared dead and serves", node.me);
         }
     }
 }
@@ -298,6 +334,58 @@ fn who_was_declared_dead_is_promised_nothing_in_a_later_outage() {
     assert_eq!(model.deaths, 1);
     model.apply(Change::ConnectAll(false));
     (0..20).for_each(|_| model.step());
+}
+
+#[test]
+fn who_was_declared_dead_gets_no_certificate_when_the_declarer_is_gone() {
+    let mut model = Model::new(2);
+    (0..20).for_each(|_| model.step());
+    model.apply(Change::Connect(0, false));
+    while model.deaths == 0 {
+        model.step();
+    }
+    model.apply(Change::ConnectAll(false));
+    model.apply(Change::Kill(1));
+    (0..20).for_each(|_| model.step());
+    assert_eq!(model.certificates, 0);
+}
+
+#[test]
+fn the_gone_are_no_obstacle_while_the_lease_is_live() {
+    let mut model = Model::new(2);
+    (0..20).for_each(|_| model.step());
+    model.apply(Change::ConnectAll(false));
+    model.apply(Change::Kill(1));
+    (0..20).for_each(|_| model.step());
+    assert!(model.certificates > 0);
+}
+
+#[test]
+fn a_declaration_that_comes_late_from_the_dead_spares_who_has_come_back() {
+    let mut model = Model::new(2);
+    (0..20).for_each(|_| model.step());
+    model.apply(Change::Delay(true));
+    model.apply(Change::Connect(0, false));
+    while model.late.is_empty() {
+        model.step();
+    }
+    // The declarer stands still; the accused comes back, buries it, and is alone from now on.
+    model.apply(Change::Delay(false));
+    model.apply(Change::Run(1, false));
+    model.apply(Change::Connect(0, true));
+    while model.deaths == 0 {
+        model.step();
+    }
+    // It reads that it is alone now.
+    model.step();
+    assert!(!model.late.is_empty(), "{LATE:?} is too short");
+    model.apply(Change::Connect(0, false));
+    while !model.late.is_empty() {
+        model.step();
+    }
+    let (me, now) = (&model.nodes[0], model.now);
+    assert!(!me.lease.is_live(now) && me.certified.is_some_and(|until| now < until));
+    assert_eq!(model.deaths, 1);
 }
 
 #[test]

@@ -73,6 +73,14 @@ impl Bounds {
         self.ttl * LONGEST
     }
 
+    /// Whether a certificate can do without the promise of a member that is proven gone. Not once
+    /// the asker has `lapsed`: that member may have declared it dead before it went, and nobody
+    /// can ask it any more.
+    #[must_use]
+    pub const fn spares_the_gone(self, lapsed: bool) -> bool {
+        !lapsed
+    }
+
     /// How long a node that the member may not know waits before it declares it dead, from
     /// when it first saw the lease expired: [`Bounds::longest`] and a lease for the drift
     /// of two clocks.

@@ -134,7 +134,8 @@ impl Reaper {
     }
 
     /// Who may be declared dead, given a view that was asked for at `asked` and has come by
-    /// `now`. Never this node. Say [`Reaper::settled`] of each whose fate the store has told.
+    /// `now`. Never this node. Say [`Reaper::settled`] of each whose fate the store has told, and
+    /// [`Reaper::withdraw`] of each that it was not asked about.
     ///
     /// If more than a third of the live members (and more than one) have expired, each is
     /// only named after [`MASS_PATIENCE`] further TTLs of being seen so; a member that may
@@ -209,6 +210,11 @@ impl Reaper {
         if dead {
             self.buried.insert(member);
         }
+        self.withdraw(member);
+    }
+
+    /// The store was not asked to declare this one dead after all.
+    pub fn withdraw(&mut self, member: Incarnation) {
         if self.accused.get(&member) == Some(&Accusation::Open) {
             self.accused.remove(&member);
         }
@@ -264,7 +270,7 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
-    use crate::store::MemberState;
+    use crate::store::{LeaseEnd, MemberState};
 
     const TTL: Duration = Duration::from_secs(15);
     const BEAT: Duration = Duration::from_secs(3);
@@ -285,6 +291,7 @@ mod tests {
             state: MemberState::Active,
             load: 0,
             lease_remaining: if n > members - expired { Duration::ZERO } else { TTL },
+            lease: LeaseEnd::default(),
         };
         RingView { version: 1, members: (1..=members).map(member).collect(), ..RingView::default() }
     }

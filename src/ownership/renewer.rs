@@ -16,7 +16,7 @@ use super::{lease::LeaseHandle, process, witness::Witness};
 use crate::{
     config::Timing,
     ids::Incarnation,
-    store::{self, Member, RingView, Store, StoreError, StoreOptions},
+    store::{self, Death, Member, RingView, Store, StoreError, StoreOptions},
     telemetry::metrics::Metrics,
 };
 
@@ -192,12 +192,33 @@ impl Task {
     async fn look(&mut self, store: &dyn Store) -> store::Result<()> {
         let asked = Instant::now();
         self.view = store.ring().await?;
-        for expired in self.witness.verdict(&self.view, asked) {
-            let dead = store.mark_dead(expired, false).await?;
+        let mut due = self.witness.verdict(&self.view, asked).into_iter();
+        let result = self.declare(store, &mut due, asked + self.timing.heartbeat_interval).await;
+        for unsent in due {
+            self.witness.withdraw(unsent);
+        }
+        result
+    }
+
+    /// Declares these dead, and begins with none after `until`: many that died together must
+    /// not cost this node its own heartbeat. The next look names those that are left.
+    async fn declare(
+        &self,
+        store: &dyn Store,
+        due: &mut impl Iterator<Item = Incarnation>,
+        until: Instant,
+    ) -> store::Result<()> {
+        for expired in due {
+            let judged = self.view.members.iter().find(|member| member.incarnation == expired);
+            let Some(Member { lease, .. }) = judged else { continue };
+            let dead = store.mark_dead(expired, Death::Lapsed(*lease)).await?;
             if dead {
                 tracing::warn!(incarnation = %expired, "lease expired, declared dead");
             }
             self.witness.settled(expired, dead);
+            if Instant::now() >= until {
+                break;
+            }
         }
         Ok(())
     }
@@ -220,7 +241,7 @@ impl Task {
         let others = |member: &&Member| member.state.is_alive() && member.incarnation != me;
         for member in self.view.members.iter().filter(others) {
             if process::is_proven_dead(&member.process)
-                && store.mark_dead(member.incarnation, true).await?
+                && store.mark_dead(member.incarnation, Death::Proven).await?
             {
                 tracing::warn!(incarnation = %member.incarnation, node = %member.node_id, "process is gone, declared dead");
             }

@@ -30,6 +30,8 @@ struct State {
     renewed: Instant,
     /// Heartbeats have failed since.
     failing: bool,
+    /// This node has stopped renewing, so the age of the last renewal says nothing of the store.
+    resigned: bool,
     /// What keeps this node from a certificate, in words; empty while it holds one.
     obstacle: String,
 }
@@ -44,6 +46,7 @@ impl Witness {
             reaper: Reaper::new(me, bounds),
             renewed: registered,
             failing: false,
+            resigned: false,
             obstacle: String::new(),
         };
         Self { bounds, state: Arc::new(Mutex::new(state)) }
@@ -65,6 +68,11 @@ impl Witness {
         state.obstacle.clear();
         state.reaper.heartbeat(now);
         failing.then(|| now.saturating_duration_since(before))
+    }
+
+    /// No heartbeat follows, by this node's own will. From now on it does not count as cut off.
+    pub fn resign(&self) {
+        self.state.lock().resigned = true;
     }
 
     /// A heartbeat failed. True for the first in a row.
@@ -95,6 +103,11 @@ impl Witness {
         self.state.lock().reaper.settled(member, dead);
     }
 
+    /// [`Reaper::withdraw`].
+    pub fn withdraw(&self, member: Incarnation) {
+        self.state.lock().reaper.withdraw(member);
+    }
+
     /// [`Reaper::acquaint`], now.
     pub fn acquaint(&self, member: Incarnation) {
         self.state.lock().reaper.acquaint(member, Instant::now());
@@ -110,7 +123,12 @@ impl Witness {
     /// cut off from the store.
     #[must_use]
     pub fn cut_off(&self, now: Instant) -> Option<Duration> {
-        let age = now.saturating_duration_since(self.state.lock().renewed);
+        let state = self.state.lock();
+        self.silence(&state, now).filter(|_| !state.resigned)
+    }
+
+    fn silence(&self, state: &State, now: Instant) -> Option<Duration> {
+        let age = now.saturating_duration_since(state.renewed);
         (age >= self.bounds.cut_off()).then_some(age)
     }
 
@@ -130,8 +148,9 @@ impl Witness {
         let now = Instant::now();
         // A node that has the store's word lets the asker lapse: then others may take over
         // what it owns.
-        let promised =
-            outage && self.cut_off(now).is_some() && self.state.lock().reaper.promise(asker, now);
+        let mut state = self.state.lock();
+        let silent = self.silence(&state, now).is_some();
+        let promised = outage && silent && state.reaper.promise(asker, now);
         Testimony { knows_you: known, promised }
     }
 

@@ -264,7 +264,16 @@ impl Mux {
                 channel.credit = i64::from(credit);
                 channel.waker.wake_by_ref();
                 match channel.answer.take() {
-                    Some(answer) => answer.send(Ok(attached)).is_ok(),
+                    Some(answer) => {
+                        let awaited = answer.send(Ok(attached)).is_ok();
+                        if !awaited {
+                            // Who gave up finds no channel to abandon any more: without this
+                            // the session would keep a client that nobody is.
+                            control.push_back(frame(id, Body::Detach(proto::Detach {})));
+                            self.ready.task.wake();
+                        }
+                        awaited
+                    }
                     None => return Err(Violation("a channel was answered twice")),
                 }
             }
@@ -302,8 +311,9 @@ impl Mux {
         if let Some(counted) = &channel.counted {
             counted.down.inc_by(u64::from(batch.len()));
         }
-        let (first_seq, ended) = (run.first_seq, run.ended);
-        channel.link.tx.send_charged(Frame::Messages { batch, first_seq, ended }, charge);
+        let proto::Messages { first_seq, ended, create, .. } = run;
+        let whole = Frame::Messages { batch, first_seq, ended, create };
+        channel.link.tx.send_charged(whole, charge);
         Ok(Received::Whole)
     }
 

@@ -3,8 +3,8 @@
 
 use crate::{
     ids::{Epoch, Incarnation, Principal},
-    session::{Owner, owner},
-    store::Claimed,
+    session::Owner,
+    store::{Claimed, SessionRow},
 };
 
 /// What follows the answer to a claim.
@@ -23,6 +23,12 @@ pub(crate) enum Step {
     Full,
     /// This node may not own sessions now.
     Unfit,
+}
+
+/// The live owner that a row names.
+#[must_use]
+pub fn owner(row: &SessionRow) -> Option<Owner> {
+    Some(Owner { incarnation: row.live_owner()?, addr: row.owner_addr.clone()?, epoch: row.epoch })
 }
 
 /// What the node `me` does about an answer to its claim for `principal`.

@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 use tracing::Span;
 
-use super::{ClientLabel, log::Log, turns::ClientId};
+use super::{ClientLabel, log::Log, numbering::Numbering, turns::ClientId};
 use crate::{
     link::{Frame, Link},
     store::TurnKey,
@@ -25,6 +25,8 @@ pub(super) struct Stream {
     pub(super) log: Log,
     /// When the last message was appended that there will be.
     pub(super) done: Option<Instant>,
+    /// Of a turn: as its first client counts; None until there is one.
+    pub(super) numbering: Option<Numbering>,
     /// Of a turn: what is measured of it while it lasts.
     pub(super) turn: Option<TurnWatch>,
 }
@@ -45,7 +47,7 @@ impl Streams {
             // An opaque session never has a second one.
             self.0.reserve_exact(1);
         }
-        self.0.push(Stream { no, log: Log::default(), done: None, turn });
+        self.0.push(Stream { no, log: Log::default(), done: None, numbering: None, turn });
     }
 
     /// Turns are looked up newest first: the running one is at the end.
@@ -98,6 +100,8 @@ impl Streams {
 struct Cursor {
     stream: u64,
     next: u64,
+    /// The client's number of the create that this answers.
+    create: u32,
 }
 
 /// One attached client.
@@ -107,6 +111,8 @@ pub(super) struct Client {
     pub(super) label: ClientLabel,
     /// Idempotency key of its one create.
     pub(super) turn_key: Option<TurnKey>,
+    /// Its number of the create that is being looked at; zero between them.
+    pub(super) asking: u32,
     /// Parent of the spans of its turns.
     pub(super) trace: TraceContext,
     /// In the order in which it asked: of one lane the earlier turn is told to its end first.
@@ -136,7 +142,17 @@ impl Client {
         attached: GaugeGuard,
     ) -> Self {
         let (cursors, replies) = (Vec::new(), VecDeque::new());
-        Self { id, link, label, turn_key: None, trace, cursors, replies, _attached: attached }
+        Self {
+            id,
+            link,
+            label,
+            turn_key: None,
+            asking: 0,
+            trace,
+            cursors,
+            replies,
+            _attached: attached,
+        }
     }
 
     /// Reads a log from message `next` on, unless it reads it already.
@@ -144,7 +160,7 @@ impl Client {
         if self.reads(stream) {
             return;
         }
-        self.cursors.push(Cursor { stream, next });
+        self.cursors.push(Cursor { stream, next, create: self.asking });
     }
 
     pub(super) fn reads(&self, stream: u64) -> bool {
@@ -161,8 +177,10 @@ impl Client {
         self.cursors.iter().map(behind).sum()
     }
 
-    pub(super) fn reply(&mut self, frame: Frame) {
-        self.replies.push_back(frame);
+    /// Answers what it has just said outside any log; `ended` of its creates end with that.
+    pub(super) fn answer(&mut self, batch: Batch, ended: u32) {
+        let create = self.asking;
+        self.replies.push_back(Frame::Messages { batch, first_seq: 0, ended, create });
     }
 
     pub(super) fn has_replies(&self) -> bool {
@@ -216,7 +234,8 @@ impl Client {
         // Only the session's own log is numbered towards clients; turns carry the
         // upstream's sequence numbers.
         let first_seq = if cursor.stream == 0 { cursor.next } else { 0 };
-        self.link.tx.send(Frame::Messages { batch, first_seq, ended: u32::from(last) });
+        let (ended, create) = (u32::from(last), cursor.create);
+        self.link.tx.send(Frame::Messages { batch, first_seq, ended, create });
     }
 
     /// The next frame from the client.

@@ -103,7 +103,7 @@ impl Actor {
     /// the session now.
     pub(super) fn let_go_of_copies(&self, next: Option<Incarnation>) {
         let stats = Arc::clone(&self.stats);
-        self.ctx.replicator.ended(Ended { session: self.id, stats, next });
+        self.ctx.replicator.ended(&Ended { session: self.id, stats, next });
     }
 
     /// Leaves what the conversation grew by to the database; or all of it, in the place of

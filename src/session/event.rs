@@ -338,7 +338,7 @@ pub fn error_event(error: &Error, lane: Option<&str>) -> Message {
 }
 
 /// Field of an `outcome_unknown`: the number of the last event that its client was sent.
-pub const LAST_SEQUENCE: &str = "last_sequence_number";
+pub(super) const LAST_SEQUENCE: &str = "last_sequence_number";
 
 /// The end of a turn of which nobody knows whether it finished. It says how far the client
 /// was told of it: the response, and the number of the last event that it is sent.

@@ -1,21 +1,19 @@
 //! How a session's stay on this node ends.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use super::{
     actor::{Actor, Departure, Exit},
-    transfer::{Step, Went, after_answer, after_reread},
+    passing::{Passing, TRIES, pause},
+    transfer::Went,
     turns::Turns,
-    warm::Prepared,
 };
 use crate::{
     error::{Code, Error},
-    ids::Incarnation,
     link::Frame,
-    store::SessionRow,
     telemetry::{
         metrics::{HandoffReason, Outcome},
         propagation,
@@ -28,20 +26,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How long clients may take for what had been said when the session was told to stop.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// How long an heir may take to keep a conversation.
-const PREPARE: Duration = Duration::from_secs(2);
-
 /// How long the ledger may take for what became of a session's turns.
 const FLUSH: Duration = Duration::from_secs(2);
-
-/// Heirs that are asked before the session is left to whoever wants it.
-const MAX_HEIRS: usize = 4;
-
-/// Tries of one transfer whose answer was lost, and of reading what came of it.
-const TRIES: u32 = 3;
-
-/// Pause between such tries.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves a session and ends it as the reason asks.
 pub(super) async fn run(mut actor: Box<Actor>) {
@@ -116,9 +102,10 @@ enum Stay {
 async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let started = Instant::now();
     let (id, epoch) = (actor.id, actor.epoch);
+    let must_leave = !matches!(departure, Departure::Balance(_));
     let quiesced = actor.ctx.store.quiesce(id, actor.ctx.me, epoch).await;
     // From here on the ledger begins no turn of this epoch, so what it is told now is all.
-    if !matches!(departure, Departure::Balance(_)) {
+    if must_leave {
         let left = actor.turns.as_ref().map(Turns::leave_behind);
         actor.perform(left.unwrap_or_default());
     }
@@ -129,19 +116,22 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         Departure::Balance(heirs) => heirs.clone(),
         _ => actor.ctx.ring.borrow().heirs(id, actor.ctx.me),
     };
-    let went =
-        if quiesced == Ok(true) { transfer(actor, heirs, departure).await } else { Went::Nowhere };
+    let (ctx, prepared) = (Arc::clone(&actor.ctx), actor.prepared());
+    let passing = Passing { ctx: &ctx, id, epoch, prepared };
+    let forced = matches!(departure, Departure::Deadline(_));
+    let went = if quiesced == Ok(true) {
+        passing.transfer(heirs, must_leave, forced).await
+    } else {
+        Went::Nowhere
+    };
     let (reason, outcome) =
         (reason(departure), if went == Went::Nowhere { Outcome::Failed } else { Outcome::Ok });
     actor.ctx.metrics.handoff(reason, outcome, started.elapsed());
-    if let Went::To(heir, epoch) = went {
-        tracing::info!(session = %id, %heir, %epoch, "session handed over");
-        let text = format!("handed over to incarnation {heir}, epoch {epoch}");
-        actor.ctx.events.emit("handoff", Some(&id), &text);
+    if let Went::To(heir, _) = went {
         actor.let_go_of_copies(Some(heir));
     } else {
         // Nothing forced it to leave, so it stays, unless it is not ours any more.
-        if matches!(departure, Departure::Balance(_)) && stays(actor, quiesced.is_err()).await {
+        if !must_leave && stays(actor, quiesced.is_err()).await {
             return Stay::GoesOn;
         }
         // Nobody to take it: whoever is asked for it next may claim it.
@@ -153,7 +143,9 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     if let Went::To(heir, _) = went
         && actor.turns.is_some()
     {
-        activate(actor, heir).await;
+        // Not waited for: as long as this task lives, who asks here for the session is not told
+        // that it is elsewhere.
+        passing.activate(heir);
     }
     Stay::Over
 }
@@ -164,7 +156,7 @@ async fn stays(actor: &Actor, untried: bool) -> bool {
     for _ in 0..TRIES {
         match actor.ctx.store.resume(actor.id, actor.ctx.me, actor.epoch).await {
             Ok(ours) => return ours,
-            Err(_) => sleep(PAUSE).await,
+            Err(_) => pause().await,
         }
     }
     untried
@@ -176,76 +168,6 @@ const fn reason(departure: &Departure) -> HandoffReason {
         Departure::Deadline(_) => HandoffReason::Deadline,
         Departure::Balance(_) => HandoffReason::Balance,
     }
-}
-
-/// Prepares one heir after another until one owns the session.
-async fn transfer(actor: &Actor, heirs: Vec<Incarnation>, departure: &Departure) -> Went {
-    let (id, me, epoch) = (actor.id, actor.ctx.me, actor.epoch);
-    let must_leave = !matches!(departure, Departure::Balance(_));
-    let mut forced = matches!(departure, Departure::Deadline(_));
-    for heir in heirs.into_iter().take(MAX_HEIRS) {
-        if !prepare(actor, heir).await {
-            continue;
-        }
-        for _ in 0..TRIES {
-            let answer = actor.ctx.store.transfer(id, me, epoch, heir, forced).await;
-            match after_answer(&answer, forced, must_leave) {
-                Step::Moved(epoch) => return Went::To(heir, epoch),
-                Step::NextHeir => break,
-                Step::Force => {
-                    forced = true;
-                    continue;
-                }
-                Step::GiveUp => return Went::Nowhere,
-                Step::Reread => {}
-            }
-            let error = answer.err();
-            tracing::warn!(session = %id, %heir, ?error, "no answer to a transfer, reading what came of it");
-            let row = reread(actor).await;
-            if let Some(went) = after_reread(row.as_ref(), me, epoch) {
-                return went;
-            }
-        }
-    }
-    Went::Nowhere
-}
-
-/// The session's row; None if it is gone or the store does not answer.
-async fn reread(actor: &Actor) -> Option<SessionRow> {
-    for _ in 0..TRIES {
-        match actor.ctx.store.session(actor.id).await {
-            Ok(row) => return row,
-            Err(_) => sleep(PAUSE).await,
-        }
-    }
-    None
-}
-
-/// Leaves the conversation with the heir before it owns the session: once it does, a client
-/// may ask at any moment. False if the heir does not answer or has no room, so another one is asked.
-async fn prepare(actor: &Actor, heir: Incarnation) -> bool {
-    let Some(prepared) = actor.prepared() else { return true };
-    let prepared = Prepared { from: None, ..prepared };
-    let Some(addr) = addr_of(actor, heir) else { return false };
-    match timeout(PREPARE, actor.ctx.heirs.prepare(heir, &addr, &[prepared])).await {
-        Ok(Ok(kept)) => kept == [true],
-        Ok(Err(error)) => {
-            tracing::warn!(session = %actor.id, %heir, error, "preparing the heir failed");
-            false
-        }
-        Err(_) => false,
-    }
-}
-
-/// Only a nudge: the heir learns of the session at the latest when a client asks.
-async fn activate(actor: &Actor, heir: Incarnation) {
-    if let Some(addr) = addr_of(actor, heir) {
-        drop(timeout(PREPARE, actor.ctx.heirs.activate(heir, &addr, actor.id)).await);
-    }
-}
-
-fn addr_of(actor: &Actor, heir: Incarnation) -> Option<String> {
-    actor.ctx.ring.borrow().member(heir).map(|member| member.peer_addr.clone())
 }
 
 async fn stop(actor: &mut Actor, error: Error) {

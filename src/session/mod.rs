@@ -17,6 +17,8 @@ mod handoff;
 pub mod history;
 pub mod ledger;
 pub mod log;
+pub mod numbering;
+mod passing;
 pub mod quota;
 mod recopy;
 mod registry;
@@ -32,8 +34,9 @@ pub mod warm;
 
 use std::sync::Arc;
 
+pub use claiming::owner;
 use http::HeaderMap;
-pub use registry::{Context, Handle, Registry, owner, store_error};
+pub use registry::{Context, Handle, Registry, store_error};
 
 use crate::{
     config::Route,

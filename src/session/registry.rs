@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Attach, AttachError, Attached, ClientKind, ClientLabel, Owner,
+    Attach, AttachError, Attached, ClientKind, ClientLabel,
     actor::{Actor, Command},
     aliases::AliasWriter,
     archive::Archive,
@@ -34,7 +34,7 @@ use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     ownership::lease::LeaseHandle,
     ring::Ring,
-    store::{Claim, Claimed, SessionRow, Store, StoreError},
+    store::{Claim, Claimed, Store, StoreError},
     telemetry::{
         events::Events,
         metrics::{ClaimOutcome, Metrics, QuotaLimit, TakeoverReason},
@@ -76,7 +76,7 @@ pub struct Registry {
     pub(super) ctx: Arc<Context>,
     sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
     draining: AtomicBool,
-    warm: WarmStore,
+    pub(super) warm: WarmStore,
 }
 
 /// One session, perhaps still being opened. Whoever comes first opens; others wait for it.
@@ -136,6 +136,12 @@ impl Registry {
         self.sessions.lock().contains_key(&id)
     }
 
+    /// Whether the session is open here, being opened, or left here by its last owner.
+    #[must_use]
+    pub fn keeps(&self, id: SessionId) -> bool {
+        self.knows(id) || self.warm.has(id)
+    }
+
     /// Whether the session is open here.
     #[must_use]
     pub fn has(&self, id: SessionId) -> bool {
@@ -162,7 +168,7 @@ impl Registry {
     /// Attaches a client, opening (claiming) the session if it is nobody's.
     ///
     /// Cancel-safe: a dropped call may leave an open session without clients, which ends by
-    /// its detach time.
+    /// its detach time, or a claim without a session, which upkeep releases.
     pub async fn attach(self: &Arc<Self>, attach: Attach) -> Result<Attached, AttachError> {
         for _ in 0..ATTEMPTS {
             let slot = self.slot(attach.session)?;
@@ -190,9 +196,10 @@ impl Registry {
     }
 
     /// Keeps a conversation that another node's session leaves here. False if it is a part
-    /// of something that is not here.
+    /// of something that is not here, or if this node drains: another heir is the better one.
     pub fn keep(&self, prepared: Prepared) -> bool {
-        let kept = self.warm.keep(prepared, &self.ctx.limits);
+        let draining = self.draining.load(Relaxed);
+        let kept = !draining && self.warm.keep(prepared, &self.ctx.limits);
         self.ctx.metrics.heir_conversations(self.copies());
         kept
     }
@@ -429,12 +436,6 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
 
 fn forbidden() -> Error {
     Error::new(Code::Forbidden, "this session belongs to another principal")
-}
-
-/// The live owner that a row names.
-#[must_use]
-pub fn owner(row: &SessionRow) -> Option<Owner> {
-    Some(Owner { incarnation: row.live_owner()?, addr: row.owner_addr.clone()?, epoch: row.epoch })
 }
 
 /// What a client is told of the store's failure.

@@ -1,10 +1,18 @@
 //! Copies what a conversation has grown by to the node that would own the session next, so
 //! that a crash of this one loses none of it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot, watch};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep,
+};
 use tokio_util::task::TaskTracker;
 
 use super::{actor::Command, stats::Stats, warm::Prepared};
@@ -14,7 +22,8 @@ use crate::{
     telemetry::metrics::{Metrics, Outcome},
 };
 
-/// Copies that may wait. What does not fit is copied whole with the session's next turn.
+/// Copies that may wait for one heir. What does not fit is copied whole with the session's next
+/// turn.
 const QUEUE: usize = 1024;
 
 /// Copies in one call.
@@ -70,6 +79,7 @@ pub(super) struct Copy {
 }
 
 /// A session whose stay here has ended.
+#[derive(Clone)]
 pub(super) struct Ended {
     pub(super) session: SessionId,
     /// Where it is noted who has the copy.
@@ -78,17 +88,54 @@ pub(super) struct Ended {
     pub(super) next: Option<Incarnation>,
 }
 
+impl Ended {
+    /// Whether nobody will ask `heir` for its copy. Who would own the session after its new
+    /// owner keeps it, until that one has copied: its own copy replaces this one.
+    fn is_useless(&self, ring: &Ring, heir: Incarnation) -> bool {
+        self.next
+            .is_none_or(|next| heir != next && next_owner(ring, next, self.session) != Some(heir))
+    }
+}
+
 enum Errand {
     Copy(Box<Copy>),
     Ended(Ended),
+    /// Another node has the newest copy.
+    Useless(SessionId),
 }
 
-/// Where sessions leave their copies.
+impl Errand {
+    fn session(&self) -> SessionId {
+        match self {
+            Self::Copy(copy) => copy.prepared.session,
+            Self::Ended(ended) => ended.session,
+            Self::Useless(session) => *session,
+        }
+    }
+}
+
+/// Where sessions leave their copies: a *lane* for each heir, so that one that does not answer
+/// holds up nobody else's. What goes to one heir stays in order.
 #[derive(Clone)]
-pub struct Replicator(mpsc::Sender<Errand>);
+pub struct Replicator(Arc<Lanes>);
+
+struct Lanes {
+    shared: Shared,
+    tracker: TaskTracker,
+    open: Mutex<HashMap<Incarnation, mpsc::Sender<Errand>>>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    me: Incarnation,
+    heirs: Arc<dyn Heirs>,
+    ring: watch::Receiver<Arc<Ring>>,
+    metrics: Metrics,
+}
 
 impl Replicator {
-    /// Starts the copying task; it ends when every sender is dropped.
+    /// Copies by tasks of `tracker`; they end when every clone of this one is dropped.
+    #[must_use]
     pub fn start(
         me: Incarnation,
         heirs: Arc<dyn Heirs>,
@@ -96,67 +143,47 @@ impl Replicator {
         metrics: Metrics,
         tracker: &TaskTracker,
     ) -> Self {
-        let (tx, mut rx) = mpsc::channel(QUEUE);
-        tracker.spawn(async move {
-            let mut batch = Vec::new();
-            while rx.recv_many(&mut batch, BATCH).await > 0 {
-                let ring = ring.borrow().clone();
-                let (copies, ended) = sort(std::mem::take(&mut batch));
-                let mut useless = copy(me, &*heirs, &ring, &metrics, copies).await;
-                useless.extend(ended.into_iter().filter_map(|ended| {
-                    let heir = ended.stats.heir().filter(|heir| Some(*heir) != ended.next);
-                    heir.map(|heir| (heir, ended.session))
-                }));
-                let_go(me, &*heirs, &ring, useless).await;
-            }
-        });
-        Self(tx)
+        let shared = Shared { me, heirs, ring, metrics };
+        Self(Arc::new(Lanes { shared, tracker: tracker.clone(), open: Mutex::default() }))
     }
 
-    /// Leaves a copy to be sent soon. Never waits; false if too many wait already.
+    /// Leaves a copy to be sent soon. Never waits; false if nobody would be the heir, or if too
+    /// many wait for it already.
     pub(super) fn put(&self, copy: Copy) -> bool {
-        self.0.try_send(Errand::Copy(Box::new(copy))).is_ok()
+        let heir = self.0.shared.heir_of(copy.prepared.session);
+        if heir.is_none() {
+            copy.stats.set_heir(None);
+        }
+        heir.is_some_and(|heir| self.0.put(heir, Errand::Copy(Box::new(copy))))
     }
 
     /// Has whoever keeps a copy of the session let go of it soon. Never waits; what is lost
     /// where too much waits already costs the other node memory for a while.
-    pub(super) fn ended(&self, ended: Ended) {
-        drop(self.0.try_send(Errand::Ended(ended)));
+    pub(super) fn ended(&self, ended: &Ended) {
+        let next = self.0.shared.heir_of(ended.session);
+        // Behind the session's last copy, wherever that may still be on its way to.
+        for heir in next.into_iter().chain(ended.stats.heir().filter(|heir| Some(*heir) != next)) {
+            self.0.put(heir, Errand::Ended(ended.clone()));
+        }
     }
 }
 
-/// Copies, and the sessions that ended after their last copy: one that ended before it has
-/// begun anew.
-fn sort(batch: Vec<Errand>) -> (Vec<Copy>, Vec<Ended>) {
-    let (mut copies, mut ended) = (Vec::new(), Vec::<Ended>::new());
-    for errand in batch {
-        match errand {
-            Errand::Copy(copy) => {
-                ended.retain(|ended| ended.session != copy.prepared.session);
-                copies.push(*copy);
-            }
-            Errand::Ended(one) => ended.push(one),
+impl Lanes {
+    /// False if too many wait for that heir.
+    fn put(self: &Arc<Self>, heir: Incarnation, errand: Errand) -> bool {
+        let mut open = self.open.lock();
+        if !open.contains_key(&heir) {
+            // Heirs come and go; those that have gone end here.
+            let ring = self.shared.ring.borrow().clone();
+            open.retain(|heir, _| ring.member(*heir).is_some());
         }
-    }
-    (copies, ended)
-}
-
-/// Tells members which conversations of this node are of no use to them any more.
-async fn let_go(
-    me: Incarnation,
-    heirs: &dyn Heirs,
-    ring: &Ring,
-    useless: Vec<(Incarnation, SessionId)>,
-) {
-    let mut by_heir: HashMap<Incarnation, Vec<SessionId>> = HashMap::new();
-    for (heir, session) in useless {
-        by_heir.entry(heir).or_default().push(session);
-    }
-    for (heir, sessions) in by_heir {
-        let Some(member) = ring.member(heir) else { continue };
-        if let Err(error) = heirs.let_go(me, heir, &member.peer_addr, &sessions).await {
-            tracing::debug!(%heir, error, "a node keeps conversations of no use");
-        }
+        let lane = open.entry(heir).or_insert_with(|| {
+            let (lane, errands) = mpsc::channel(QUEUE);
+            let (shared, lanes) = (self.shared.clone(), Arc::downgrade(self));
+            self.tracker.spawn(shared.serve(heir, errands, lanes));
+            lane
+        });
+        lane.try_send(errand).is_ok()
     }
 }
 
@@ -166,49 +193,92 @@ pub(super) fn next_owner(ring: &Ring, me: Incarnation, session: SessionId) -> Op
     placement.owner(session).into_iter().chain(placement.successors(session)).find(|n| *n != me)
 }
 
-/// Takes copies to their heirs. Returns what former heirs have of them.
-async fn copy(
-    me: Incarnation,
-    heirs: &dyn Heirs,
-    ring: &Ring,
-    metrics: &Metrics,
-    batch: Vec<Copy>,
-) -> Vec<(Incarnation, SessionId)> {
-    /// A heir that is away must not hold up the copies to the others for long.
-    const PAUSE: Duration = Duration::from_millis(50);
+impl Shared {
+    /// Who is to have the session's copy now.
+    fn heir_of(&self, session: SessionId) -> Option<Incarnation> {
+        next_owner(&self.ring.borrow(), self.me, session)
+    }
 
-    let mut useless = Vec::new();
-    let mut by_heir: HashMap<Incarnation, Vec<Copy>> = HashMap::new();
-    for copy in batch {
-        if let Some(heir) = next_owner(ring, me, copy.prepared.session) {
-            by_heir.entry(heir).or_default().push(copy);
-        } else {
-            copy.stats.set_heir(None);
+    /// Serves one heir, until its lane is closed.
+    async fn serve(
+        self,
+        heir: Incarnation,
+        mut errands: mpsc::Receiver<Errand>,
+        lanes: Weak<Lanes>,
+    ) {
+        let mut batch = Vec::new();
+        while errands.recv_many(&mut batch, BATCH).await > 0 {
+            let Some(member) = self.ring.borrow().member(heir).cloned() else {
+                // Nobody waits for long for what is dropped here.
+                batch.clear();
+                continue;
+            };
+            let (copies, ended) = sort(std::mem::take(&mut batch));
+            let mut useless = self.copy(heir, &member.peer_addr, copies, &lanes).await;
+            let ring = self.ring.borrow().clone();
+            useless.extend(ended.into_iter().filter_map(|errand| match errand {
+                Errand::Ended(ended) => {
+                    let has = ended.stats.heir() == Some(heir);
+                    (has && ended.is_useless(&ring, heir)).then_some(ended.session)
+                }
+                Errand::Useless(session) => Some(session),
+                Errand::Copy(_) => None,
+            }));
+            if !useless.is_empty()
+                && let Err(error) =
+                    self.heirs.let_go(self.me, heir, &member.peer_addr, &useless).await
+            {
+                tracing::debug!(%heir, error, "a node keeps conversations of no use");
+            }
         }
     }
-    for (heir, copies) in by_heir {
-        let Some(member) = ring.member(heir) else { continue };
+
+    /// Takes copies to the heir, and has the former one let go of its own. Returns what came
+    /// too late to be of use.
+    async fn copy(
+        &self,
+        heir: Incarnation,
+        addr: &str,
+        copies: Vec<Copy>,
+        lanes: &Weak<Lanes>,
+    ) -> Vec<SessionId> {
+        /// An heir that is away is given a moment, spread over its owners.
+        const PAUSE: Duration = Duration::from_millis(50);
+
+        let mut useless = Vec::new();
+        if copies.is_empty() {
+            return useless;
+        }
         let prepared: Vec<Prepared> = copies.iter().map(|copy| copy.prepared.clone()).collect();
-        let kept = match heirs.prepare(heir, &member.peer_addr, &prepared).await {
+        let kept = match self.heirs.prepare(heir, addr, &prepared).await {
             Ok(kept) => kept,
             Err(error) => {
                 tracing::debug!(%heir, error, "copying conversations failed");
                 for _ in &copies {
-                    metrics.conversation_copy(Outcome::Failed);
+                    self.metrics.conversation_copy(Outcome::Failed);
                 }
-                tokio::time::sleep(PAUSE).await;
+                sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
                 Vec::new()
             }
         };
         for (n, copy) in copies.into_iter().enumerate() {
+            let session = copy.prepared.session;
             let refused = !kept.get(n).copied().unwrap_or(false);
-            let former = copy.stats.heir().filter(|former| *former != heir);
-            if let Some(former) = former.filter(|_| !refused) {
-                useless.push((former, copy.prepared.session));
-            }
-            copy.stats.set_heir((!refused).then_some(heir));
             if n < kept.len() {
-                metrics.conversation_copy(if refused { Outcome::Refused } else { Outcome::Ok });
+                let outcome = if refused { Outcome::Refused } else { Outcome::Ok };
+                self.metrics.conversation_copy(outcome);
+            }
+            let former = copy.stats.heir().filter(|former| *former != heir);
+            if self.heir_of(session) == Some(heir) {
+                if let Some((former, lanes)) = former.filter(|_| !refused).zip(lanes.upgrade()) {
+                    lanes.put(former, Errand::Useless(session));
+                }
+                copy.stats.set_heir((!refused).then_some(heir));
+            } else if former.is_none() {
+                copy.stats.set_heir((!refused).then_some(heir));
+            } else if !refused {
+                // The ring has changed meanwhile, and another lane has brought a later copy.
+                useless.push(session);
             }
             if refused
                 && copy.prepared.append
@@ -220,6 +290,21 @@ async fn copy(
             // The actor may have stopped waiting.
             let _ = copy.acknowledge.send(());
         }
+        useless
     }
-    useless
+}
+
+/// Copies, and what follows on the sessions' last ones: who had no use for a copy before the
+/// last one has use for that.
+fn sort(batch: Vec<Errand>) -> (Vec<Copy>, Vec<Errand>) {
+    let (mut copies, mut rest) = (Vec::new(), Vec::<Errand>::new());
+    for errand in batch {
+        if let Errand::Copy(copy) = errand {
+            rest.retain(|errand| errand.session() != copy.prepared.session);
+            copies.push(*copy);
+        } else {
+            rest.push(errand);
+        }
+    }
+    (copies, rest)
 }

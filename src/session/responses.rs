@@ -13,11 +13,11 @@ use super::{
     actor::Actor,
     clients::TurnWatch,
     event::{ServerEvent, Stage, error_event},
+    numbering::Numbering,
     turns::{Action, TurnNo},
 };
 use crate::{
     error::{Code, Error},
-    link::Frame,
     store::{Alias, AliasKind},
     telemetry::{metrics::TurnOutcome, propagation},
     upstream::DialError,
@@ -36,13 +36,14 @@ impl Actor {
                     let floor = self.streams.get(turn).map(|stream| stream.log.floor());
                     if let Some(client) = self.clients.iter_mut().find(|c| c.id == client) {
                         let Some(floor) = floor else {
-                            client.reply(gone());
+                            client.answer(gone(), 1);
                             continue;
                         };
                         client.subscribe(turn, floor);
-                        let watch =
-                            self.streams.get_mut(turn).and_then(|stream| stream.turn.as_mut());
-                        if let Some(watch) = watch {
+                        let Some(stream) = self.streams.get_mut(turn) else { continue };
+                        let kind = client.label.kind;
+                        stream.numbering.get_or_insert_with(|| Numbering::of(kind));
+                        if let Some(watch) = &stream.turn {
                             propagation::adopt(&watch.span, &client.trace);
                         }
                     }
@@ -64,7 +65,7 @@ impl Actor {
                 }
                 Action::Reply { client, batch, ended } => {
                     if let Some(client) = self.clients.iter_mut().find(|c| c.id == client) {
-                        client.reply(Frame::Messages { batch, first_seq: 0, ended });
+                        client.answer(batch, ended);
                     }
                 }
                 Action::Forget(turn) => {
@@ -162,7 +163,13 @@ impl Actor {
         }
         let Some(stream) = self.streams.get_mut(turn) else { return };
         let outcome = done.then(|| outcome(&batch));
-        stream.log.push(batch, now);
+        let numbered = match &mut stream.numbering {
+            Some(numbering) => numbering.apply(batch),
+            None => Some(batch),
+        };
+        if let Some(batch) = numbered {
+            stream.log.push(batch, now);
+        }
         // A client that reads one turn while another's does not must not make the second
         // one's log grow without bound: it falls behind the floor and is let go.
         stream.log.trim(self.ctx.limits.replay_bytes, self.ctx.limits.turn_idle_timeout, now);
@@ -196,10 +203,9 @@ impl Actor {
 }
 
 /// The log of a turn was let go before its client asked for it.
-fn gone() -> Frame {
+fn gone() -> Batch {
     let text = "the events of this response are not held any more";
-    let batch = Batch::one(&error_event(&Error::new(Code::NotFound, text), None));
-    Frame::Messages { batch, first_seq: 0, ended: 1 }
+    Batch::one(&error_event(&Error::new(Code::NotFound, text), None))
 }
 
 /// How a turn ended, from its last message.

@@ -185,6 +185,8 @@ impl Turns {
             }
             Ok(ClientEvent::Create(mut create)) => {
                 create.key = create.key.or(key);
+                // Of use to the edge alone, and of any length.
+                create.prompt_cache_key = None;
                 self.create(client, create, message, &mut actions);
             }
             Ok(ClientEvent::Resume { response_id }) => {

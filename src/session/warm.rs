@@ -65,6 +65,8 @@ pub(super) struct WarmStore(Mutex<Kept>);
 struct Kept {
     sessions: HashMap<SessionId, Entry>,
     bytes: usize,
+    /// When all were looked at last.
+    expired: Option<Instant>,
 }
 
 struct Entry {
@@ -72,16 +74,27 @@ struct Entry {
     warm: Warm,
     history: History,
     at: Instant,
+    /// What it takes, as counted when it came.
+    bytes: usize,
 }
 
 impl Entry {
-    fn bytes(&self) -> usize {
-        self.history.bytes() + cut_bytes(&self.warm)
+    fn new(from: Option<Incarnation>, warm: Warm, history: History, at: Instant) -> Self {
+        let bytes = size_of::<Self>() + history.bytes() + weight(&warm);
+        Self { from, warm, history, at, bytes }
     }
 }
 
-fn cut_bytes(warm: &Warm) -> usize {
-    warm.cut.iter().map(|cut| cut.events.weight()).sum()
+/// Bytes beside the history; a client chose most of them. The route is shared.
+fn weight(warm: &Warm) -> usize {
+    /// What a header takes beside its bytes.
+    const HEADER: usize = 64;
+
+    let Upgrade { path_and_query, headers, subprotocols } = &warm.upgrade;
+    let headers: usize = headers.iter().map(|(k, v)| HEADER + k.as_str().len() + v.len()).sum();
+    let subprotocols: usize = subprotocols.iter().map(|name| size_of_val(name) + name.len()).sum();
+    let cut: usize = warm.cut.iter().map(|cut| cut.response_id.len() + cut.events.weight()).sum();
+    warm.key_label.len() + path_and_query.len() + headers + subprotocols + cut
 }
 
 impl WarmStore {
@@ -98,11 +111,11 @@ impl WarmStore {
             return false;
         };
         kept.expire(now);
-        let bytes = history.bytes() + cut_bytes(&warm);
-        let room = kept.bytes + bytes <= MAX_BYTES && kept.sessions.len() < MAX_SESSIONS;
+        let entry = Entry::new(from, warm, history, now);
+        let room = kept.bytes + entry.bytes <= MAX_BYTES && kept.sessions.len() < MAX_SESSIONS;
         if room {
-            kept.bytes += bytes;
-            kept.sessions.insert(session, Entry { from, warm, history, at: now });
+            kept.bytes += entry.bytes;
+            kept.sessions.insert(session, entry);
         }
         room
     }
@@ -130,6 +143,13 @@ impl WarmStore {
         Some(warm)
     }
 
+    /// The conversation of a session that this node passes on, without taking it.
+    pub(super) fn copy(&self, session: SessionId) -> Option<Warm> {
+        let kept = self.0.lock();
+        let Entry { warm, history, .. } = kept.sessions.get(&session)?;
+        Some(Warm { past: history.all().to_vec(), ..warm.clone() })
+    }
+
     /// Whether something of the session is here.
     pub(super) fn has(&self, session: SessionId) -> bool {
         self.0.lock().sessions.contains_key(&session)
@@ -144,16 +164,21 @@ impl WarmStore {
 impl Kept {
     fn remove(&mut self, session: SessionId) -> Option<Entry> {
         let entry = self.sessions.remove(&session)?;
-        self.bytes -= entry.bytes();
+        self.bytes -= entry.bytes;
         Some(entry)
     }
 
-    /// Lets go of what is too old to be asked for, when there is much.
+    /// Lets go of what is too old to be asked for, when there is much. Not at every call: all
+    /// of it is looked at, and others wait.
     fn expire(&mut self, now: Instant) {
-        if self.sessions.len() < MAX_SESSIONS / 2 && self.bytes < MAX_BYTES / 2 {
+        const PAUSE: Duration = Duration::from_secs(1);
+
+        let much = self.sessions.len() >= MAX_SESSIONS / 2 || self.bytes >= MAX_BYTES / 2;
+        if !much || self.expired.is_some_and(|last| now < last + PAUSE) {
             return;
         }
+        self.expired = Some(now);
         self.sessions.retain(|_, entry| now < entry.at + entry.warm.route.detach_ttl + GRACE);
-        self.bytes = self.sessions.values().map(Entry::bytes).sum();
+        self.bytes = self.sessions.values().map(|entry| entry.bytes).sum();
     }
 }

@@ -17,9 +17,9 @@ use tokio::{sync::watch, time::Instant};
 pub use self::audit::{Audited, Change};
 use self::table::Table;
 use super::{
-    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
-    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, Transferred,
-    TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
+    NewTurn, Part, Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError,
+    Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -44,6 +44,8 @@ pub struct Memory {
     version: watch::Sender<i64>,
     /// What goes wrong with the next transfers, in order.
     transfers: Mutex<VecDeque<Fault>>,
+    /// The same for leaves.
+    leaves: Mutex<VecDeque<Fault>>,
     /// The same for what is asked and said of principals' turns.
     quotas: Mutex<VecDeque<Fault>>,
     #[cfg(feature = "simulation")]
@@ -66,6 +68,7 @@ impl Memory {
             clock,
             version: watch::Sender::new(0),
             transfers: Mutex::default(),
+            leaves: Mutex::default(),
             quotas: Mutex::default(),
             #[cfg(feature = "simulation")]
             audit: Mutex::default(),
@@ -75,6 +78,11 @@ impl Memory {
     /// Has the next transfers fail like this, one after another.
     pub fn fail_transfers(&self, faults: impl IntoIterator<Item = Fault>) {
         self.transfers.lock().extend(faults);
+    }
+
+    /// Has the next leaves fail like this, one after another.
+    pub fn fail_leaves(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.leaves.lock().extend(faults);
     }
 
     /// Has the next questions for principals' turns, and the next news of their ends, fail
@@ -141,11 +149,11 @@ impl Store for Memory {
     }
 
     async fn leave(&self, me: Incarnation) -> Result<u64> {
-        self.call(|table, now| table.leave(me, now))
+        self.faulty(&self.leaves, |table, now| table.leave(me, now))?
     }
 
-    async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool> {
-        Ok(self.call(|table, now| table.mark_dead(node, now, proven)))
+    async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {
+        Ok(self.call(|table, now| table.mark_dead(node, now, death)))
     }
 
     async fn ring(&self) -> Result<RingView> {

@@ -25,8 +25,8 @@ pub use self::{
     quotas::{Pace, TurnAdmission, TurnWish},
     turns::{Began, NewTurn, TurnKey, TurnMark, TurnRow, TurnState},
     types::{
-        Alias, AliasKind, Claim, Claimed, Cluster, Heartbeat, Member, MemberState, NewMember,
-        NewPart, Part, RingView, SessionFilter, SessionRow, SessionState, Transferred,
+        Alias, AliasKind, Claim, Claimed, Cluster, Death, Heartbeat, LeaseEnd, Member, MemberState,
+        NewMember, NewPart, Part, RingView, SessionFilter, SessionRow, SessionState, Transferred,
     },
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
@@ -47,7 +47,7 @@ pub enum StoreError {
     #[error(
         "node id {node_id:?} is held by incarnation {holder}, whose lease has {remaining:?} left"
     )]
-    NodeIdInUse { node_id: String, holder: Incarnation, remaining: Duration },
+    NodeIdInUse { node_id: String, holder: Incarnation, remaining: Duration, lease: LeaseEnd },
     /// The schema is not one this build can work with.
     #[error("schema version {found} cannot be used; this build needs {wanted}: {hint}")]
     Schema { found: i64, wanted: i64, hint: &'static str },
@@ -130,10 +130,10 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Fenced`] if it is dead or unknown.
     async fn leave(&self, me: Incarnation) -> Result<u64>;
 
-    /// Marks an incarnation dead if its lease has expired by the store's clock, or, with
-    /// `proven`, whatever its lease (its process is known not to exist). True when this
-    /// call made the change; then the ring version grew.
-    async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool>;
+    /// Marks an incarnation dead if the lease that was judged is still its own and has
+    /// expired by the store's clock, or, with proof, whatever its lease. True when this call
+    /// made the change; then the ring version grew.
+    async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool>;
 
     /// Members, ordered by incarnation, and ring version in one consistent read. Which dead
     /// members are still named by sessions changes without the version.
@@ -241,8 +241,9 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes what ended at least `age` ago, at most `limit` rows of each kind: closed
     /// sessions with their turns, aliases whose session has no owner, dead or gone members
     /// that no session names, parts of conversations whose session has no living owner, and
-    /// what is counted for nodes that are no more and of principals that rest.
-    /// Answers how many rows went. Several nodes may sweep at once.
+    /// what is counted for nodes that are no more and of principals that rest. Sessions whose
+    /// owner died that long ago are closed, and go by a later sweep.
+    /// Answers how many rows went or were closed. Several nodes may sweep at once.
     async fn sweep(&self, age: Duration, limit: u32) -> Result<u64>;
 
     /// Deletes at most `limit` turns that were begun at least `age` ago, whatever became of

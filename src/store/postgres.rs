@@ -30,9 +30,9 @@ use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use self::hint::Hint;
 use super::{
-    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
-    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
-    Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish, schema,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
+    NewTurn, Part, Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError,
+    StoreOptions, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish, schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -214,8 +214,8 @@ impl Store for Postgres {
         self.leave(me).await
     }
 
-    async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool> {
-        self.mark_dead(node, proven).await
+    async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {
+        self.mark_dead(node, death).await
     }
 
     async fn ring(&self) -> Result<RingView> {

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
-use super::{Member, MemberState, Part, SessionRow, SessionState, StoreError, TurnRow, TurnState};
+use super::{
+    Death, LeaseEnd, Member, MemberState, Part, SessionRow, SessionState, StoreError, TurnRow,
+    TurnState,
+};
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
 /// Longest text taken over from a driver's error, in characters.
@@ -58,13 +61,22 @@ fn small(value: i64, column: &'static str) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(|_| StoreError::Corrupt(format!("{column} is out of range")))
 }
 
+/// What a death is judged by, as a parameter; none where it is proven.
+pub(super) const fn judged(death: Death) -> Option<i64> {
+    match death {
+        Death::Lapsed(LeaseEnd(end)) => Some(end),
+        Death::Proven => None,
+    }
+}
+
 /// The word of a member's state as a value.
 pub(super) fn member_state(word: &str) -> Result<MemberState, StoreError> {
     MemberState::parse(word)
         .ok_or_else(|| StoreError::Corrupt("a member is in an unknown state".into()))
 }
 
-/// Reads a member from its columns, `remaining_us` being what is left of its lease.
+/// Reads a member from its columns, `remaining_us` being what is left of its lease and `lease`
+/// its end in a unit of the backend's.
 pub(super) fn member<'r, R>(row: &'r R) -> Result<Member, StoreError>
 where
     R: Row,
@@ -84,6 +96,7 @@ where
         state: member_state(&row.try_get::<String, _>("state")?)?,
         load: small(row.try_get("load")?, "load")?,
         lease_remaining: from_micros(row.try_get("remaining_us")?),
+        lease: LeaseEnd(row.try_get("lease")?),
     })
 }
 

@@ -22,9 +22,9 @@ use tokio::sync::Mutex;
 
 use self::clock::{boot_id, now_ms};
 use super::{
-    Alias, AliasKind, Began, Claim, Claimed, Cluster, Heartbeat, NewMember, NewPart, NewTurn, Part,
-    Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError, StoreOptions,
-    Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish, schema,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
+    NewTurn, Part, Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError,
+    StoreOptions, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish, schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -194,8 +194,8 @@ impl Store for Sqlite {
         self.bounded(self.leave(me)).await
     }
 
-    async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool> {
-        self.bounded(self.mark_dead(node, proven)).await
+    async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {
+        self.bounded(self.mark_dead(node, death)).await
     }
 
     async fn ring(&self) -> Result<RingView> {

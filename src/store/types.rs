@@ -87,6 +87,22 @@ pub struct Member {
     pub load: u32,
     /// What was left of its lease when the row was read (store's clock); zero if expired.
     pub lease_remaining: Duration,
+    /// Which lease it was when the row was read.
+    pub lease: LeaseEnd,
+}
+
+/// When a lease ends, in the store's own unit: each renewal makes another one of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LeaseEnd(pub(super) i64);
+
+/// Why a member may be declared dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// This lease has expired. Not, if the member has renewed it since, however long ago that
+    /// is: who judged the one may have stood still while the other came and went.
+    Lapsed(LeaseEnd),
+    /// Its process is known not to exist.
+    Proven,
 }
 
 /// All live members, and dead or gone ones that some session still names.

@@ -19,7 +19,7 @@ use crate::{
     net::{self, TcpStream},
     telemetry::metrics::{Metrics, Outcome},
     wire::{
-        Role, Socket, SocketOptions,
+        Incoming, Role, Socket, SocketOptions,
         handshake::{self, ClientRequest, HandshakeError},
     },
 };
@@ -77,6 +77,13 @@ impl DialError {
     }
 }
 
+/// Bytes of what an upstream says after our Close that are read: more than is on the way. One
+/// that goes on does not listen, and a node that closes many such has other things to do.
+const LAST_WORDS: usize = 8 * 1024 * 1024;
+
+/// What a control frame counts for.
+const CONTROL: usize = 64;
+
 /// An upgraded upstream connection.
 pub struct Connection {
     pub socket: Socket<Stream>,
@@ -91,12 +98,23 @@ pub struct Connection {
 impl Connection {
     /// Says the last word, or answers the upstream's, and waits until the upstream hangs up, as
     /// a client should (RFC 6455 section 7.1.1): hanging up at once could destroy the Close on
-    /// its way. At most for `limit`. Cancel-safe: dropped, it hangs up.
+    /// its way. At most for `limit`, and for [`LAST_WORDS`] of what it still says. Cancel-safe:
+    /// dropped, it hangs up.
     pub async fn close(mut self, code: u16, reason: &str, limit: Duration) {
         self.socket.queue_close(code, reason);
         let goodbye = async {
-            if self.socket.flush().await.is_ok() {
-                while let Some(Ok(_)) = self.socket.recv().await {}
+            if self.socket.flush().await.is_err() {
+                return;
+            }
+            let mut left = LAST_WORDS;
+            while left > 0
+                && let Some(Ok(said)) = self.socket.recv().await
+            {
+                let bytes = match said {
+                    Incoming::Messages(batch) => batch.weight(),
+                    Incoming::Ping(_) | Incoming::Pong(_) | Incoming::Close(_) => CONTROL,
+                };
+                left = left.saturating_sub(bytes);
             }
         };
         drop(timeout(limit, goodbye).await);

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -10,7 +11,7 @@ use crate::support::{
     codexish::Codexish,
     eventually,
     history::History,
-    responses::{Turn, body, create, user},
+    responses::{Turn, body, create, is_terminal, user},
 };
 
 /// Bound of everything that has to follow a death: the lease, the reaper's look, a retry.
@@ -125,6 +126,46 @@ async fn a_turn_in_flight_at_a_kill_ends_with_an_honest_error() {
         }
         return;
     }
+}
+
+/// A replay ends before the turn that runs: the loss of the owner is told of that turn alone.
+#[tokio::test]
+async fn a_repeat_that_was_answered_is_not_answered_again_when_the_owner_dies_and_the_turn_that_runs_is_told_of()
+ {
+    let ring = Ring::start(RingOptions::nodes(2)).await;
+    let edge = ring.node(0);
+    for n in 0..64 {
+        let key = format!("replayed-{n}");
+        let headers = [ALICE, ("session-id", key.as_str())];
+        let mut socket = Ws::open(&edge.url("/v1/responses"), &headers).await;
+        let mut keyed = create(&[user("keyed")], None);
+        keyed["client_metadata"] = json!({ "idempotency_key": "once" });
+        let answered = Turn::run(&mut socket, &keyed).await.id();
+        let owner = ring.owner_of(&key).await;
+        if owner.id == edge.id {
+            continue;
+        }
+        socket.json(&create(&[user("long [deltas=2000] [delay=10ms]")], None)).await;
+        let running = socket.data().await.json()["response"]["id"].clone();
+        socket.json(&keyed).await;
+        let mut end = async || loop {
+            let event = socket.data().await.json();
+            if is_terminal(&event) {
+                return event;
+            }
+        };
+        assert_eq!(end().await["response"]["id"], answered.as_str());
+        owner.kill9().await;
+        let told = end().await;
+        assert_eq!(told["error"]["code"], "outcome_unknown", "{told}");
+        assert_eq!(told["error"]["response_id"], running);
+        // What comes next is the answer to what is asked next.
+        Turn::run(&mut socket, &create(&[user("next")], None))
+            .await
+            .assert_answers(&["next".into()]);
+        return;
+    }
+    panic!("{} owns all of 64 sessions", edge.id);
 }
 
 /// Waits until the upstream of the owner of `key` has a turn, and kills the owner. The

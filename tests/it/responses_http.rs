@@ -155,6 +155,25 @@ async fn a_response_that_runs_is_resumed_from_its_sequence_number_on_another_nod
     assert!(stolen.status.is_client_error(), "{} {}", stolen.status, stolen.text());
 }
 
+/// Over WebSocket events are counted that are left out over HTTP.
+#[tokio::test]
+async fn a_turn_by_websocket_is_resumed_by_http_after_any_event_with_none_lost_or_repeated() {
+    let ring = Ring::start(RingOptions::nodes(2)).await;
+    let mut socket = Ws::open(&ring.node(0).url("/v1/responses"), &[ALICE]).await;
+    let turn = Turn::run(&mut socket, &create(&[user("counted [deltas=5]")], None)).await;
+    let kinds: Vec<_> = turn.events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert!(kinds.contains(&"response.metadata"), "{kinds:?}");
+    for (at, last) in turn.events.iter().enumerate() {
+        assert_eq!(last["sequence_number"], at, "the upstream's own number");
+        let rest = format!("/v1/responses/{}?stream=true&starting_after={at}", turn.id());
+        let rest = http::open(Method::GET, &ring.node(1).url(&rest), &[ALICE], "").await.unwrap();
+        assert_eq!(rest.status, 200);
+        let mut heard = turn.events[at + 1..].to_vec();
+        heard.retain(|event| event["type"] != "response.metadata");
+        assert_eq!(rest.events().await.unwrap(), heard, "after {at}");
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_of_the_upstream_keeps_its_status() {
     let ring = Ring::start(RingOptions::nodes(2)).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ringspan::{
     ids::{Principal, SessionId},
-    store::{Alias, AliasKind},
+    store::{Alias, AliasKind, SessionState},
 };
 
 use crate::ring::{ALICE, BOB, LONG, Ring, id};
@@ -58,14 +58,17 @@ pub async fn a_sweep_takes_what_ended_and_spares_what_is_named(ring: Ring) {
     ring.store.put_aliases(&aliases).await.unwrap();
 
     assert_eq!(ring.other.sweep(LONG, 100).await, Ok(0), "nothing is that old");
-    assert_eq!(ring.other.sweep(Duration::ZERO, 1).await, Ok(3), "one of each kind");
-    assert_eq!(ring.other.sweep(Duration::ZERO, 100).await, Ok(1), "the other dead alias");
-    assert_eq!(ring.other.sweep(Duration::ZERO, 100).await, Ok(0));
-
+    assert_eq!(ring.other.sweep(Duration::ZERO, 1).await, Ok(4), "one of each kind");
     assert_eq!(ring.store.session(id("closed")).await, Ok(None));
+    let orphan = ring.row("orphan").await;
+    assert_eq!((orphan.owner, orphan.state), (None, SessionState::Closed), "a fence for a while");
+
+    // What was closed goes, its alias, the other alias, and the member that it named.
+    assert_eq!(ring.other.sweep(Duration::ZERO, 100).await, Ok(4));
+    assert_eq!(ring.other.sweep(Duration::ZERO, 100).await, Ok(0));
+    assert_eq!(ring.store.session(id("orphan")).await, Ok(None));
     assert_eq!(ring.row("live").await.owner, Some(me));
-    assert_eq!(ring.row("orphan").await.owner, Some(dead));
-    for (byte, found) in [(1, None), (2, Some("live")), (3, Some("orphan")), (4, None)] {
+    for (byte, found) in [(1, None), (2, Some("live")), (3, None), (4, None)] {
         let alias = ring.other.alias(ALICE, AliasKind::Response, [byte; 16]).await.unwrap();
         assert_eq!(alias, found.map(id));
     }

@@ -117,7 +117,7 @@ pub async fn a_takeover_waits_for_the_owners_death(ring: Ring) {
         }
         other => panic!("{other:?}"),
     }
-    assert!(ring.other.mark_dead(old, false).await.unwrap());
+    assert!(ring.lapse(old).await);
     assert_eq!(ring.row("k").await.live_owner(), None);
     match ring.other.claim(&attempt).await.unwrap() {
         Claimed::Won { epoch: next, from } => {

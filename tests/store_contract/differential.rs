@@ -10,7 +10,7 @@ use proptest::{
 use ringspan::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
-        Alias, AliasKind, Began, Claim, Claimed, NewMember, NewTurn, Result, SessionFilter,
+        Alias, AliasKind, Began, Claim, Claimed, Death, NewMember, NewTurn, Result, SessionFilter,
         SessionRow, Store, StoreError, StoreOptions, Transferred, TurnKey, TurnMark, TurnRow,
         TurnState, memory::Memory, schema,
     },
@@ -237,7 +237,14 @@ impl Subject {
             Call::Drain(who) => format!("{:?}", store.begin_drain(self.who(who)).await?),
             Call::Leave(who) => format!("{:?}", store.leave(self.who(who)).await?),
             Call::MarkDead { who, proven } => {
-                format!("{:?}", store.mark_dead(self.who(who), proven).await?)
+                let who = self.who(who);
+                let ring = store.ring().await?;
+                let lease = ring.members.iter().find(|member| member.incarnation == who);
+                let death = match lease {
+                    Some(member) if !proven => Death::Lapsed(member.lease),
+                    _ => Death::Proven,
+                };
+                format!("{:?}", store.mark_dead(who, death).await?)
             }
             Call::Claim { session, who, seen, thief } => {
                 let claim = Claim {

@@ -56,6 +56,7 @@ contract! {
         of_concurrent_first_starts_one_wins
         death_is_one_way_and_fences_the_heartbeat
         an_expired_lease_can_be_renewed_until_someone_declares_death
+        a_lease_that_was_renewed_is_not_the_one_that_was_judged
         a_living_lease_cannot_be_declared_dead_without_proof
         the_ring_version_moves_with_members_and_not_with_heartbeats
         leaving_counts_sessions_and_succeeds_without

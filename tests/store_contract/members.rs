@@ -4,7 +4,7 @@ use std::{collections::HashSet, future::poll_fn, task::Poll, time::Duration};
 
 use ringspan::{
     ids::Incarnation,
-    store::{MemberState, StoreError},
+    store::{Death, MemberState, StoreError},
 };
 
 use crate::ring::{LONG, OVER, Ring, member};
@@ -44,7 +44,7 @@ pub async fn a_node_id_has_one_living_holder(ring: Ring) {
     let first = ring.node("n1").await;
     let version = version(&ring).await;
     match ring.other.register(&member("n1"), LONG).await {
-        Err(StoreError::NodeIdInUse { node_id, holder, remaining }) => {
+        Err(StoreError::NodeIdInUse { node_id, holder, remaining, .. }) => {
             assert_eq!((node_id.as_str(), holder), ("n1", first));
             assert!(remaining > Duration::ZERO && remaining <= LONG);
         }
@@ -63,7 +63,7 @@ pub async fn an_expired_holder_keeps_its_node_id_until_it_is_declared_dead(ring:
         }
         other => panic!("{other:?}"),
     }
-    assert!(ring.other.mark_dead(first, false).await.unwrap());
+    assert!(ring.lapse(first).await);
     let second = ring.other.register(&member("n1"), LONG).await.unwrap();
     assert!(second > first);
     assert_eq!(ring.store.heartbeat(first, LONG, 0).await, Err(StoreError::Fenced(first)));
@@ -98,8 +98,8 @@ pub async fn of_concurrent_first_starts_one_wins(ring: Ring) {
 pub async fn death_is_one_way_and_fences_the_heartbeat(ring: Ring) {
     let me = ring.node("n1").await;
     ring.store.heartbeat(me, OVER, 0).await.unwrap();
-    assert!(ring.other.mark_dead(me, false).await.unwrap());
-    assert!(!ring.other.mark_dead(me, true).await.unwrap(), "dead already");
+    assert!(ring.lapse(me).await);
+    assert!(!ring.other.mark_dead(me, Death::Proven).await.unwrap(), "dead already");
     let fenced = StoreError::Fenced(me);
     assert_eq!(ring.store.heartbeat(me, LONG, 0).await.unwrap_err(), fenced);
     assert_eq!(ring.store.activate(me).await.unwrap_err(), fenced);
@@ -112,14 +112,26 @@ pub async fn an_expired_lease_can_be_renewed_until_someone_declares_death(ring: 
     ring.store.heartbeat(me, OVER, 0).await.unwrap();
     assert_eq!(ring.other.ring().await.unwrap().members[0].lease_remaining, Duration::ZERO);
     ring.store.heartbeat(me, LONG, 0).await.unwrap();
-    assert!(!ring.other.mark_dead(me, false).await.unwrap());
+    assert!(!ring.lapse(me).await);
+}
+
+pub async fn a_lease_that_was_renewed_is_not_the_one_that_was_judged(ring: Ring) {
+    let me = ring.node("n1").await;
+    ring.store.heartbeat(me, OVER, 0).await.unwrap();
+    let judged = ring.lease(me).await;
+    // It comes back, and lapses once more: who judged the first lease knows nothing of that.
+    ring.store.heartbeat(me, LONG, 0).await.unwrap();
+    ring.store.heartbeat(me, OVER, 0).await.unwrap();
+    assert!(!ring.other.mark_dead(me, Death::Lapsed(judged)).await.unwrap());
+    assert!(ring.store.heartbeat(me, OVER, 0).await.is_ok());
+    assert!(ring.lapse(me).await);
 }
 
 pub async fn a_living_lease_cannot_be_declared_dead_without_proof(ring: Ring) {
     let me = ring.node("n1").await;
-    assert!(!ring.other.mark_dead(me, false).await.unwrap());
+    assert!(!ring.lapse(me).await);
     assert!(ring.store.heartbeat(me, LONG, 0).await.is_ok());
-    assert!(ring.other.mark_dead(me, true).await.unwrap());
+    assert!(ring.other.mark_dead(me, Death::Proven).await.unwrap());
 }
 
 pub async fn the_ring_version_moves_with_members_and_not_with_heartbeats(ring: Ring) {
@@ -134,7 +146,7 @@ pub async fn the_ring_version_moves_with_members_and_not_with_heartbeats(ring: R
     }
     ring.store.activate(me).await.unwrap();
     ring.win(me, "k", None).await;
-    assert!(!ring.store.mark_dead(me, false).await.unwrap());
+    assert!(!ring.lapse(me).await);
     assert_eq!(version(&ring).await, settled);
     ring.store.begin_drain(me).await.unwrap();
     assert!(seen.insert(version(&ring).await), "draining");
@@ -198,7 +210,7 @@ pub async fn an_unknown_incarnation_is_fenced_everywhere(ring: Ring) {
     assert_eq!(ring.store.activate(nobody).await.unwrap_err(), fenced);
     assert_eq!(ring.store.begin_drain(nobody).await.unwrap_err(), fenced);
     assert_eq!(ring.store.leave(nobody).await.unwrap_err(), fenced);
-    assert!(!ring.store.mark_dead(nobody, true).await.unwrap());
+    assert!(!ring.store.mark_dead(nobody, Death::Proven).await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +218,7 @@ async fn the_leases_of_the_memory_store_follow_paused_time() {
     let ring = Ring::memory();
     let me = ring.node("n1").await;
     tokio::time::advance(LONG / 2).await;
-    assert!(!ring.store.mark_dead(me, false).await.unwrap());
+    assert!(!ring.lapse(me).await);
     tokio::time::advance(LONG / 2).await;
-    assert!(ring.store.mark_dead(me, false).await.unwrap());
+    assert!(ring.lapse(me).await);
 }

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use ringspan::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
-        self, Claim, Claimed, NewMember, SessionRow, Store, StoreOptions, memory::Memory, schema,
+        self, Claim, Claimed, Death, LeaseEnd, NewMember, SessionRow, Store, StoreOptions,
+        memory::Memory, schema,
     },
 };
 
@@ -78,8 +79,20 @@ impl Ring {
         self.other.session(id(key)).await.unwrap().unwrap()
     }
 
+    /// The lease of a living member.
+    pub async fn lease(&self, node: Incarnation) -> LeaseEnd {
+        let members = self.other.ring().await.unwrap().members;
+        members.iter().find(|member| member.incarnation == node).unwrap().lease
+    }
+
+    /// Declares a member dead for the lease that it has; whether that was done.
+    pub async fn lapse(&self, node: Incarnation) -> bool {
+        let death = Death::Lapsed(self.lease(node).await);
+        self.other.mark_dead(node, death).await.unwrap()
+    }
+
     pub async fn kill(&self, node: Incarnation) {
-        assert!(self.store.mark_dead(node, true).await.unwrap());
+        assert!(self.store.mark_dead(node, Death::Proven).await.unwrap());
     }
 }
 

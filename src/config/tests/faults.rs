@@ -104,6 +104,9 @@ fn timing_that_would_lose_a_lease_is_refused() {
     Given::upstream()
         .flag(Key::LeaseMargin, "8s")
         .refused_with(&["--lease-margin: got \"8s\"", "at most half of lease-ttl (7s500ms)"]);
+    Given::upstream()
+        .flag(Key::LeaseMargin, "1s")
+        .refused_with(&["--lease-margin: got \"1s\"", "at least an eighth of lease-ttl (1s875ms)"]);
 }
 
 #[test]

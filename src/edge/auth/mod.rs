@@ -29,6 +29,9 @@ use crate::{
 /// Codex names the account beside the token; one token may act for several.
 const ACCOUNT: HeaderName = HeaderName::from_static("chatgpt-account-id");
 
+/// Where else upstreams read an API key.
+const OTHERS: [&str; 2] = ["api-key", "x-api-key"];
+
 /// Tells principals apart. The key of the hash is the cluster's, so that the database alone
 /// does not let anybody test guesses of a credential.
 pub struct Authenticator {
@@ -128,7 +131,13 @@ impl Authenticator {
             Mode::None => self.identity(&[b"nobody"], Standing::Open),
             Mode::Passthrough => {
                 let bytes = |name| headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
-                let parts = [b"credential", bytes(AUTHORIZATION), bytes(ACCOUNT)];
+                let mut parts = vec![&b"credential"[..], bytes(AUTHORIZATION), bytes(ACCOUNT)];
+                // Added only where they are, so that all others stay who they were.
+                for name in OTHERS {
+                    for value in headers.get_all(name) {
+                        parts.extend([name.as_bytes(), value.as_bytes()]);
+                    }
+                }
                 self.identity(&parts, Standing::Open)
             }
             Mode::Keys(keys) => {

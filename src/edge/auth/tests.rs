@@ -37,6 +37,41 @@ fn credentials_make_principals_and_clusters_do_not_share_them() {
 }
 
 #[test]
+fn a_key_in_a_header_of_its_own_makes_a_principal_too() {
+    let auth = authenticator(Auth::Passthrough, 1);
+    let shown = |pairs: &[(&'static str, &'static str)]| {
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        principal(&auth, &pairs.collect()).unwrap()
+    };
+    let all = [
+        shown(&[]),
+        shown(&[("api-key", "a")]),
+        shown(&[("api-key", "b")]),
+        shown(&[("x-api-key", "a")]),
+        shown(&[("api-key", "a"), ("x-api-key", "a")]),
+        shown(&[("authorization", "Bearer a")]),
+        shown(&[("authorization", "Bearer a"), ("api-key", "a")]),
+    ];
+    for (n, one) in all.iter().enumerate() {
+        assert!(all[..n].iter().all(|other| other != one), "{n} is somebody else");
+    }
+    assert_eq!(shown(&[("api-key", "a")]), all[1]);
+}
+
+#[test]
+fn a_principal_by_authorization_is_the_same_in_every_release() {
+    let auth = authenticator(Auth::Passthrough, 1);
+    let known = principal(&auth, &headers("Bearer a")).unwrap();
+    assert_eq!(
+        known.to_string(),
+        "47fe73334bce2b37ccb489a323983e93",
+        "sessions in a database are of it"
+    );
+}
+
+#[test]
 fn only_known_keys_are_let_in() {
     let sha256 = Sha256::digest(b"right").into();
     let fixed = vec![ApiKey { name: "team".into(), sha256 }];

@@ -1,5 +1,9 @@
 //! What a client may not do, and how it is let go.
 
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 
 #[tokio::test]
@@ -123,4 +127,76 @@ async fn a_refused_request_carries_a_reason_and_no_socket() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn an_event_that_nodes_send_each_other_is_unknown_from_a_client() {
+    let front = Front::start(limits()).await;
+    let mut client = front.client_of("/v1/responses", "t").await;
+    client.create("[hang]").await;
+    let id = client.until("response.created").await["response"]["id"].clone();
+    let resume = json!({ "type": "ringspan.resume", "response_id": id });
+    client.send(Message::text(resume.to_string())).await;
+    let error = client.until("error").await;
+    assert_eq!(
+        (&error["error"]["code"], &error["status"]),
+        (&json!("invalid_request"), &json!(400))
+    );
+    assert_eq!(error["error"]["param"], "type");
+    // The turn that runs is still this client's.
+    front.last_call();
+    front.edge.drain.cut.cancel();
+    assert_eq!(client.until("error").await["error"]["response_id"], id);
+}
+
+impl Front {
+    /// A request of one body over HTTP, sent and not read.
+    async fn post(&self, body: &Value) -> TcpStream {
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
+        let body = body.to_string();
+        let head = format!(
+            "POST /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
+        stream
+    }
+}
+
+#[tokio::test]
+async fn any_prompt_cache_key_names_a_session_and_only_a_short_label_of_it_is_kept() {
+    let front = Front::start(limits()).await;
+    let key = format!("a\0{}", "é".repeat(200_000));
+    let create = json!({
+        "type": "response.create", "model": "m", "store": false, "input": "x",
+        "prompt_cache_key": key,
+    });
+    let mut client = front.client("/v1/responses").await;
+    client.send(Message::text(create.to_string())).await;
+    client.until("response.completed").await;
+    let mut stream = front.post(&create).await;
+    let mut answer = String::new();
+    soon("the answer", stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let sessions = front.node.registry.list();
+    assert_eq!(sessions.len(), 1, "the same key");
+    let label = &sessions[0].key_label;
+    assert!(label.len() <= 512 && label.starts_with("a?é"), "{} bytes", label.len());
+}
+
+#[tokio::test]
+async fn a_client_of_a_stream_that_does_not_read_is_gone_after_the_write_timeout() {
+    let write_timeout = Duration::from_millis(500);
+    let front = Front::start(Limits { write_timeout, ..limits() }).await;
+    let body = json!({
+        "model": "m", "store": false, "stream": true,
+        "input": "[deltas=2000] [bytes=16384]",
+    });
+    let stream = front.post(&body).await;
+    eventually("a session is open", async || !front.node.registry.list().is_empty()).await;
+    let session = front.node.registry.list().pop().unwrap();
+    eventually("it is attached", async || session.stats.clients.lock().len() == 1).await;
+    eventually("it is let go of", async || session.stats.clients.lock().is_empty()).await;
+    drop(stream);
 }

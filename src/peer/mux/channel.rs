@@ -50,6 +50,7 @@ pub(super) struct Rest {
     pub(super) bytes: Bytes,
     pub(super) first_seq: u64,
     pub(super) ended: u32,
+    pub(super) create: u32,
 }
 
 /// Puts its channel among those that are ready.
@@ -101,11 +102,11 @@ impl Channel {
         };
         self.credit -= signed(charge);
         Some(match frame {
-            Frame::Messages { batch, first_seq, ended } => {
+            Frame::Messages { batch, first_seq, ended, create } => {
                 if let Some(counted) = &self.counted {
                     counted.up.inc_by(u64::from(batch.len()));
                 }
-                let rest = Rest { bytes: batch.into_bytes(), first_seq, ended };
+                let rest = Rest { bytes: batch.into_bytes(), first_seq, ended, create };
                 self.chunk(rest)
             }
             Frame::Ping(payload) => Body::Ping(proto::Control { payload }),
@@ -128,11 +129,12 @@ impl Channel {
     fn chunk(&mut self, mut rest: Rest) -> Body {
         let frames = rest.bytes.split_to(rest.bytes.len().min(CHUNK));
         self.credit -= signed(frames.len());
-        let (first_seq, ended, more) = (rest.first_seq, rest.ended, !rest.bytes.is_empty());
+        let Rest { first_seq, ended, create, .. } = rest;
+        let more = !rest.bytes.is_empty();
         if more {
             self.rest = Some(rest);
         }
-        Body::Messages(proto::Messages { frames, first_seq, ended, more })
+        Body::Messages(proto::Messages { frames, first_seq, ended, more, create })
     }
 }
 

@@ -119,12 +119,12 @@ pub(super) fn messages(texts: &[&str]) -> Frame {
     for text in texts {
         builder.push(Kind::Text, text.as_bytes());
     }
-    Frame::Messages { batch: builder.finish(), first_seq: 7, ended: 1 }
+    Frame::Messages { batch: builder.finish(), first_seq: 7, ended: 1, create: 3 }
 }
 
 pub(super) fn of_size(size: usize) -> Frame {
     let batch = Batch::one(&Message::binary(vec![b'x'; size]));
-    Frame::Messages { batch, first_seq: 0, ended: 0 }
+    Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 }
 }
 
 /// What is there now.

@@ -19,6 +19,7 @@ pub fn member(incarnation: i64, node_id: &str) -> Member {
         state: MemberState::Active,
         load: 0,
         lease_remaining: Duration::from_secs(15),
+        lease: crate::store::LeaseEnd::default(),
     }
 }
 

@@ -143,7 +143,8 @@ impl Actor {
                     connection.socket.queue(&batch);
                 }
             }
-            (Frame::Messages { batch, .. }, Some(_)) => {
+            (Frame::Messages { batch, create, .. }, Some(_)) => {
+                self.clients[at].asking = create;
                 let (id, key) = (self.clients[at].id, self.clients[at].turn_key);
                 self.leave_endpoint();
                 for message in batch.messages() {
@@ -154,6 +155,7 @@ impl Actor {
                         .unwrap_or_default();
                     self.perform(actions);
                 }
+                self.clients[at].asking = 0;
                 self.want_upstream();
             }
             (Frame::Ping(payload), None) => {

@@ -9,7 +9,6 @@ use std::{
 use super::{Actor, Exit};
 use crate::{
     error::Error,
-    link::Frame,
     session::{
         ledger::Unwritten,
         quota::Slot,
@@ -151,7 +150,7 @@ impl Actor {
         if whole {
             client.subscribe(turn, 1);
         } else {
-            client.reply(Frame::Messages { batch: otherwise, first_seq: 0, ended: 1 });
+            client.answer(otherwise, 1);
         }
     }
 }

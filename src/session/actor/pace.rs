@@ -3,7 +3,7 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context as Cx, Poll, ready},
     time::Duration,
 };
@@ -45,7 +45,8 @@ impl Pace {
             return Poll::Ready(());
         }
         if heard {
-            cx.waker().wake_by_ref();
+            // Not before the sockets were asked: else floods run until the thread does so anyway.
+            let _ = pin!(tokio::task::yield_now()).poll(cx);
             return Poll::Pending;
         }
         let rest = self.rest.get_or_insert_with(|| Box::pin(sleep(REST)));

@@ -50,7 +50,7 @@ async fn connect(actor: &mut Actor) {
 fn create(n: u64) -> Frame {
     let create = format!(r#"{{"type":"response.create","store":false,"input":"{n}"}}"#);
     let batch = Batch::one(&Message::text(create));
-    Frame::Messages { batch, first_seq: 0, ended: 0 }
+    Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 }
 }
 
 #[tokio::test]
@@ -72,6 +72,52 @@ async fn turns_that_their_client_left_waiting_leave_nothing_behind() {
     for n in 1..=3 {
         assert!(actor.streams.get(n).is_none(), "the log of turn {n} is kept for ever");
     }
+}
+
+#[tokio::test]
+async fn a_client_is_told_which_of_its_requests_an_answer_is_of() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let attach = wish(&route, "thread");
+    let mut actor = actor(node.context(), &attach);
+    actor.upstream = Upstream::Dialing(Box::pin(std::future::pending()));
+    let mut client = client(&mut actor, &attach).await.link;
+    let mut asked = 0;
+    let mut ask = |actor: &mut Actor| {
+        asked += 1;
+        let Frame::Messages { batch, .. } = create(asked.into()) else { panic!() };
+        actor.on_client(0, Frame::Messages { batch, first_seq: 0, ended: 0, create: asked });
+        asked
+    };
+    let mut answers = async |actor: &mut Actor, count: usize| {
+        soon("a delivery", actor.settle(Duration::from_mins(1))).await;
+        let mut answers = Vec::new();
+        while answers.len() < count {
+            match soon("an answer", client.rx.recv()).await {
+                Some(Frame::Messages { create, ended, .. }) => answers.push((create, ended)),
+                other => panic!("{other:?}"),
+            }
+        }
+        answers
+    };
+    let waiting = u32::try_from(actor.ctx.limits.turn_queue).unwrap();
+    for _ in 0..waiting {
+        ask(&mut actor);
+    }
+    let refused = ask(&mut actor);
+    assert_eq!(answers(&mut actor, 1).await, [(refused, 1)], "the last one had no room");
+    let other = r#"{"type":"response.what"}"#;
+    let batch = Batch::one(&Message::text(other));
+    actor.on_client(0, Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 });
+    assert_eq!(answers(&mut actor, 1).await, [(0, 0)], "it was no create");
+    let error = Error::new(Code::UpstreamUnavailable, "away");
+    let turns = actor.turns.as_mut().unwrap();
+    let ends = turns.on_unreachable(502, &error.body(), None);
+    actor.perform(ends);
+    let mut ended = answers(&mut actor, waiting as usize).await;
+    ended.sort_unstable();
+    assert_eq!(ended, (1..=waiting).map(|create| (create, 1)).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -216,4 +262,25 @@ async fn an_upstream_that_nobody_listens_to_is_read_slowly() {
         if read(&actor) == FLOOD { Poll::Ready(()) } else { Poll::Pending }
     });
     soon("the rest", rest).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_ends_is_hung_up_on_before_the_limit_of_a_close() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url: http::Uri = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut socket = accept_async(stream).await.unwrap();
+        let flood = tungstenite::Message::text("x".repeat(64 * 1024));
+        while socket.feed(flood.clone()).await.is_ok() {}
+    });
+    let gate = Gate::open(SampleAuth::Open).await;
+    let mut route = route(Profile::Opaque, &gate);
+    Arc::make_mut(&mut route.upstream).endpoints = vec![Endpoint::sole(url)];
+    let route = Arc::new(route);
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let upgrade = wish(&route, "room").upgrade;
+    let dialled = node.dialer.dial(&route.upstream, b"key", None, &upgrade).await;
+    let connection = dialled.unwrap_or_else(|error| panic!("{error}"));
+    soon("the end", connection.close(1000, "", Duration::from_mins(1))).await;
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     config::{Continuity, Limits},
     ids::Epoch,
-    store::{NewPart, Part, Store as _},
+    store::{Death, NewPart, Part, Store as _},
 };
 
 /// A turn of a client that keeps nothing but the id of the response before.
@@ -45,7 +45,7 @@ async fn parts(node: &Node, session: SessionId) -> Vec<Part> {
 
 /// A client at the node that takes over.
 async fn taken_over(dead: &Node, attach: &Attach) -> (Node, Reader) {
-    assert!(dead.store.mark_dead(dead.me, true).await.unwrap());
+    assert!(dead.store.mark_dead(dead.me, Death::Proven).await.unwrap());
     let next = Node::start(&dead.store, "next", dead.limits, [&attach.route]).await;
     let client = Reader::new(next.attach(attach).await.unwrap().link);
     (next, client)

@@ -9,6 +9,7 @@ mod ends;
 mod moves;
 mod phases;
 mod turns;
+mod warm;
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Planned transfers and takeovers between two nodes of one ring.
 
 use super::*;
-use crate::store::Store as _;
+use crate::store::{Death, Store as _};
 
 async fn two_nodes(route: &Arc<crate::config::Route>) -> (Node, Node) {
     let store = Arc::new(Memory::default());
@@ -93,7 +93,7 @@ async fn a_session_is_taken_over_from_a_dead_owner_and_from_no_other() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(a.store.mark_dead(a.me, true).await.unwrap());
+    assert!(a.store.mark_dead(a.me, Death::Proven).await.unwrap());
     let second = b.attach(&attach).await.unwrap();
     assert!(second.epoch > first.epoch);
     assert_eq!(b.row(attach.session).await.owner, Some(b.me));
@@ -106,7 +106,7 @@ async fn an_owner_that_is_told_of_a_later_epoch_gives_up_its_own() {
     let (a, b) = two_nodes(&route).await;
     let attach = wish(&route, "room");
     let mut client = Reader::new(a.attach(&attach).await.unwrap().link);
-    a.store.mark_dead(a.me, true).await.unwrap();
+    a.store.mark_dead(a.me, Death::Proven).await.unwrap();
     let taken = b.attach(&attach).await.unwrap();
     let told = Attach { min_epoch: taken.epoch, ..attach.clone() };
     match a.attach(&told).await.unwrap_err() {

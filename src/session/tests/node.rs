@@ -432,7 +432,10 @@ pub(crate) fn wish(route: &Arc<Route>, key: &str) -> Attach {
 
 pub(crate) fn send(link: &mut Link, text: &str) {
     let batch = Batch::one(&Message::text(text.to_owned()));
-    assert!(link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0 }), "the session is gone");
+    assert!(
+        link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 }),
+        "the session is gone"
+    );
 }
 
 /// A client that reads message by message.

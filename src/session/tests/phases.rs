@@ -7,7 +7,8 @@ use node::{LEASE, Neighbours};
 use super::*;
 use crate::{
     ids::Incarnation,
-    store::{MemberState, Store as _, memory::Fault},
+    session::replica::next_owner,
+    store::{Death, MemberState, Store as _, memory::Fault},
 };
 
 const CREATE: &str = r#"{"type":"response.create","model":"m","store":false,"input":"first"}"#;
@@ -30,16 +31,22 @@ impl Scene {
     /// Its owner leaves.
     async fn set() -> Self {
         let scene = Self::talking().await;
-        let owner = &scene.nodes[0];
-        owner.registry.begin_drain();
-        owner.store.begin_drain(owner.me).await.unwrap();
-        eventually("the drain is known", async || {
-            let ring = owner.ring.borrow();
-            ring.member(owner.me).is_some_and(|me| me.state == MemberState::Draining)
-        })
-        .await;
+        scene.leaves(scene.owner()).await;
         scene.neighbours.asked.lock().clear();
         scene
+    }
+
+    /// A node begins to drain, and every node knows.
+    async fn leaves(&self, node: &Node) {
+        node.registry.begin_drain();
+        node.store.begin_drain(node.me).await.unwrap();
+        eventually("the drain is known", async || {
+            self.nodes.iter().all(|other| {
+                let ring = other.ring.borrow();
+                ring.member(node.me).is_some_and(|node| node.state == MemberState::Draining)
+            })
+        })
+        .await;
     }
 
     async fn talking() -> Self {
@@ -127,6 +134,24 @@ async fn the_end_of_a_turn_is_told_when_the_heir_has_it_or_has_had_its_time() {
 }
 
 #[tokio::test]
+async fn an_heir_that_does_not_answer_holds_up_no_copy_to_another_one() {
+    let mut scene = Scene::talking().await;
+    let heirs = scene.heirs();
+    let (ring, me) = (scene.owner().ring.borrow().clone(), scene.owner().me);
+    let mut others = (0..).map(|n| wish(&scene.attach.route, &format!("other {n}")));
+    let other = others.find(|wish| next_owner(&ring, me, wish.session) == Some(heirs[1])).unwrap();
+    let mut client = Reader::new(scene.owner().attach(&other).await.unwrap().link);
+    scene.neighbours.silent.lock().insert(heirs[0]);
+    scene.neighbours.asked.lock().clear();
+    scene.client.send(CREATE);
+    eventually("the first one is asked", async || !scene.neighbours.asked.lock().is_empty()).await;
+    client.send(CREATE);
+    client.until("response.completed").await;
+    let heir = &scene.node(heirs[1]).registry;
+    eventually("the second one has the copy", async || heir.copies() == 1).await;
+}
+
+#[tokio::test]
 async fn an_heir_that_dies_before_the_commit_is_passed_over() {
     let mut scene = Scene::set().await;
     let heirs = scene.heirs();
@@ -148,7 +173,7 @@ async fn an_owner_that_dies_before_the_commit_leaves_a_warm_heir_and_disturbs_no
     scene.drain().await;
     eventually("the transfer is under way", async || !scene.neighbours.asked.lock().is_empty())
         .await;
-    scene.owner().store.mark_dead(scene.owner().me, true).await.unwrap();
+    scene.owner().store.mark_dead(scene.owner().me, Death::Proven).await.unwrap();
     // It has the copy of the last turn's end.
     scene.goes_on_at(heirs[0]).await;
     let taken = scene.owner().row(scene.attach.session).await;
@@ -197,6 +222,55 @@ async fn an_heir_that_is_not_nudged_learns_of_the_session_from_its_client() {
 }
 
 #[tokio::test]
+async fn an_heir_that_drains_before_it_opened_the_session_passes_it_on_with_its_conversation() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.neighbours.loses_activations.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.drain().await;
+    scene.moved().await;
+    let heir = scene.node(heirs[0]);
+    assert_eq!(heir.row(scene.attach.session).await.owner, Some(heirs[0]));
+    // What the last turn's end left with the other node must not be what helps.
+    let other = &scene.node(heirs[1]).registry;
+    eventually("the copy is let go of, or was not there", async || other.copies() == 0).await;
+    scene.leaves(heir).await;
+    assert_eq!(heir.registry.pass_on_unopened(false).await, 1);
+    assert_eq!(heir.row(scene.attach.session).await.owner, Some(heirs[1]));
+    assert_eq!((heir.registry.copies(), other.copies()), (0, 1));
+    assert_eq!(heir.registry.pass_on_unopened(true).await, 0, "none is left");
+    scene.goes_on_at(heirs[1]).await;
+}
+
+#[tokio::test]
+async fn what_nobody_can_inherit_waits_for_an_heir_until_the_end_of_the_drain() {
+    let scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.neighbours.loses_activations.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.drain().await;
+    let heir = scene.node(heirs[0]);
+    eventually("it is handed over", async || {
+        heir.row(scene.attach.session).await.owner == Some(heirs[0])
+    })
+    .await;
+    scene.leaves(scene.node(heirs[1])).await;
+    scene.leaves(heir).await;
+    assert_eq!(heir.registry.pass_on_unopened(false).await, 1);
+    assert_eq!(heir.row(scene.attach.session).await.owner, Some(heirs[0]));
+    assert_eq!(heir.registry.pass_on_unopened(true).await, 1);
+    assert_eq!(heir.row(scene.attach.session).await.owner, None);
+}
+
+#[tokio::test]
+async fn an_heir_that_drains_before_the_store_knows_is_passed_over() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.node(heirs[0]).registry.begin_drain();
+    scene.drain().await;
+    scene.moved().await;
+    scene.goes_on_at(heirs[1]).await;
+}
+
+#[tokio::test]
 async fn an_heir_that_dies_after_the_commit_is_followed_by_an_ordinary_takeover() {
     let mut scene = Scene::set().await;
     let heirs = scene.heirs();
@@ -204,7 +278,7 @@ async fn an_heir_that_dies_after_the_commit_is_followed_by_an_ordinary_takeover(
     scene.moved().await;
     let row = scene.owner().row(scene.attach.session).await;
     assert_eq!(row.owner, Some(heirs[0]));
-    scene.owner().store.mark_dead(heirs[0], true).await.unwrap();
+    scene.owner().store.mark_dead(heirs[0], Death::Proven).await.unwrap();
     let attach = Attach { min_epoch: row.epoch, ..scene.attach.clone() };
     let taken = scene.node(heirs[1]).attach(&attach).await.unwrap();
     assert!(taken.epoch > row.epoch);
@@ -288,7 +362,34 @@ async fn a_former_heir_keeps_nothing_and_the_owner_after_the_next_keeps_the_copy
     // That it is told again, and late, changes nothing.
     first.registry.let_go(scene.owner().me, &[scene.attach.session]);
     assert_eq!(first.registry.copies(), 1);
-    second.store.mark_dead(heirs[1], true).await.unwrap();
+    second.store.mark_dead(heirs[1], Death::Proven).await.unwrap();
+    scene.goes_on_at(heirs[0]).await;
+}
+
+#[tokio::test]
+async fn a_new_owner_that_dies_before_it_copied_costs_no_conversation_that_its_next_owner_has() {
+    let mut scene = Scene::talking().await;
+    let heirs = scene.heirs();
+    let (ring, me) = (scene.owner().ring.borrow().clone(), scene.owner().me);
+    let mut others = (0..).map(|n| wish(&scene.attach.route, &format!("other {n}")));
+    let same_heir = |wish: &Attach| next_owner(&ring, me, wish.session) == Some(heirs[0]);
+    let other = others.find(same_heir).unwrap();
+    let mut client = Reader::new(scene.owner().attach(&other).await.unwrap().link);
+    scene.leaves(scene.owner()).await;
+    // The session goes to another node than the one that has the copy of its last turn; there
+    // nobody opens it.
+    scene.neighbours.loses_activations.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.owner().registry.get(scene.attach.session).unwrap().offer(vec![heirs[1]]);
+    scene.moved().await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heirs[1]));
+    // What the former owner had to say of its copy was said before the copies of later turns.
+    for _ in 0..2 {
+        client.send(CREATE);
+        client.until("response.completed").await;
+    }
+    let heir = &scene.node(heirs[0]).registry;
+    eventually("both copies are there", async || heir.copies() == 2).await;
+    scene.owner().store.mark_dead(heirs[1], Death::Proven).await.unwrap();
     scene.goes_on_at(heirs[0]).await;
 }
 

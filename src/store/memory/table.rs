@@ -16,9 +16,9 @@ use super::{conversations::Conversations, quotas::Quotas};
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
-        Alias, AliasKind, Claim, Claimed, Heartbeat, Member, MemberState, NewMember, Result,
-        RingView, SessionFilter, SessionRow, SessionState, StoreError, Transferred,
-        sql::foreign_row, turns::TurnId,
+        Alias, AliasKind, Claim, Claimed, Death, Heartbeat, LeaseEnd, Member, MemberState,
+        NewMember, Result, RingView, SessionFilter, SessionRow, SessionState, StoreError,
+        Transferred, sql::foreign_row, turns::TurnId,
     },
 };
 
@@ -80,7 +80,8 @@ impl Table {
             let remaining = member.expires.saturating_duration_since(now);
             if !new.supersede {
                 let node_id = new.node_id.clone();
-                return Err(StoreError::NodeIdInUse { node_id, holder: *holder, remaining });
+                let (holder, lease) = (*holder, member.lease());
+                return Err(StoreError::NodeIdInUse { node_id, holder, remaining, lease });
             }
             member.end(MemberState::Dead, now);
         }
@@ -141,9 +142,11 @@ impl Table {
         Ok(owned as u64)
     }
 
-    pub(crate) fn mark_dead(&mut self, node: Incarnation, now: Instant, proven: bool) -> bool {
+    pub(crate) fn mark_dead(&mut self, node: Incarnation, now: Instant, death: Death) -> bool {
         let Ok(member) = self.living(node) else { return false };
-        if member.expires > now && !proven {
+        if let Death::Lapsed(lease) = death
+            && (member.expires > now || member.lease() != lease)
+        {
             return false;
         }
         member.end(MemberState::Dead, now);
@@ -318,7 +321,15 @@ impl Table {
             member.ended.is_some_and(old) && !sessions.values().any(|row| row.owner == Some(*me))
         });
         gone += self.sweep_conversations(limit, old);
-        gone + self.sweep_quotas(limit, old)
+        gone += self.sweep_quotas(limit, old);
+        let members = &self.members;
+        let dead = |me: Incarnation| members.get(&me).is_some_and(|it| it.ended.is_some_and(old));
+        let orphans = self.sessions.values_mut().filter(|row| row.owner.is_some_and(dead));
+        for row in orphans.take(limit as usize) {
+            (row.owner, row.state, row.updated) = (None, SessionState::Closed, now);
+            gone += 1;
+        }
+        gone
     }
 
     fn is_full(&self, claim: &Claim) -> bool {
@@ -349,6 +360,12 @@ impl Table {
     pub(crate) fn member(&self, me: Incarnation, now: Instant) -> (MemberState, bool) {
         let member = &self.members[&me];
         (member.state, member.expires <= now)
+    }
+
+    /// Which lease a member has.
+    #[cfg(test)]
+    pub(crate) fn lease(&self, me: Incarnation) -> LeaseEnd {
+        self.members[&me].lease()
     }
 
     /// Owner, epoch and state of a session.
@@ -392,6 +409,15 @@ impl MemberEntry {
         self.ended = Some(now);
     }
 
+    fn lease(&self) -> LeaseEnd {
+        let nanos = |it: Duration| i64::try_from(it.as_nanos()).unwrap_or(i64::MAX);
+        let (after, before) = (
+            self.expires.saturating_duration_since(*START),
+            START.saturating_duration_since(self.expires),
+        );
+        LeaseEnd(nanos(after) - nanos(before))
+    }
+
     fn row(&self, incarnation: Incarnation, now: Instant) -> Member {
         Member {
             incarnation,
@@ -405,6 +431,7 @@ impl MemberEntry {
             state: self.state,
             load: self.load,
             lease_remaining: self.expires.saturating_duration_since(now),
+            lease: self.lease(),
         }
     }
 }

@@ -9,8 +9,8 @@ use super::{Postgres, no_meta};
 use crate::{
     ids::Incarnation,
     store::{
-        Heartbeat, MemberState, NewMember, Result, RingView, StoreError,
-        sql::{from_micros, member, member_state, micros},
+        Death, Heartbeat, LeaseEnd, MemberState, NewMember, Result, RingView, StoreError,
+        sql::{from_micros, judged, member, member_state, micros},
     },
 };
 
@@ -36,7 +36,8 @@ const BURY_EARLIER: &str = "UPDATE member SET state = 'DEAD', ended_at = clock_t
      WHERE node_id = $1 AND state IN ('JOINING', 'ACTIVE', 'DRAINING') AND $2";
 
 const HOLDER: &str = "SELECT incarnation, \
-     (extract(epoch FROM lease_expires_at - clock_timestamp()) * 1000000)::bigint AS remaining_us \
+     (extract(epoch FROM lease_expires_at - clock_timestamp()) * 1000000)::bigint AS remaining_us, \
+     (extract(epoch FROM lease_expires_at) * 1000000)::bigint AS lease \
      FROM member WHERE node_id = $1 AND state IN ('JOINING', 'ACTIVE', 'DRAINING')";
 
 const INSERT: &str = ring_change!(
@@ -53,7 +54,8 @@ const HEARTBEAT: &str = "UPDATE member SET \
 const RING: &str = "SELECT r.version, m.incarnation, m.node_id, m.peer_addr, m.build, m.zone, \
      m.weight, m.capacity, m.process, m.state, m.load, \
      (extract(epoch FROM m.lease_expires_at - clock_timestamp()) * 1000000)::bigint \
-     AS remaining_us, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS clock_us \
+     AS remaining_us, (extract(epoch FROM m.lease_expires_at) * 1000000)::bigint AS lease, \
+     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS clock_us \
      FROM ring_meta r LEFT JOIN member m \
      ON m.state IN ('JOINING', 'ACTIVE', 'DRAINING') \
      OR EXISTS (SELECT 1 FROM session s WHERE s.owner = m.incarnation) ORDER BY m.incarnation";
@@ -79,7 +81,7 @@ impl Postgres {
             let holder = sqlx::query(HOLDER).bind(&new.node_id).fetch_optional(&mut *tx).await?;
             if let Some(holder) = holder {
                 tx.rollback().await?;
-                return Ok(Err((holder.try_get(0)?, holder.try_get(1)?)));
+                return Ok(Err((holder.try_get(0)?, holder.try_get(1)?, holder.try_get(2)?)));
             }
             // Incarnations are handed out in the order in which registrations are seen: who has
             // a higher one has read a view with all lower ones (see `ownership::reaper`).
@@ -99,11 +101,12 @@ impl Postgres {
             row.try_get::<i64, _>("incarnation").map(Ok)
         };
         let outcome = timeout_at(deadline, work).await;
-        connection.settle(outcome)?.map(Incarnation).map_err(|(holder, remaining)| {
+        connection.settle(outcome)?.map(Incarnation).map_err(|(holder, remaining, lease)| {
             StoreError::NodeIdInUse {
                 node_id: new.node_id.clone(),
                 holder: Incarnation(holder),
                 remaining: from_micros(remaining),
+                lease: LeaseEnd(lease),
             }
         })
     }
@@ -169,13 +172,14 @@ impl Postgres {
         Err(StoreError::Unavailable("sessions keep coming and going".into()))
     }
 
-    pub(super) async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool> {
+    pub(super) async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {
         const BURY: &str = ring_change!(
             "UPDATE member SET state = 'DEAD', ended_at = clock_timestamp() \
              WHERE incarnation = $1 AND state IN ('JOINING', 'ACTIVE', 'DRAINING') \
-             AND ($2 OR lease_expires_at <= clock_timestamp())"
+             AND ($2::bigint IS NULL OR lease_expires_at <= clock_timestamp() \
+             AND (extract(epoch FROM lease_expires_at) * 1000000)::bigint = $2)"
         );
-        let row = self.optional(sqlx::query(BURY).bind(node.0).bind(proven)).await?;
+        let row = self.optional(sqlx::query(BURY).bind(node.0).bind(judged(death))).await?;
         Ok(row.is_some())
     }
 

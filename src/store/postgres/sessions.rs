@@ -76,7 +76,7 @@ const TRANSFER: &str = "UPDATE session SET owner = $4, state = 'LIVE', \
 const HEIR_FIT: &str = "SELECT EXISTS (SELECT 1 FROM member WHERE incarnation = $1 \
      AND state = 'ACTIVE' AND lease_expires_at > clock_timestamp()) AS fit";
 
-const SWEEP: [&str; 6] = [
+const SWEEP: [&str; 7] = [
     "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE state = 'CLOSED' \
      AND updated_at <= clock_timestamp() - $1 * interval '1 microsecond' \
      ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
@@ -95,6 +95,11 @@ const SWEEP: [&str; 6] = [
      AND NOT EXISTS (SELECT 1 FROM session s JOIN member m ON m.incarnation = s.owner \
      WHERE s.id = c.session AND m.state IN ('JOINING', 'ACTIVE', 'DRAINING')) \
      ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+    "UPDATE session SET owner = NULL, state = 'CLOSED', \
+     updated_at = clock_timestamp() WHERE id IN (SELECT s.id FROM member m \
+     JOIN session s ON s.owner = m.incarnation WHERE m.state IN ('DEAD', 'GONE') \
+     AND m.ended_at <= clock_timestamp() - $1 * interval '1 microsecond' \
+     LIMIT $2 FOR UPDATE OF s SKIP LOCKED)",
     super::quotas::SWEEP_SHARES,
     super::quotas::SWEEP_PACES,
 ];

@@ -8,8 +8,8 @@ use super::{Sqlite, now_ms};
 use crate::{
     ids::Incarnation,
     store::{
-        Heartbeat, MemberState, NewMember, Result, RingView, StoreError,
-        sql::{from_micros, member, member_state, micros},
+        Death, Heartbeat, LeaseEnd, MemberState, NewMember, Result, RingView, StoreError,
+        sql::{from_micros, judged, member, member_state, micros},
     },
 };
 
@@ -63,12 +63,14 @@ impl Sqlite {
         .await?;
         if let Some(holder) = holder {
             let incarnation = Incarnation(holder.try_get(0)?);
-            let remaining = holder.try_get::<i64, _>(1)?.saturating_sub(now);
+            let lease: i64 = holder.try_get(1)?;
+            let remaining = lease.saturating_sub(now);
             if !new.supersede {
                 return Err(StoreError::NodeIdInUse {
                     node_id: new.node_id.clone(),
                     holder: incarnation,
                     remaining: from_micros(remaining.max(0).saturating_mul(1000)),
+                    lease: LeaseEnd(lease),
                 });
             }
             set_state(&mut tx, incarnation, MemberState::Dead).await?;
@@ -170,16 +172,16 @@ impl Sqlite {
         Ok(u64::try_from(owned).unwrap_or(u64::MAX))
     }
 
-    pub(super) async fn mark_dead(&self, node: Incarnation, proven: bool) -> Result<bool> {
+    pub(super) async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {
         let mut tx = self.write().await?;
         let changed = sqlx::query(
             "UPDATE member SET state = 'DEAD', ended_at = ?2 \
              WHERE incarnation = ?1 AND state IN ('JOINING', 'ACTIVE', 'DRAINING') \
-             AND (?3 OR lease_expires_at <= ?2)",
+             AND (?3 IS NULL OR lease_expires_at <= ?2 AND lease_expires_at = ?3)",
         )
         .bind(node.0)
         .bind(now_ms())
-        .bind(proven)
+        .bind(judged(death))
         .execute(&mut *tx)
         .await?
         .rows_affected();
@@ -195,7 +197,7 @@ impl Sqlite {
         let rows = sqlx::query(
             "SELECT r.version, m.incarnation, m.node_id, m.peer_addr, m.build, m.zone, m.weight, \
              m.capacity, m.process, m.state, m.load, \
-             (m.lease_expires_at - ?1) * 1000 AS remaining_us \
+             (m.lease_expires_at - ?1) * 1000 AS remaining_us, m.lease_expires_at AS lease \
              FROM ring_meta r LEFT JOIN member m \
              ON m.state IN ('JOINING', 'ACTIVE', 'DRAINING') \
              OR EXISTS (SELECT 1 FROM session s WHERE s.owner = m.incarnation) \

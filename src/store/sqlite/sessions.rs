@@ -51,6 +51,11 @@ const SWEEP: [&str; 6] = [
     super::quotas::SWEEP_PACES,
 ];
 
+/// Sessions of the dead that nobody came for.
+const SWEEP_ORPHANS: &str = "UPDATE session SET owner = NULL, state = 'CLOSED', updated_at = ?3 \
+     WHERE id IN (SELECT s.id FROM member m JOIN session s ON s.owner = m.incarnation \
+     WHERE m.state IN ('DEAD', 'GONE') AND m.ended_at <= ?1 LIMIT ?2)";
+
 /// A statement that touches one session only while it is ours in that epoch: `?1` to `?3`
 /// are its id, owner and epoch, `?4` the time.
 fn fenced(
@@ -268,12 +273,15 @@ impl Sqlite {
 
     pub(super) async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
         let mut tx = self.write().await?;
-        let before = now_ms().saturating_sub(millis(age));
+        let now = now_ms();
+        let before = now.saturating_sub(millis(age));
         let mut gone = 0;
         for sql in SWEEP {
             let query = sqlx::query(sql).bind(before).bind(i64::from(limit));
             gone += query.execute(&mut *tx).await?.rows_affected();
         }
+        let orphans = sqlx::query(SWEEP_ORPHANS).bind(before).bind(i64::from(limit)).bind(now);
+        gone += orphans.execute(&mut *tx).await?.rows_affected();
         tx.commit().await?;
         Ok(gone)
     }

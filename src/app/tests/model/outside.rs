@@ -39,7 +39,8 @@ impl Protocol {
         task.next_client += 1;
         task.watching.clear();
         world.edge.epoch = task.epoch;
-        let up = world.edge.outstanding.not_taken().into();
+        let waiting = world.edge.outstanding.not_taken();
+        let up = waiting.into_iter().map(|(_, message)| message).collect();
         world.edge.link =
             Some(Link { node: n, up, down: std::collections::VecDeque::new(), over: false });
     }
@@ -73,7 +74,8 @@ impl Protocol {
                 for message in batch.messages() {
                     self.client_hears(world, &message);
                 }
-                world.edge.outstanding.seen(&batch, ended);
+                // There is one request at a time, so who does not name it means it.
+                world.edge.outstanding.seen(&batch, 0, ended);
             }
             Some(Frame::Moved) => {
                 if world.edge.current.is_some() {

@@ -15,7 +15,7 @@ use crate::{
         history::{History, Past},
         turns::Turns,
     },
-    store::{Began, Claim, Claimed, NewTurn, StoreError, TurnMark, TurnState},
+    store::{Began, Claim, Claimed, Death, NewTurn, StoreError, TurnMark, TurnState},
 };
 
 impl Protocol {
@@ -32,9 +32,11 @@ impl Protocol {
             Act::Renew(n) => self.renew(world, n),
             Act::RenewAnswer(n) => self.renew_answer(world, n),
             Act::MarkDead(n) => {
-                let proven = !world.nodes[n].runs;
+                let me = world.nodes[n].me;
+                let lapsed = world.nodes[n].runs.then(|| Death::Lapsed(world.table.lease(me)));
+                let death = lapsed.unwrap_or(Death::Proven);
                 world.facts.disturbed = true;
-                world.table.mark_dead(world.nodes[n].me, stored(world.now), proven);
+                world.table.mark_dead(me, stored(world.now), death);
             }
             Act::Crash(n) => {
                 world.left.crashes -= 1;

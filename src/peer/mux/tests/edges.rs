@@ -21,6 +21,27 @@ fn control_frames_do_not_widen_the_window() {
     assert!(flying <= window + 2000, "{flying} bytes under way in a window of {window} bytes");
 }
 
+#[test]
+fn an_answer_that_comes_when_nobody_waits_leaves_no_client_behind() {
+    let mut wire = Wire::new(64 * 1024);
+    let (edge, theirs) = Link::pair(wire.window);
+    let (id, answer) =
+        wire.edge.mux.ask(theirs, proto::Attach::default(), Counted::default()).unwrap();
+    wire.edge.poll_all();
+    wire.edge.flying.clear();
+    let (mut session, ours) = Link::pair(wire.window);
+    wire.owner.mux.accept(id, ours, proto::Attached::default(), wire.credit());
+    // Who asked gives up while the answer is on its way, and says so after it has come.
+    drop(answer);
+    wire.owner.poll_all();
+    while wire.tell_edge() {}
+    wire.edge.mux.abandon(id);
+    wire.pump();
+    assert_eq!((wire.edge.mux.channels(), wire.owner.mux.channels()), (0, 0));
+    assert!(is_over(&mut session), "the session keeps a client that nobody is");
+    drop(edge);
+}
+
 /// The reader takes small messages while a large one is on its way in pieces that were
 /// granted in advance; what it takes later must still be granted.
 #[test]

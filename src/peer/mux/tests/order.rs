@@ -39,7 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn numbered(n: usize, size: usize) -> Frame {
     let text = n.to_string() + &".".repeat(size);
     let batch = Batch::one(&Message::text(text));
-    Frame::Messages { batch, first_seq: n as u64, ended: 0 }
+    Frame::Messages { batch, first_seq: n as u64, ended: 0, create: 0 }
 }
 
 /// One direction of one channel.
