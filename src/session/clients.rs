@@ -115,6 +115,7 @@ pub(super) struct Client {
     pub(super) asking: u32,
     /// Parent of the spans of its turns.
     pub(super) trace: TraceContext,
+    /// In the order in which it asked: of one lane the earlier turn is told to its end first.
     cursors: Vec<Cursor>,
     /// Answers outside any log. Bounded: nothing is read from a client that has any.
     replies: VecDeque<Frame>,
@@ -154,8 +155,11 @@ impl Client {
         }
     }
 
-    /// Reads a log from message `next` on.
+    /// Reads a log from message `next` on, unless it reads it already.
     pub(super) fn subscribe(&mut self, stream: u64, next: u64) {
+        if self.reads(stream) {
+            return;
+        }
         self.cursors.push(Cursor { stream, next, create: self.asking });
     }
 
@@ -202,7 +206,7 @@ impl Client {
         while at < self.cursors.len() {
             let cursor = self.cursors[at];
             let Some(stream) = streams.get(cursor.stream) else {
-                self.cursors.swap_remove(at);
+                self.cursors.remove(at);
                 continue;
             };
             if cursor.next > stream.log.head() {
@@ -218,7 +222,7 @@ impl Client {
             self.send(cursor, batch, last);
             *sent = true;
             if last {
-                self.cursors.swap_remove(at);
+                self.cursors.remove(at);
             } else {
                 self.cursors[at].next = next;
             }

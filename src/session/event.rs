@@ -150,8 +150,10 @@ fn is_lane(text: &str) -> bool {
 pub enum Stage {
     /// `response.created`.
     Created,
-    /// Anything in between, also events of no response.
+    /// Anything in between.
     Running,
+    /// Of the connection and no response: `codex.rate_limits` and the like.
+    Connection,
     /// `response.completed`.
     Completed,
     /// `response.failed`.
@@ -168,6 +170,12 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Whether it speaks of a response.
+    #[must_use]
+    pub const fn is_of_response(self) -> bool {
+        !matches!(self, Self::Error | Self::Connection)
+    }
+
     /// Whether nothing of the turn follows.
     #[must_use]
     pub const fn is_last(self) -> bool {
@@ -270,6 +278,7 @@ impl ServerEvent {
             "response.incomplete" => Stage::Incomplete,
             "response.output_item.done" => Stage::ItemDone,
             "error" => Stage::Error,
+            kind if !kind.starts_with("response.") => Stage::Connection,
             _ => Stage::Running,
         };
         let bad = matches!(stage, Stage::Error | Stage::Failed);
@@ -288,6 +297,14 @@ impl ServerEvent {
             status: status.and_then(|status| status.get().parse().ok()),
             failure: failure.and_then(|error| error.code).map(Cow::into_owned),
         })
+    }
+
+    /// An error that may answer anything a client sent: it is at fault, and no response is named.
+    #[must_use]
+    pub fn blames_a_request(&self) -> bool {
+        self.stage == Stage::Error
+            && self.response_id.is_none()
+            && self.status.is_some_and(|status| (400..500).contains(&status))
     }
 
     /// What it says of the endpoint that gave it; `operators`: with the operator's credential.

@@ -171,6 +171,11 @@ impl Actor {
         // A client that reads one turn while another's does not must not make the second
         // one's log grow without bound: it falls behind the floor and is let go.
         stream.log.trim(self.ctx.limits.replay_bytes, self.ctx.limits.turn_idle_timeout, now);
+        if stream.log.floor() > 1
+            && let Some(turns) = &mut self.turns
+        {
+            turns.on_trimmed(turn);
+        }
         if let Some(watch) = stream.turn.as_mut().filter(|watch| !watch.visible) {
             watch.visible = true;
             watch.queued = None;

@@ -10,14 +10,12 @@
 mod keys;
 mod lane;
 mod ledger;
+mod losses;
 mod parting;
 mod recall;
 mod upstream;
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeSet, VecDeque};
 
 use keys::Keyed;
 use lane::{Lane, Turn};
@@ -26,7 +24,7 @@ pub use parting::Severed;
 use recall::Recall;
 
 use super::{
-    event::{ClientEvent, Create, error_event, error_event_with},
+    event::{ClientEvent, Create, error_event},
     history::{History, Past},
 };
 use crate::{
@@ -208,15 +206,15 @@ impl Turns {
                 }
             }
             Ok(ClientEvent::Other { lane }) => {
-                let known = self.lane(lane.as_deref()).is_some_and(|at| {
-                    self.lanes[at].at_upstream().is_some_and(|turn| turn.is_of(client))
-                });
-                if known {
+                let at = self.lane(lane.as_deref());
+                let turn = at.and_then(|at| self.lanes[at].running.as_mut());
+                if let Some(turn) = turn.filter(|turn| turn.takes_asides_of(client)) {
+                    turn.asides = turn.asides.saturating_add(1);
                     actions.push(Action::Upstream(Batch::one(message)));
                 } else {
                     let error = Error::new(
                         Code::InvalidRequest,
-                        "unknown event type; outside a running response only response.create is understood",
+                        "unknown event type; before a response has begun and after its end only response.create is understood",
                     );
                     reply(&mut actions, client, &error.param("type"), lane.as_deref(), 0);
                 }
@@ -243,6 +241,10 @@ impl Turns {
         };
         if let Some(turn) = self.lanes[at].orphan(&create, create.key) {
             // The client lost its socket and asks again: the answer is under way.
+            if turn.trimmed {
+                reply(actions, client, &turn.cannot_be_joined(), name.as_deref(), 1);
+                return;
+            }
             turn.client = Some(client);
             actions.push(Action::Subscribe { client, turn: turn.no });
             self.dispatch(actions);
@@ -259,7 +261,7 @@ impl Turns {
             return;
         }
         let superseded = create.previous_response_id.is_none()
-            && lane.at_upstream().is_some_and(|turn| turn.client.is_none())
+            && lane.at_upstream().is_some_and(|turn| turn.client.is_none() && turn.key.is_none())
             && self.running() == 1;
         let turn = Turn::new(self.next, client, create, message.payload.clone());
         self.next += 1;
@@ -269,8 +271,8 @@ impl Turns {
         if superseded {
             // Nobody waits for the turn that runs, and the new one brings its whole
             // history: do what the client's own connection would have done, hang up.
-            let error = Error::new(Code::OutcomeUnknown, "superseded after its client went away");
-            self.end(at, &error, actions);
+            let text = "superseded after its client went away; whether it finished is unknown";
+            self.end(at, text, actions);
             self.lost_connection();
             actions.push(Action::HangUp);
         }
@@ -283,7 +285,7 @@ impl Turns {
         let running = self.lanes.iter_mut().filter_map(|lane| lane.running.as_mut());
         let mut running = running.filter(|turn| turn.response_id.as_deref() == Some(response_id));
         let turn = if let Some(turn) = running.next() {
-            turn.client.get_or_insert(client);
+            turn.join(client);
             Some(turn.no)
         } else {
             self.ended.iter().find(|(id, _)| id == response_id).map(|(_, turn)| *turn)
@@ -293,6 +295,14 @@ impl Turns {
         } else {
             let text = "the events of this response are not held any more";
             reply(actions, client, &Error::new(Code::NotFound, text), None, 1);
+        }
+    }
+
+    /// The first events of a turn are not held any more: it cannot be read from its start.
+    pub fn on_trimmed(&mut self, no: TurnNo) {
+        let mut running = self.lanes.iter_mut().filter_map(|lane| lane.running.as_mut());
+        if let Some(turn) = running.find(|turn| turn.no == no) {
+            turn.trimmed = true;
         }
     }
 
@@ -322,79 +332,6 @@ impl Turns {
         let mut actions = Vec::new();
         self.connected = true;
         self.dispatch(&mut actions);
-        actions
-    }
-
-    /// The upstream connection is gone: each turn it had is redispatched by its rule, or
-    /// ends with an honest error.
-    pub fn on_disconnected(&mut self) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for at in 0..self.lanes.len() {
-            let lane = &mut self.lanes[at];
-            lane.withdraw();
-            if lane.running.as_ref().is_some_and(|turn| turn.may_redispatch(&self.history)) {
-                lane.requeue();
-                continue;
-            }
-            let error = Error::new(
-                Code::OutcomeUnknown,
-                "the upstream connection was lost during this turn; whether it finished is unknown",
-            );
-            self.end(at, &error, &mut actions);
-        }
-        self.lost_connection();
-        actions
-    }
-
-    fn lost_connection(&mut self) {
-        self.connected = false;
-        self.known.clear();
-        self.lanes.iter_mut().for_each(Lane::withdraw);
-        // Lanes are the connection's; the next one begins with none.
-        self.lanes.retain(|lane| lane.running.is_some() || !lane.queue.is_empty());
-    }
-
-    /// Ends a lane's running turn, if it has one, with an error of ours.
-    fn end(&mut self, at: usize, error: &Error, actions: &mut Vec<Action>) {
-        let lane = &mut self.lanes[at];
-        if let Some(turn) = lane.running.take() {
-            self.done += 1;
-            actions.extend(turn.cut_short());
-            actions.push(refuse(turn.no, error, lane.name.as_deref()));
-        }
-    }
-
-    /// There will be no upstream connection now: what waits ends with the reason.
-    pub fn on_unreachable(
-        &mut self,
-        status: u16,
-        body: &serde_json::Value,
-        retry_after: Option<Duration>,
-    ) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for lane in &mut self.lanes {
-            for turn in std::mem::take(&mut lane.queue) {
-                self.done += 1;
-                actions.extend(turn.cut_short());
-                let name = lane.name.as_deref();
-                let event = error_event_with(status, body, retry_after, name);
-                let batch = Batch::one(&event);
-                actions.push(Action::Append { turn: turn.no, batch, done: true });
-            }
-        }
-        actions
-    }
-
-    /// A running turn has been silent for too long: it ends, and the connection with it.
-    pub fn on_silence(&mut self) -> Vec<Action> {
-        let mut actions = Vec::new();
-        let error = Error::new(Code::UpstreamTimeout, "the upstream fell silent during this turn");
-        for at in 0..self.lanes.len() {
-            self.lanes[at].withdraw();
-            self.end(at, &error, &mut actions);
-        }
-        self.lost_connection();
-        actions.push(Action::HangUp);
         actions
     }
 

@@ -6,7 +6,6 @@ use super::{Actor, Departure};
 use crate::{
     error::{Code, Error},
     session::{
-        event::ServerEvent,
         turns::{Severed, TurnNo, Turns},
         warm::Cut,
     },
@@ -15,9 +14,6 @@ use crate::{
 
 /// Longest log of a severed turn that goes to the heir; of a longer one only its end does.
 const MAX_CUT: usize = 256 * 1024;
-
-/// Events that are looked at for a number.
-const MAX_LOOK: usize = 16;
 
 impl Actor {
     /// Leaves as soon as no turn runs. What waits is left to the next owner.
@@ -37,13 +33,7 @@ impl Actor {
             drop(reply.send(Err(error.into())));
         }
         let Some(turns) = &mut self.turns else { return };
-        let streams = &self.streams;
-        let (actions, severed) = turns.sever(|turn| {
-            let log = &streams.get(turn)?.log;
-            // Not every event is numbered.
-            let mut newest = (log.floor()..=log.head()).rev().take(MAX_LOOK);
-            newest.find_map(|at| ServerEvent::parse(&log.read(at)?.messages().next()?)?.sequence)
-        });
+        let (actions, severed) = turns.sever();
         self.severed.extend(severed);
         // What it was being told of was not sent; the next epoch fences what it writes yet.
         self.journal.clear();

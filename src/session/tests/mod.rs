@@ -8,6 +8,7 @@ mod edges;
 mod ends;
 mod moves;
 mod phases;
+mod turns;
 mod warm;
 
 use std::sync::Arc;

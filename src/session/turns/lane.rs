@@ -6,8 +6,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Action, ClientId, TurnNo};
 use crate::{
+    error::{Code, Error},
     session::{
-        event::{Create, Stage},
+        event::{Create, ServerEvent, Stage},
         history::{History, Past, input_items, output_item},
     },
     store::{TurnKey, TurnState},
@@ -32,7 +33,7 @@ pub(super) struct Turn {
     pub(super) no: TurnNo,
     /// Who waits for it. None: its client went away and may come back.
     pub(super) client: Option<ClientId>,
-    /// Others that asked for the same by its idempotency key.
+    /// Others that asked for the same by its idempotency key, or read it by its response.
     pub(super) also: Vec<ClientId>,
     pub(super) key: Option<TurnKey>,
     pub(super) create: Create,
@@ -51,6 +52,12 @@ pub(super) struct Turn {
     pub(super) sent: bool,
     /// Send the whole conversation, also on a connection that should know it.
     pub(super) tell_all: bool,
+    /// Its first events are not held any more.
+    pub(super) trimmed: bool,
+    /// Number of the last event that was passed on.
+    pub(super) last_sequence: Option<u64>,
+    /// Events of unknown types that were sent beside it and that no error has answered.
+    pub(super) asides: u32,
 }
 
 impl Turn {
@@ -72,7 +79,19 @@ impl Turn {
             journaled: false,
             sent: false,
             tell_all: false,
+            trimmed: false,
+            last_sequence: None,
+            asides: 0,
         }
+    }
+
+    /// What is told to who asks for it again, but cannot have it from its start.
+    pub(super) fn cannot_be_joined(&self) -> Error {
+        let id = self.response_id.as_deref().unwrap_or("unnamed");
+        let text = format!(
+            "this request runs, as response {id}, but its first events are not held any more; wait for it to end"
+        );
+        Error::new(Code::TurnInProgress, text)
     }
 
     /// Whether this client waits for it.
@@ -84,6 +103,7 @@ impl Turn {
     pub(super) fn join(&mut self, client: ClientId) {
         match self.client {
             None => self.client = Some(client),
+            Some(_) if self.is_of(client) => {}
             Some(_) => self.also.push(client),
         }
     }
@@ -98,6 +118,17 @@ impl Turn {
             self.client = self.also.pop();
         }
         self.client.is_none()
+    }
+
+    /// Whether an event of a type that we do not know may go out beside it. Before the response
+    /// is named, an error could as well be the answer to the create.
+    pub(super) fn takes_asides_of(&self, client: ClientId) -> bool {
+        self.response_id.is_some() && self.is_of(client)
+    }
+
+    /// Whether an error answers such an event: the response goes on.
+    pub(super) fn is_aside(&self, event: &ServerEvent) -> bool {
+        self.asides > 0 && self.response_id.is_some() && event.blames_a_request()
     }
 
     /// Whether the upstream has it.
@@ -168,11 +199,14 @@ pub(super) struct Lane {
     pub(super) name: Option<String>,
     pub(super) running: Option<Turn>,
     pub(super) queue: VecDeque<Turn>,
+    /// What [`Turn::asides`] was when turns ended. An upstream answers in order, so the next turn
+    /// that begins shows that there is no answer to come.
+    pub(super) late_asides: u32,
 }
 
 impl Lane {
     pub(super) fn new(name: Option<String>) -> Self {
-        Self { name, running: None, queue: VecDeque::new() }
+        Self { name, running: None, queue: VecDeque::new(), late_asides: 0 }
     }
 
     /// A turn of the same request whose client went away. Two different keys say that they
@@ -184,6 +218,11 @@ impl Lane {
                 && (turn.key.is_none() || key.is_none())
         };
         self.running.iter_mut().chain(&mut self.queue).find(same)
+    }
+
+    /// Whether an event of an unknown type may still be answered by an error.
+    pub(super) fn has_asides(&self) -> bool {
+        self.late_asides > 0 || self.running.as_ref().is_some_and(|turn| turn.asides > 0)
     }
 
     /// The running turn, if the upstream has it.
@@ -204,6 +243,7 @@ impl Lane {
         if let Some(mut turn) = self.running.take() {
             turn.progress = Progress::Queued;
             turn.redispatched = true;
+            turn.last_sequence = None;
             self.queue.push_front(turn);
         }
     }

@@ -6,6 +6,7 @@ use super::{
     Action, MAX_ACTIVE, TurnNo, Turns,
     keys::refusal,
     lane::{Progress, Turn},
+    losses::LOST,
 };
 use crate::{
     error::{Code, Error},
@@ -124,6 +125,7 @@ impl Turns {
             return actions;
         };
         let Some(mut turn) = lane.running.take() else { return actions };
+        let name = lane.name.clone();
         let error = match journaled {
             Journaled::Begun if turn.client.is_none() && !turn.sent => {
                 // Nobody waits for it any more, and it was not sent.
@@ -138,21 +140,20 @@ impl Turns {
             }
             Journaled::Duplicate(row) => Some(refusal(row, turn.create.fingerprint)),
             Journaled::Refused(error) => Some(error.clone()),
+            Journaled::Unwritten if turn.sent => {
+                self.lose(turn, name.as_deref(), LOST, &mut actions);
+                None
+            }
             Journaled::Unwritten => {
                 actions.extend(turn.cut_short());
-                Some(if turn.sent {
-                    let text = "the upstream connection was lost during this turn; whether it finished is unknown";
-                    Error::new(Code::OutcomeUnknown, text)
-                } else {
-                    let text =
-                        "the ledger of turns cannot be written now; the turn was not sent, retry";
-                    Error::new(Code::SessionUnavailable, text)
-                })
+                let text =
+                    "the ledger of turns cannot be written now; the turn was not sent, retry";
+                Some(Error::new(Code::SessionUnavailable, text))
             }
         };
         if let Some(error) = error {
             self.done += 1;
-            let batch = Batch::one(&error_event(&error, lane.name.as_deref()));
+            let batch = Batch::one(&error_event(&error, name.as_deref()));
             actions.push(Action::Append { turn: no, batch, done: true });
         }
         self.dispatch(&mut actions);
@@ -166,7 +167,7 @@ impl Turns {
         for at in 0..self.lanes.len() {
             self.lanes[at].withdraw();
             let text = "the session has a new owner; whether this turn finished is unknown";
-            self.end(at, &Error::new(Code::OutcomeUnknown, text), &mut actions);
+            self.end(at, text, &mut actions);
         }
         actions
     }

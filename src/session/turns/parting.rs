@@ -1,12 +1,6 @@
 //! What becomes of turns when their session leaves for another node. Pure.
 
 use super::{Action, TurnNo, Turns, lane::Turn};
-use crate::{
-    error::{Code, Error},
-    session::event::unknown_event,
-    wire::Batch,
-};
-
 /// A turn that was ended because its session had to leave: whether it finished is unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Severed {
@@ -56,36 +50,26 @@ impl Turns {
         !self.untold
     }
 
-    /// The session must leave now: what was dispatched ends as unknown, with the number of
-    /// the last event that its clients are sent (`last`).
-    pub fn sever(&mut self, last: impl Fn(TurnNo) -> Option<u64>) -> (Vec<Action>, Vec<Severed>) {
-        let text = "this node had to stop during this turn; whether it finished is unknown";
-        let error = Error::new(Code::OutcomeUnknown, text);
-        let (mut actions, mut severed) = (Vec::new(), Vec::new());
+    /// The session must leave now: what was dispatched ends as unknown.
+    pub fn sever(&mut self) -> (Vec<Action>, Vec<Severed>) {
+        const TEXT: &str = "this node had to stop during this turn; whether it finished is unknown";
+        let (mut actions, mut severed, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         for lane in &mut self.lanes {
             // What the ledger was being told of was not sent.
             lane.withdraw();
             let again = lane.queue.iter().position(|turn| turn.redispatched);
             let waiting = again.and_then(|at| lane.queue.remove(at));
-            for turn in lane.running.take().into_iter().chain(waiting) {
-                self.done += 1;
-                actions.extend(turn.cut_short());
-                let (no, id) = (turn.no, turn.response_id);
-                let event = unknown_event(&error, lane.name.as_deref(), id.as_deref(), last(no));
-                actions.push(Action::Append { turn: no, batch: Batch::one(&event), done: true });
-                severed.push(Severed { turn: no, response_id: id });
-            }
+            let turns = lane.running.take().into_iter().chain(waiting);
+            lost.extend(turns.map(|turn| (turn, lane.name.clone())));
+        }
+        for (turn, lane) in lost {
+            severed.push(self.lose(turn, lane.as_deref(), TEXT, &mut actions));
         }
         // The next owner may send these, under numbers of its own.
         actions.extend(self.leave_behind());
         if !severed.is_empty() {
             self.lost_connection();
             actions.push(Action::HangUp);
-        }
-        for turn in &severed {
-            if let Some(id) = &turn.response_id {
-                self.remember_ended(id.clone(), turn.turn);
-            }
         }
         (actions, severed)
     }

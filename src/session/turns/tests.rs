@@ -328,8 +328,11 @@ fn an_event_of_an_unknown_type_passes_only_beside_the_clients_own_turn() {
     let mut session = Session::connected();
     let other = json!({ "type": "response.new_thing" });
     session.asks(1, "a");
+    session.says(1, &other);
+    session.upstream(&[created("r1")]);
     session.says(2, &other);
-    assert_eq!(session.desk.replies, [(2, "invalid_request".to_owned(), 0)]);
+    let refused = [1, 2].map(|client| (client, "invalid_request".to_owned(), 0));
+    assert_eq!(session.desk.replies, refused, "too early, and not its own");
     session.says(1, &other);
     assert_eq!(session.desk.sent[1], other);
 }
@@ -587,8 +590,8 @@ fn silence_ends_what_runs_and_hangs_up_so_that_what_waits_gets_a_fresh_connectio
     session.asks_in(1, "x", "c");
     let actions = session.turns.on_silence();
     session.desk.perform(actions);
-    assert_eq!(session.desk.types(1), ["upstream_timeout"]);
-    assert_eq!(session.desk.types(3), ["upstream_timeout"]);
+    assert_eq!(session.desk.types(1), ["outcome_unknown"]);
+    assert_eq!(session.desk.types(3), ["outcome_unknown"]);
     assert_eq!(session.desk.logs[&3].events[0]["stream_id"], "x");
     assert_eq!((session.desk.hang_ups, session.turns.queued()), (1, 1));
     session.connect();

@@ -2,7 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::{Action, TurnNo, Turns, keys::Keyed, lane::Progress};
+use super::{
+    Action, TurnNo, Turns,
+    keys::Keyed,
+    lane::{Lane, Progress},
+};
 use crate::{
     session::event::{ServerEvent, Stage, done_item},
     store::TurnState,
@@ -21,8 +25,9 @@ impl Turns {
         let mut actions = Vec::new();
         let mut run: Option<(TurnNo, BatchBuilder)> = None;
         let mut whole = true;
+        let mut doubt = None;
         for message in batch.messages() {
-            let Some((turn, done)) = self.place(&message, &mut actions) else {
+            let Some((turn, done)) = self.place(&message, &mut doubt, &mut actions) else {
                 whole = false;
                 continue;
             };
@@ -50,15 +55,27 @@ impl Turns {
             }
             run => flush(&mut actions, run, false),
         }
+        if doubt.is_some() {
+            actions.extend(self.on_disconnected());
+            actions.push(Action::HangUp);
+        }
         // Only now: nothing in this batch can be of a turn that the upstream did not have.
         self.dispatch(&mut actions);
         actions
     }
 
     /// The turn that a message belongs to, and whether it ends it. None: not for anybody.
-    fn place(&mut self, message: &Message, actions: &mut Vec<Action>) -> Option<(TurnNo, bool)> {
+    /// `doubt` is of a turn that may have ended, until something shows that it has not.
+    fn place(
+        &mut self,
+        message: &Message,
+        doubt: &mut Option<TurnNo>,
+        actions: &mut Vec<Action>,
+    ) -> Option<(TurnNo, bool)> {
         let event = ServerEvent::parse(message)?;
         let at = self.meant(&event)?;
+        let asides = self.lanes[at].has_asides()
+            || event.lane.is_none() && self.lanes.iter().any(Lane::has_asides);
         let lane = &mut self.lanes[at];
         let turn = lane.running.as_mut().filter(|turn| turn.runs())?;
         match (&turn.response_id, &event.response_id) {
@@ -68,6 +85,8 @@ impl Turns {
                     return None;
                 }
                 turn.response_id = Some(told.clone());
+                lane.late_asides = 0;
+                doubt.take_if(|doubt| *doubt == turn.no);
                 self.known.insert(told.clone());
                 actions.push(Action::Alias(told.clone()));
                 if turn.journaled {
@@ -78,7 +97,23 @@ impl Turns {
             (Some(_), _) if event.stage == Stage::Created => return None,
             // A terminal event that names no response proves nothing.
             (_, None) if event.stage.is_last() && event.stage != Stage::Error => return None,
+            // Nothing is said of a response before its name: this is of an earlier one.
+            (None, None)
+                if turn.progress == Progress::Dispatched && event.stage.is_of_response() =>
+            {
+                return None;
+            }
             _ => {}
+        }
+        if turn.is_aside(&event) {
+            turn.asides -= 1;
+            return Some((turn.no, false));
+        }
+        if asides && turn.response_id.is_none() && event.blames_a_request() {
+            // The answer to the create, or to an event beside another turn: a new connection
+            // tells.
+            *doubt = Some(turn.no);
+            return None;
         }
         if event.error_code.as_deref() == Some(NOT_FOUND) && turn.may_tell_all(&self.history) {
             // This connection has not heard what the conversation was: told once, in full.
@@ -86,8 +121,11 @@ impl Turns {
             lane.requeue();
             return None;
         }
-        turn.progress = Progress::Visible;
-        turn.payload = None;
+        turn.last_sequence = event.sequence.or(turn.last_sequence);
+        if event.stage != Stage::Connection {
+            turn.progress = Progress::Visible;
+            turn.payload = None;
+        }
         match event.stage {
             Stage::Steered => turn.response_id = None,
             Stage::ItemDone => turn.output.extend(done_item(message)),
@@ -97,6 +135,7 @@ impl Turns {
         if done {
             self.done += 1;
             let turn = lane.running.take()?;
+            lane.late_asides = lane.late_asides.saturating_add(turn.asides);
             let kept = !turn.create.store && event.stage == Stage::Completed;
             if turn.journaled {
                 let state = match event.stage {
@@ -126,14 +165,22 @@ impl Turns {
         remember(&mut self.ended, response_id, turn);
     }
 
-    /// The lane that an event is of. An error of the whole connection names none: it is the
-    /// running turn's, if there is just one.
+    /// The lane that an event is of. An error of the whole connection, or of what is no create,
+    /// names none: it is of the turn that has sent such a thing, else of the only one that runs.
     fn meant(&self, event: &ServerEvent) -> Option<usize> {
         let named = self.lane(event.lane.as_deref());
         if event.stage != Stage::Error || event.lane.is_some() {
             return named;
         }
         let running = |at: &usize| self.lanes[*at].at_upstream().is_some();
+        let begins =
+            |at: usize| self.lanes[at].at_upstream().is_some_and(|turn| turn.response_id.is_none());
+        let aside = |lane: &Lane| lane.running.as_ref().is_some_and(|turn| turn.is_aside(event));
+        if let Some(at) = self.lanes.iter().position(aside)
+            && named.is_none_or(|at| !begins(at))
+        {
+            return Some(at);
+        }
         named.filter(running).or_else(|| {
             let mut busy = (0..self.lanes.len()).filter(running);
             busy.next().filter(|_| busy.next().is_none())

@@ -201,7 +201,7 @@ impl Protocol {
         let task = task(world, n);
         task.turns.hold();
         task.departure = Some(Departure::Deadline);
-        let (actions, severed) = task.turns.sever(|_| None);
+        let (actions, severed) = task.turns.sever();
         let late: Vec<_> = unanswered(task).collect();
         task.wishes.clear();
         world.late.extend(late.into_iter().map(|turn| (Some(n), me, turn)));

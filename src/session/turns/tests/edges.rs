@@ -52,3 +52,183 @@ fn a_turn_that_nobody_waits_for_is_not_run_again() {
     session.connect();
     assert_eq!(session.desk.inputs(), ["a", "b"], "work that nobody reads");
 }
+
+fn refusal() -> Value {
+    json!({ "type": "error", "status": 400, "error": { "code": "unknown_event_type" } })
+}
+
+fn new_thing() -> Value {
+    json!({ "type": "response.new_thing" })
+}
+
+#[test]
+fn an_error_that_answers_another_event_does_not_end_the_turn() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.asks(1, "b");
+    session.upstream(&[created("r1")]);
+    session.says(1, &new_thing());
+    session.upstream(&[delta("1"), refusal()]);
+    assert_eq!(session.desk.inputs(), ["a", "-"], "b would run beside a");
+    session.upstream(&[delta("2"), completed("r1")]);
+    assert_eq!(
+        session.desk.types(1),
+        ["created", "output_text.delta", "unknown_event_type", "output_text.delta", "completed"]
+    );
+    session.upstream(&[created("r2"), refusal()]);
+    assert_eq!(session.desk.types(2), ["created", "unknown_event_type"]);
+    assert!(session.desk.is_done(2), "nothing else was sent that it could answer");
+}
+
+#[test]
+fn an_error_without_a_lane_answers_the_lane_that_sent_another_event() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.asks_in(1, "x", "b");
+    session.upstream(&[created("r1"), in_lane("x", created("r2"))]);
+    session.says(1, &in_lane("x", new_thing()));
+    session.upstream(&[refusal()]);
+    assert!(!session.desk.is_done(1) && !session.desk.is_done(2));
+    assert_eq!(session.desk.types(2), ["created", "unknown_event_type"]);
+}
+
+#[test]
+fn an_error_that_may_answer_an_event_beside_the_turn_before_ends_no_turn() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.asks(1, "b");
+    session.upstream(&[created("r1")]);
+    session.says(1, &new_thing());
+    session.upstream(&[completed("r1")]);
+    session.upstream(&[refusal()]);
+    assert_eq!((session.desk.hang_ups, session.turns.queued()), (1, 1));
+    session.connect();
+    session.upstream(&[refusal()]);
+    assert_eq!(session.desk.types(2), ["unknown_event_type"], "here it can answer nothing else");
+
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.asks(1, "b");
+    session.upstream(&[created("r1")]);
+    session.says(1, &new_thing());
+    session.upstream(&[completed("r1")]);
+    session.upstream(&[refusal(), created("r2"), completed("r2")]);
+    assert_eq!(session.desk.hang_ups, 0, "what follows shows what it answered");
+    assert_eq!(session.desk.types(2), ["created", "completed"]);
+}
+
+#[test]
+fn what_is_said_of_a_response_before_its_name_is_of_an_earlier_one() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[delta("late"), json!({ "type": "response.output_item.done", "item": {} })]);
+    assert_eq!(session.desk.types(1), [""; 0]);
+    session.upstream(&[created("r1"), completed("r1")]);
+    assert_eq!(session.desk.types(1), ["created", "completed"]);
+    let said = String::from_utf8(session.turns.history().all()[0].items.to_vec()).unwrap();
+    assert_eq!(said.matches("content").count(), 1, "{said}");
+}
+
+#[test]
+fn an_event_of_the_connection_does_not_make_a_turn_visible() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[json!({ "type": "codex.rate_limits" })]);
+    session.disconnect();
+    session.connect();
+    assert_eq!(session.desk.inputs(), ["a", "a"]);
+    session.answers("r1");
+    assert!(session.desk.is_done(1));
+}
+
+#[test]
+fn a_turn_that_somebody_reads_is_not_superseded_when_who_asked_for_it_goes() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    for _ in 0..2 {
+        session.says(2, &json!({ "type": "ringspan.resume", "response_id": "r1" }));
+    }
+    session.turns.on_client_gone(1);
+    session.asks(3, "other");
+    assert_eq!(session.desk.hang_ups, 0);
+    session.upstream(&[completed("r1")]);
+    assert_eq!(session.desk.types(1), ["created", "completed"]);
+    assert_eq!(session.desk.inputs(), ["a", "other"]);
+
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.says(2, &json!({ "type": "ringspan.resume", "response_id": "r1" }));
+    session.turns.on_client_gone(1);
+    session.turns.on_client_gone(2);
+    session.asks(3, "other");
+    assert_eq!(session.desk.hang_ups, 1, "nobody is left who reads it");
+}
+
+#[test]
+fn a_turn_with_an_idempotency_key_is_not_superseded() {
+    let mut session = Session::connected();
+    session.says(1, &with(create("a"), json!({ "client_metadata": { "idempotency_key": "k" } })));
+    session.upstream(&[created("r1")]);
+    session.turns.on_client_gone(1);
+    session.asks(2, "other");
+    assert_eq!(session.desk.hang_ups, 0, "its client may ask for it by its key");
+    session.upstream(&[completed("r1")]);
+    assert_eq!(session.desk.inputs(), ["a", "other"]);
+}
+
+#[test]
+fn a_resent_request_does_not_join_a_turn_without_its_first_events() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.turns.on_trimmed(1);
+    session.turns.on_client_gone(1);
+    for _ in 0..2 {
+        session.asks(2, "a");
+        assert_eq!(session.desk.replies.pop(), Some((2, "turn_in_progress".to_owned(), 1)));
+    }
+    assert_eq!(session.desk.readers, [(1, 1)]);
+    session.upstream(&[completed("r1")]);
+    assert_eq!(session.desk.inputs(), ["a"], "it does not run a second time either");
+}
+
+#[test]
+fn however_a_turn_is_lost_its_end_says_how_far_it_was_told_and_its_events_can_be_asked_for() {
+    type Loss = fn(&mut Turns) -> Vec<Action>;
+    let losses: [(&str, Loss); 4] = [
+        ("disconnected", Turns::on_disconnected),
+        ("silence", Turns::on_silence),
+        ("fenced", Turns::on_fenced),
+        ("severed", |turns| turns.sever().0),
+    ];
+    for (how, loss) in losses {
+        let mut session = Session::connected();
+        session.says(1, &with(create("a"), json!({ "store": true })));
+        let seen = with(delta("seen"), json!({ "sequence_number": 7 }));
+        session.upstream(&[created("r1"), seen, delta("has no number")]);
+        let actions = loss(&mut session.turns);
+        session.desk.perform(actions);
+        let end = session.desk.logs[&1].events.last().unwrap();
+        assert_eq!(code(end), "outcome_unknown", "{how}");
+        assert_eq!(end["error"]["response_id"], "r1", "{how}");
+        assert_eq!(end["error"]["last_sequence_number"], 7, "{how}");
+        session.says(2, &json!({ "type": "ringspan.resume", "response_id": "r1" }));
+        assert_eq!(session.desk.readers.last(), Some(&(2, 1)), "{how}");
+    }
+}
+
+#[test]
+fn a_turn_that_was_sent_once_ends_as_unknown_where_no_connection_comes_for_its_second_run() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.asks(1, "b");
+    session.disconnect();
+    let body = json!({ "code": "no_quota" });
+    let actions = session.turns.on_unreachable(429, &body, None);
+    session.desk.perform(actions);
+    assert_eq!(session.desk.types(1), ["outcome_unknown"]);
+    assert_eq!(session.desk.types(2), ["no_quota"], "it was never sent");
+    assert!(session.turns.is_idle());
+}

@@ -28,6 +28,11 @@ enum Step {
         lane: usize,
         stale: bool,
     },
+    /// An event of a type that neither we nor the upstream know.
+    Other {
+        client: ClientId,
+        lane: usize,
+    },
     /// What the upstream says, in one batch of up to four events.
     Says([Option<(usize, Say)>; 4]),
     Connect,
@@ -92,8 +97,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Word::Duplicate),
         1 => Just(Word::Unwritten),
     ];
+    let other = (1..4u32, 0..3usize).prop_map(|(client, lane)| Step::Other { client, lane });
     prop_oneof![
         8 => create,
+        2 => other,
         2 => (1..4u32).prop_map(Step::Leave),
         1 => interrupt,
         12 => says.prop_map(Step::Says),
@@ -130,6 +137,8 @@ struct Asked {
 struct Serving {
     n: u64,
     id: Option<String>,
+    /// Events of unknown types that wait for their answer.
+    asides: usize,
 }
 
 #[derive(Default)]
@@ -246,7 +255,8 @@ impl World {
             let steered = event["response"]["incomplete_details"]["reason"] == "steered";
             let last = ["response.completed", "response.failed", "response.incomplete", "error"]
                 .contains(&kind)
-                && !steered;
+                && !steered
+                && event.get("aside").is_none();
             assert_eq!(last, done && at + 1 == events.len(), "a turn ends with its last event");
         }
     }
@@ -269,7 +279,7 @@ impl World {
         }
         asked.sent_on.push(self.connection);
         let lane = asked.lane;
-        let before = self.upstream.insert(lane, Serving { n, id: None });
+        let before = self.upstream.insert(lane, Serving { n, id: None, asides: 0 });
         assert!(before.is_none(), "two turns of one lane at once");
         // In order: nothing older of that lane waits.
         for (older, asked) in self.asked.range(..n) {
@@ -359,6 +369,23 @@ impl World {
         self.perform(actions);
     }
 
+    fn other(&mut self, turns: &mut Turns, client: ClientId, lane: usize) {
+        let mut event = json!({ "type": "response.new_thing" });
+        if let Some(name) = LANES[lane] {
+            event = in_lane(name, event);
+        }
+        let mut serving = self.upstream.get_mut(&lane).filter(|serving| serving.id.is_some());
+        serving.take_if(|serving| self.asked[&serving.n].client != Some(client));
+        let expected = serving.is_some();
+        if let Some(serving) = serving {
+            serving.asides += 1;
+        }
+        let actions = turns.on_client(client, &Message::text(event.to_string()), None);
+        let passed = matches!(actions[..], [Action::Upstream(_)]);
+        assert_eq!(passed, expected, "{actions:?}");
+        self.perform(actions);
+    }
+
     fn says(&mut self, turns: &mut Turns, says: &[Option<(usize, Say)>]) {
         let mut batch = Vec::new();
         for (lane, say) in says.iter().flatten() {
@@ -382,6 +409,9 @@ impl World {
                 json!({ "type": format!("response.{kind}"), "response": { "id": "rX" }, "n": 0 })
             }
             _ => {
+                // A response that has begun fails by name: an error without one could be taken
+                // for an answer to another lane.
+                let asides = self.upstream.values().any(|serving| serving.asides > 0);
                 let serving = self.upstream.get_mut(&lane)?;
                 let n = serving.n;
                 let event = match (say, &serving.id) {
@@ -409,6 +439,12 @@ impl World {
                         self.upstream.remove(&lane);
                         event
                     }
+                    (Say::Error, Some(_)) if serving.asides > 0 => {
+                        serving.asides -= 1;
+                        json!({ "type": "error", "status": 400, "error": { "code": "bad" },
+                            "aside": true })
+                    }
+                    (Say::Error, Some(_)) if asides && lane == 0 => return None,
                     (Say::Error, _) => {
                         self.upstream.remove(&lane);
                         json!({ "type": "error", "status": 400, "error": { "code": "bad" } })
@@ -429,6 +465,7 @@ impl World {
             Step::Create { .. } => self.create(turns, step),
             Step::Leave(client) => self.leave(turns, client),
             Step::Interrupt { client, lane, stale } => self.interrupt(turns, client, lane, stale),
+            Step::Other { client, lane } => self.other(turns, client, lane),
             Step::Says(says) => self.says(turns, &says),
             Step::Connect if !self.connected => {
                 self.connected = true;

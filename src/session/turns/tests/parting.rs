@@ -36,9 +36,10 @@ fn a_severed_turn_ends_once_and_says_how_far_it_was_told() {
     session.asks(1, "a");
     session.asks_in(1, "x", "b");
     session.asks(1, "waits");
-    session.upstream(&[created("r1"), delta("seen")]);
+    let seen = with(delta("seen"), json!({ "sequence_number": 7 }));
+    session.upstream(&[created("r1"), seen]);
     session.turns.hold();
-    let (actions, severed) = session.turns.sever(|turn| (turn == 1).then_some(7));
+    let (actions, severed) = session.turns.sever();
     session.desk.perform(actions);
     assert_eq!(session.desk.types(1), ["created", "output_text.delta", "outcome_unknown"]);
     assert_eq!(session.desk.types(2), ["outcome_unknown"]);
@@ -62,7 +63,7 @@ fn a_turn_that_waits_for_its_second_run_is_severed_too() {
     let mut session = Session::connected();
     session.asks(1, "a");
     session.disconnect();
-    let (actions, severed) = session.turns.sever(|_| None);
+    let (actions, severed) = session.turns.sever();
     session.desk.perform(actions);
     assert_eq!((session.desk.types(1), severed.len()), (vec!["outcome_unknown".to_owned()], 1));
     session.connect();

@@ -1,0 +1,130 @@
+//! Turns as their clients see them, where something is slow, lost or misunderstood.
+
+use node::{LEASE, Neighbours};
+
+use super::*;
+
+fn create(input: &str) -> String {
+    format!(r#"{{"type":"response.create","model":"m","store":false,"input":"{input}"}}"#)
+}
+
+#[tokio::test]
+async fn turns_that_were_asked_for_in_one_go_are_told_in_their_order_though_no_copy_is_taken() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let store = Arc::new(Memory::default());
+    let neighbours = Arc::new(Neighbours::default());
+    let node = |name| {
+        let heirs = Arc::clone(&neighbours);
+        Node::beside(&store, name, "127.0.0.1:1", limits(), LEASE, heirs, [&route])
+    };
+    let (a, b) = (node("a").await, node("b").await);
+    neighbours.join(&[&a, &b]);
+    neighbours.silent.lock().insert(b.me);
+    eventually("they know each other", async || a.ring.borrow().alive().count() == 2).await;
+    let mut client = Reader::new(a.attach(&wish(&route, "thread")).await.unwrap().link);
+    for input in ["first", "second", "third"] {
+        client.send(&create(&format!("[deltas=5][delay=5ms] {input}")));
+    }
+    let mut told = Vec::new();
+    while told.len() < 6 {
+        let event: serde_json::Value = serde_json::from_str(&client.text().await).unwrap();
+        let kind = event["type"].as_str().unwrap();
+        if matches!(kind, "response.created" | "response.completed") {
+            told.push((kind.to_owned(), event["response"]["id"].clone()));
+        }
+    }
+    for turn in told.chunks(2) {
+        assert_eq!((&*turn[0].0, &*turn[1].0), ("response.created", "response.completed"));
+        assert_eq!(turn[0].1, turn[1].1, "events of another turn came between: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_the_upstream_does_not_know_harms_no_turn() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let mut client = Reader::new(node.attach(&wish(&route, "thread")).await.unwrap().link);
+    client.send(&create("[deltas=30][delay=5ms] long"));
+    let long = client.until("response.created").await["response"]["id"].clone();
+    client.send(r#"{"type":"response.cancel"}"#);
+    client.send(&create("short"));
+    client.until("error").await;
+    let done = client.until("response.completed").await;
+    assert_eq!(done["response"]["id"], long);
+    let next = client.until("response.created").await["response"]["id"].clone();
+    let done = client.until("response.completed").await;
+    assert_eq!(done["response"]["id"], next);
+    let text = done["response"]["output"][0]["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains("short"), "{text}");
+    assert_eq!(gate.dials(), 1);
+}
+
+#[tokio::test]
+async fn a_resent_request_is_told_that_the_first_events_of_its_turn_are_gone() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let small = crate::config::Limits { replay_bytes: 2000, ..limits() };
+    let node = Node::start(&Arc::new(Memory::default()), "a", small, [&route]).await;
+    let attach = wish(&route, "thread");
+    let create = create("[deltas=1000][bytes=500][delay=2ms] long");
+    let mut one = Reader::new(node.attach(&attach).await.unwrap().link);
+    one.send(&create);
+    for _ in 0..10 {
+        one.until("response.output_text.delta").await;
+    }
+    drop(one);
+    let mut back = Reader::new(node.attach(&attach).await.unwrap().link);
+    back.send(&create);
+    let first: serde_json::Value = serde_json::from_str(&back.text().await).unwrap();
+    assert_eq!(first["error"]["code"], "turn_in_progress", "{first}");
+}
+
+#[tokio::test]
+async fn a_client_that_asks_twice_for_a_running_response_reads_it_once() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let attach = wish(&route, "thread");
+    let mut one = Reader::new(node.attach(&attach).await.unwrap().link);
+    one.send(&create("[deltas=30][delay=5ms] long"));
+    let created = one.until("response.created").await;
+    let mut two = Reader::new(node.attach(&attach).await.unwrap().link);
+    for _ in 0..3 {
+        let id = created["response"]["id"].as_str().unwrap();
+        two.send(&format!(r#"{{"type":"ringspan.resume","response_id":"{id}"}}"#));
+    }
+    two.send(&create("next"));
+    two.until("response.created").await;
+    let again = two.until("response.created").await;
+    assert_ne!(again["response"]["id"], created["response"]["id"], "told a second time");
+}
+
+#[tokio::test]
+async fn what_was_said_before_the_upstream_was_lost_can_be_asked_for() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let attach = wish(&route, "thread");
+    let mut client = Reader::new(node.attach(&attach).await.unwrap().link);
+    client.send(&create("[deltas=20][delay=2ms][close=0][close_after=5] long"));
+    let created = client.until("response.created").await;
+    let id = created["response"]["id"].as_str().unwrap();
+    let end = client.until("error").await;
+    assert_eq!(end["error"]["code"], "outcome_unknown");
+    assert_eq!(end["error"]["response_id"], id);
+    let mut later = Reader::new(node.attach(&attach).await.unwrap().link);
+    later.send(&format!(r#"{{"type":"ringspan.resume","response_id":"{id}"}}"#));
+    assert_eq!(later.until("response.created").await, created);
+    let mut last = None;
+    let again = loop {
+        let event: serde_json::Value = serde_json::from_str(&later.text().await).unwrap();
+        if event["type"] == "error" {
+            break event;
+        }
+        last = event["sequence_number"].as_u64().or(last);
+    };
+    assert_eq!(again, end);
+    assert_eq!(again["error"]["last_sequence_number"].as_u64(), last, "the last one that came");
+}
