@@ -180,7 +180,10 @@ pub(super) struct Actor {
     departure: Option<Departure>,
     /// When the last client left, or the last turn without a client ended.
     alone_since: Option<Instant>,
+    /// When the upstream last said something, was sent something, or could not be read.
     last_upstream: Instant,
+    /// The upstream was not read for want of room.
+    blocked: bool,
     last_close: Option<CloseFrame>,
     timer: Pin<Box<Sleep>>,
     /// When the timer stands, to be asked without it.
@@ -254,6 +257,7 @@ impl Actor {
             departure: None,
             alone_since: Some(now),
             last_upstream: now,
+            blocked: false,
             last_close: None,
             timer: Box::pin(sleep_until(now + route.detach_ttl)),
             timer_at: now + route.detach_ttl,

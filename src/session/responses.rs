@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, task::Context, time::Duration};
 use serde_json::Value;
 use tokio::{
     sync::oneshot,
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
 use tracing::field::Empty;
 
@@ -102,9 +102,11 @@ const HOLD: Duration = Duration::from_millis(250);
 impl Held {
     /// `copied` is None for what only waits its turn.
     fn new(turn: TurnNo, batch: Batch, done: bool, copied: Option<oneshot::Receiver<()>>) -> Self {
+        // It counts from now, also for one that waits behind others.
+        let until = Instant::now() + HOLD;
         let copied = async move {
             if let Some(copied) = copied {
-                drop(timeout(HOLD, copied).await);
+                drop(timeout_at(until, copied).await);
             }
         };
         Self { turn, batch, done, copied: Box::pin(copied) }
@@ -231,4 +233,25 @@ pub(super) fn dial_error(error: &DialError) -> (u16, Value, Option<Duration>) {
     let own = serde_json::from_slice::<Value>(&refusal.body).ok();
     let own = own.map(|mut body| body["error"].take()).filter(Value::is_object);
     (refusal.status, own.unwrap_or_else(|| told.body()), retry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Message;
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_that_are_held_together_wait_together() {
+        let batch = Batch::one(&Message::text("{}"));
+        let (acknowledge, copied): (Vec<_>, Vec<_>) = (0..8).map(|_| oneshot::channel()).unzip();
+        let began = Instant::now();
+        let held = (1..).zip(copied);
+        let held: Vec<_> =
+            held.map(|(turn, copied)| Held::new(turn, batch.clone(), true, Some(copied))).collect();
+        for held in held {
+            held.copied.await;
+        }
+        assert!(began.elapsed() < 2 * HOLD, "{:?}", began.elapsed());
+        drop(acknowledge);
+    }
 }

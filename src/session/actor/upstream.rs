@@ -124,7 +124,7 @@ impl Actor {
     }
 
     pub(super) fn poll_upstream(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
-        while !self.is_blocked(cx) {
+        while self.may_read(cx) {
             let Upstream::Connected(connection, _) = &mut self.upstream else { return None };
             let heard = !self.clients.is_empty();
             if self.pace.poll_ready(heard, cx).is_pending() {
@@ -152,6 +152,16 @@ impl Actor {
             }
         }
         None
+    }
+
+    /// Whether what the upstream says has room. While it has none nobody listens, so nobody can
+    /// tell that the upstream is silent.
+    fn may_read(&mut self, cx: &mut Cx<'_>) -> bool {
+        let blocked = self.is_blocked(cx);
+        if std::mem::replace(&mut self.blocked, blocked) || blocked {
+            self.last_upstream = self.polled_at;
+        }
+        !blocked
     }
 
     fn on_incoming(&mut self, incoming: Option<Result<Incoming, SocketError>>) -> Option<Exit> {

@@ -1,5 +1,7 @@
 //! Turns as their clients see them, where something is slow, lost or misunderstood.
 
+use std::time::Duration;
+
 use node::{LEASE, Neighbours};
 
 use super::*;
@@ -127,4 +129,20 @@ async fn what_was_said_before_the_upstream_was_lost_can_be_asked_for() {
     };
     assert_eq!(again, end);
     assert_eq!(again["error"]["last_sequence_number"].as_u64(), last, "the last one that came");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_for_long_gets_its_whole_answer_when_it_reads_again() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let idle = Duration::from_millis(200);
+    let short =
+        crate::config::Limits { turn_idle_timeout: idle, link_window_bytes: 4096, ..limits() };
+    let node = Node::start(&Arc::new(Memory::default()), "a", short, [&route]).await;
+    let attach = wish(&route, "thread");
+    let mut client = Reader::new(node.attach(&attach).await.unwrap().link);
+    client.send(&create("[deltas=500][bytes=1000] long"));
+    client.until("response.created").await;
+    tokio::time::sleep(4 * idle).await;
+    client.until("response.completed").await;
 }

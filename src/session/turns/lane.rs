@@ -8,10 +8,11 @@ use super::{Action, ClientId, TurnNo};
 use crate::{
     error::{Code, Error},
     session::{
-        event::{Create, ServerEvent, Stage},
+        event::{Create, ServerEvent, Stage, done_item},
         history::{History, Past, input_items, output_item},
     },
     store::{TurnKey, TurnState},
+    wire::Message,
 };
 
 /// How far a turn has come.
@@ -41,8 +42,9 @@ pub(super) struct Turn {
     pub(super) payload: Option<Bytes>,
     /// Its own input items, where the conversation is kept.
     input: Option<Bytes>,
-    /// Output items so far, as the upstream gave them.
-    pub(super) output: Vec<String>,
+    /// Output items so far, as the upstream gave them; as long as there is `input`.
+    output: Vec<String>,
+    output_bytes: usize,
     pub(super) response_id: Option<String>,
     pub(super) progress: Progress,
     pub(super) redispatched: bool,
@@ -73,6 +75,7 @@ impl Turn {
             payload: Some(payload),
             input,
             output: Vec::new(),
+            output_bytes: 0,
             response_id: None,
             progress: Progress::Queued,
             redispatched: false,
@@ -92,6 +95,25 @@ impl Turn {
             "this request runs, as response {id}, but its first events are not held any more; wait for it to end"
         );
         Error::new(Code::TurnInProgress, text)
+    }
+
+    /// Remembers the output item that an event brings, where the conversation is kept. What is
+    /// longer than `max_bytes` could not be told, so nothing of it is.
+    pub(super) fn remember(&mut self, event: &Message, max_bytes: usize) {
+        let Some(input) = &self.input else { return };
+        let Some(item) = done_item(event) else { return };
+        self.output_bytes += item.len();
+        if input.len() + self.output_bytes > max_bytes {
+            (self.input, self.output) = (None, Vec::new());
+        } else {
+            self.output.push(item);
+        }
+    }
+
+    /// Bytes of output held.
+    #[cfg(test)]
+    pub(super) fn held_output(&self) -> usize {
+        self.output.iter().map(String::len).sum()
     }
 
     /// Whether this client waits for it.

@@ -8,7 +8,7 @@ use super::{
     lane::{Lane, Progress},
 };
 use crate::{
-    session::event::{ServerEvent, Stage, done_item},
+    session::event::{ServerEvent, Stage},
     store::TurnState,
     wire::{Batch, BatchBuilder, Message},
 };
@@ -128,7 +128,7 @@ impl Turns {
         }
         match event.stage {
             Stage::Steered => turn.response_id = None,
-            Stage::ItemDone => turn.output.extend(done_item(message)),
+            Stage::ItemDone => turn.remember(message, self.bounds.history_bytes),
             _ => {}
         }
         let (no, done) = (turn.no, event.stage.is_last());

@@ -232,3 +232,22 @@ fn a_turn_that_was_sent_once_ends_as_unknown_where_no_connection_comes_for_its_s
     assert_eq!(session.desk.types(2), ["no_quota"], "it was never sent");
     assert!(session.turns.is_idle());
 }
+
+#[test]
+fn what_a_turn_says_is_kept_within_the_bound_of_a_conversation_and_only_where_it_is_needed() {
+    let item = |text: &str| json!({ "type": "response.output_item.done", "item": { "type": "message", "content": text } });
+    for (store, items, kept) in [(false, 3, true), (false, 30, false), (true, 3, false)] {
+        let small = Bounds { history_bytes: 1000, ..bounds(8) };
+        let mut session = Session { turns: Turns::new(small, Vec::new()), desk: Desk::default() };
+        session.connect();
+        session.says(1, &with(create("a"), json!({ "store": store })));
+        session.upstream(&[created("r1")]);
+        for _ in 0..items {
+            session.upstream(&[item(&"x".repeat(100))]);
+            let turn = session.turns.lanes[0].running.as_ref().unwrap();
+            assert!(turn.held_output() <= 1000, "{} bytes", turn.held_output());
+        }
+        session.upstream(&[completed("r1")]);
+        assert_eq!(session.turns.history().has("r1"), kept, "store: {store}, {items} items");
+    }
+}
