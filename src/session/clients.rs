@@ -163,6 +163,13 @@ impl Client {
         self.cursors.push(Cursor { stream, next, create: self.asking });
     }
 
+    /// Reads one log in place of another, of which it has read nothing yet.
+    pub(super) fn join(&mut self, from: u64, stream: u64, next: u64) {
+        if let Some(cursor) = self.cursors.iter_mut().find(|cursor| cursor.stream == from) {
+            (cursor.stream, cursor.next) = (stream, next);
+        }
+    }
+
     pub(super) fn reads(&self, stream: u64) -> bool {
         self.cursors.iter().any(|cursor| cursor.stream == stream)
     }

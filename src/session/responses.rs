@@ -48,6 +48,12 @@ impl Actor {
                         }
                     }
                 }
+                Action::Join { client, from, turn } => {
+                    let floor = self.streams.get(turn).map_or(1, |stream| stream.log.floor());
+                    if let Some(client) = self.clients.iter_mut().find(|c| c.id == client) {
+                        client.join(from, turn, floor);
+                    }
+                }
                 Action::Rejoin { client, turn, otherwise } => self.rejoin(client, turn, otherwise),
                 Action::Journal { turn, key, request, repeatable } => {
                     self.journal(turn, key, request, repeatable);

@@ -54,6 +54,8 @@ pub enum Action {
     Subscribe { client: ClientId, turn: TurnNo },
     /// The same, if the log still has its start; if not, the client is told the error.
     Rejoin { client: ClientId, turn: TurnNo, otherwise: Batch },
+    /// The client that waits for `from`, which will not run, reads `turn` in its place.
+    Join { client: ClientId, from: TurnNo, turn: TurnNo },
     /// Write to the ledger that the turn is about to be sent; [`Turns::on_journaled`] is told.
     Journal { turn: TurnNo, key: Option<TurnKey>, request: u128, repeatable: bool },
     /// Write to the ledger, some time, what became of the turn.
@@ -320,8 +322,8 @@ impl Turns {
                 actions.push(Action::Forget(turn.no));
                 false
             });
-            if let Some(turn) = lane.running.as_mut() {
-                turn.leave(client);
+            if lane.running.as_mut().is_some_and(|turn| turn.leave(client)) {
+                lane.adopt(&mut actions);
             }
         }
         actions

@@ -242,6 +242,26 @@ impl Lane {
         self.running.iter_mut().chain(&mut self.queue).find(same)
     }
 
+    /// The running turn has lost its client. If that came back by another way before its loss was
+    /// noticed, its request waits here as one of its own: it joins the turn instead of running again.
+    pub(super) fn adopt(&mut self, actions: &mut Vec<Action>) {
+        let Some(turn) = self.running.as_mut().filter(|turn| !turn.trimmed) else { return };
+        let same = |waiting: &Turn| {
+            waiting.create.fingerprint == turn.create.fingerprint
+                && (waiting.key.is_none() || turn.key.is_none())
+                && waiting.client.is_some()
+                && !waiting.redispatched
+        };
+        let at = self.queue.iter().position(same);
+        let Some(waiting) = at.and_then(|at| self.queue.remove(at)) else { return };
+        for client in waiting.client.into_iter().chain(waiting.also.iter().copied()) {
+            turn.join(client);
+            actions.push(Action::Join { client, from: waiting.no, turn: turn.no });
+        }
+        actions.extend(waiting.cut_short());
+        actions.push(Action::Forget(waiting.no));
+    }
+
     /// Whether an event of an unknown type may still be answered by an error.
     pub(super) fn has_asides(&self) -> bool {
         self.late_asides > 0 || self.running.as_ref().is_some_and(|turn| turn.asides > 0)

@@ -49,6 +49,10 @@ impl Desk {
                     assert!(self.logs.contains_key(&turn), "subscribed to a log that is not open");
                     self.readers.push((client, turn));
                 }
+                Action::Join { client, from, turn } => {
+                    let reader = self.readers.iter_mut().find(|reader| **reader == (client, from));
+                    *reader.expect("it reads the log that it leaves") = (client, turn);
+                }
                 Action::Append { turn, batch, done } => {
                     let log = self.logs.get_mut(&turn).expect("appended to a log that is not open");
                     assert!(!log.done, "turn {turn} was appended to after its end");
@@ -524,6 +528,22 @@ fn a_client_that_comes_back_with_the_same_request_gets_the_running_answer() {
     assert_eq!(session.desk.readers, [(1, 1), (2, 1)]);
     session.upstream(&[completed("r1")]);
     assert!(session.desk.is_done(1));
+}
+
+#[test]
+fn a_client_that_is_back_before_its_loss_was_noticed_gets_the_running_answer_too() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.asks(2, "other");
+    session.asks(2, "a");
+    let actions = session.turns.on_client_gone(1);
+    session.desk.perform(actions);
+    assert_eq!(session.desk.readers, [(1, 1), (2, 2), (2, 1)]);
+    session.upstream(&[completed("r1")]);
+    session.upstream(&[created("r2"), completed("r2")]);
+    assert_eq!(session.desk.inputs(), ["a", "other"], "nothing ran twice");
+    assert!(session.turns.is_idle());
 }
 
 #[test]

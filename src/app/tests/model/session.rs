@@ -28,7 +28,9 @@ impl Protocol {
                     }
                 }
                 Action::Open(turn) => drop(task(world, n).logs.insert(turn, Vec::new())),
-                Action::Subscribe { client, turn } | Action::Rejoin { client, turn, .. } => {
+                Action::Subscribe { client, turn }
+                | Action::Join { client, turn, .. }
+                | Action::Rejoin { client, turn, .. } => {
                     let task = task(world, n);
                     if task.client == Some(client) {
                         task.watching.insert(turn);

@@ -353,6 +353,17 @@ impl World {
         for asked in self.asked.values_mut().filter(|asked| asked.client == Some(client)) {
             asked.client = None;
         }
+        for action in &actions {
+            if let Action::Join { client, from, turn } = action {
+                let (from, turn) = (self.opened[from], self.opened[turn]);
+                let left = self.asked.get_mut(&from).unwrap();
+                assert_eq!(left.client.take(), Some(*client));
+                let (lane, input) = (left.lane, left.input);
+                let joined = self.asked.get_mut(&turn).unwrap();
+                assert_eq!((joined.lane, joined.input, joined.client), (lane, input, None));
+                joined.client = Some(*client);
+            }
+        }
         self.perform(actions);
     }
 
