@@ -155,12 +155,12 @@ impl Client {
         }
     }
 
-    /// Reads a log from message `next` on, unless it reads it already.
+    /// Reads a log from message `next` on, for what it asks now; once for each request.
     pub(super) fn subscribe(&mut self, stream: u64, next: u64) {
-        if self.reads(stream) {
-            return;
+        let create = self.asking;
+        if !self.cursors.iter().any(|it| it.stream == stream && it.create == create) {
+            self.cursors.push(Cursor { stream, next, create });
         }
-        self.cursors.push(Cursor { stream, next, create: self.asking });
     }
 
     /// Reads one log in place of another, of which it has read nothing yet.

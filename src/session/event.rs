@@ -278,6 +278,7 @@ impl ServerEvent {
             "response.incomplete" => Stage::Incomplete,
             "response.output_item.done" => Stage::ItemDone,
             "error" => Stage::Error,
+            "response.metadata" => Stage::Connection,
             kind if !kind.starts_with("response.") => Stage::Connection,
             _ => Stage::Running,
         };
@@ -299,12 +300,16 @@ impl ServerEvent {
         })
     }
 
-    /// An error that may answer anything a client sent: it is at fault, and no response is named.
+    /// An error that may answer anything a client sent: it is at fault, no response is named, and
+    /// it is none of those that only a create gets, or a connection.
     #[must_use]
     pub fn blames_a_request(&self) -> bool {
+        const OTHERS: [&str; 2] =
+            ["previous_response_not_found", "websocket_connection_limit_reached"];
         self.stage == Stage::Error
             && self.response_id.is_none()
-            && self.status.is_some_and(|status| (400..500).contains(&status))
+            && self.status.is_some_and(|status| matches!(status, 400 | 404 | 405 | 422))
+            && !self.error_code.as_deref().is_some_and(|code| OTHERS.contains(&code))
     }
 
     /// What it says of the endpoint that gave it; `operators`: with the operator's credential.

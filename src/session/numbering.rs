@@ -70,6 +70,10 @@ impl Numbering {
                 *left_out += u64::from(head.sequence_number.is_some());
                 continue;
             }
+            if head.r#type == "response.created" {
+                // A steered response's successor, or a second run, counts from its own beginning.
+                *left_out = head.sequence_number.map_or(*left_out, |first| first.min(*left_out));
+            }
             let lessened = match (head.sequence_number, head.error) {
                 _ if *left_out == 0 => None,
                 (Some(number), _) => renumbered(&message, number.saturating_sub(*left_out)),
@@ -141,6 +145,15 @@ mod tests {
         assert_eq!(told["error"]["last_sequence_number"], 1);
         let other = r#"{"type":"error","error":"text"}"#;
         assert_eq!(texts(&numbering.apply(batch(&[other])).unwrap()), [other]);
+    }
+
+    #[test]
+    fn a_second_response_of_a_turn_counts_from_its_own_beginning() {
+        let mut numbering = Numbering::of(ClientKind::Http);
+        let told = numbering.apply(batch(&[CREATED, METADATA, CREATED])).unwrap();
+        assert_eq!(texts(&told), [CREATED, CREATED]);
+        let next = r#"{"type":"response.in_progress","sequence_number":1}"#;
+        assert_eq!(texts(&numbering.apply(batch(&[next])).unwrap()), [next]);
     }
 
     #[test]

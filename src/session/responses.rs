@@ -178,7 +178,8 @@ impl Actor {
         }
         // A client that reads one turn while another's does not must not make the second
         // one's log grow without bound: it falls behind the floor and is let go.
-        stream.log.trim(self.ctx.limits.replay_bytes, self.ctx.limits.turn_idle_timeout, now);
+        // Time alone lets go of nothing: who comes back reads the turn from its start.
+        stream.log.trim(self.ctx.limits.replay_bytes, Duration::MAX, now);
         if stream.log.floor() > 1
             && let Some(turns) = &mut self.turns
         {

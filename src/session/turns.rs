@@ -263,7 +263,7 @@ impl Turns {
             return;
         }
         let superseded = create.previous_response_id.is_none()
-            && lane.at_upstream().is_some_and(|turn| turn.client.is_none() && turn.key.is_none())
+            && lane.at_upstream().is_some_and(Turn::is_abandoned)
             && self.running() == 1;
         let turn = Turn::new(self.next, client, create, message.payload.clone());
         self.next += 1;
@@ -287,7 +287,7 @@ impl Turns {
         let running = self.lanes.iter_mut().filter_map(|lane| lane.running.as_mut());
         let mut running = running.filter(|turn| turn.response_id.as_deref() == Some(response_id));
         let turn = if let Some(turn) = running.next() {
-            turn.join(client);
+            turn.read(client);
             Some(turn.no)
         } else {
             self.ended.iter().find(|(id, _)| id == response_id).map(|(_, turn)| *turn)

@@ -34,8 +34,10 @@ pub(super) struct Turn {
     pub(super) no: TurnNo,
     /// Who waits for it. None: its client went away and may come back.
     pub(super) client: Option<ClientId>,
-    /// Others that asked for the same by its idempotency key, or read it by its response.
+    /// Others that asked for the same by its idempotency key.
     pub(super) also: Vec<ClientId>,
+    /// Who reads it by its response and has not asked for it.
+    pub(super) readers: Vec<ClientId>,
     pub(super) key: Option<TurnKey>,
     pub(super) create: Create,
     /// The request itself, kept while it may have to be sent (again).
@@ -70,6 +72,7 @@ impl Turn {
             no,
             client: Some(client),
             also: Vec::new(),
+            readers: Vec::new(),
             key: create.key,
             create,
             payload: Some(payload),
@@ -130,8 +133,22 @@ impl Turn {
         }
     }
 
+    /// A client reads it that has not asked for it.
+    pub(super) fn read(&mut self, client: ClientId) {
+        if !self.readers.contains(&client) {
+            self.readers.push(client);
+        }
+    }
+
+    /// Whether a new request may take its place: nobody waits for it, or reads it, and no key
+    /// says that somebody will ask again.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.client.is_none() && self.readers.is_empty() && self.key.is_none()
+    }
+
     /// A client does not wait for it any more. True if that was the last one.
     pub(super) fn leave(&mut self, client: ClientId) -> bool {
+        self.readers.retain(|reader| *reader != client);
         if !self.is_of(client) {
             return false;
         }
@@ -265,6 +282,11 @@ impl Lane {
     /// Whether an event of an unknown type may still be answered by an error.
     pub(super) fn has_asides(&self) -> bool {
         self.late_asides > 0 || self.running.as_ref().is_some_and(|turn| turn.asides > 0)
+    }
+
+    /// Whether its turn has begun and sent nothing that an error could answer.
+    pub(super) fn goes_on_without_asides(&self) -> bool {
+        self.at_upstream().is_some_and(|turn| turn.response_id.is_some() && turn.asides == 0)
     }
 
     /// The running turn, if the upstream has it.

@@ -73,9 +73,23 @@ impl Turns {
         actions: &mut Vec<Action>,
     ) -> Option<(TurnNo, bool)> {
         let event = ServerEvent::parse(message)?;
-        let at = self.meant(&event)?;
+        let met = self.meant(&event).filter(|at| self.lanes[*at].at_upstream().is_some());
+        if event.blames_a_request() && met.is_none_or(|at| self.lanes[at].goes_on_without_asides())
+        {
+            let sent = |lane: &&mut Lane| {
+                lane.late_asides > 0 && (event.lane.is_none() || event.lane == lane.name)
+            };
+            if let Some(lane) = self.lanes.iter_mut().find(sent) {
+                // The answer to an event beside a turn that has ended.
+                lane.late_asides -= 1;
+                return None;
+            }
+        }
+        let at = met?;
         let asides = self.lanes[at].has_asides()
             || event.lane.is_none() && self.lanes.iter().any(Lane::has_asides);
+        let alone = (0..self.lanes.len())
+            .all(|other| other == at || self.lanes[other].at_upstream().is_none());
         let lane = &mut self.lanes[at];
         let turn = lane.running.as_mut().filter(|turn| turn.runs())?;
         match (&turn.response_id, &event.response_id) {
@@ -110,10 +124,13 @@ impl Turns {
             return Some((turn.no, false));
         }
         if asides && turn.response_id.is_none() && event.blames_a_request() {
-            // The answer to the create, or to an event beside another turn: a new connection
-            // tells.
-            *doubt = Some(turn.no);
-            return None;
+            // The answer to the create, or to an event beside an earlier turn. A new connection
+            // tells, where that costs nobody anything; else it counts for the create, and where
+            // nobody else needs the connection nothing runs on unseen on it.
+            *doubt = alone.then_some(turn.no);
+            if alone && turn.may_redispatch(&self.history) {
+                return None;
+            }
         }
         if event.error_code.as_deref() == Some(NOT_FOUND) && turn.may_tell_all(&self.history) {
             // This connection has not heard what the conversation was: told once, in full.

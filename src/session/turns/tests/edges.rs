@@ -118,6 +118,97 @@ fn an_error_that_may_answer_an_event_beside_the_turn_before_ends_no_turn() {
 }
 
 #[test]
+fn a_late_answer_to_an_event_beside_a_turn_ends_no_turn_of_another_lane() {
+    let mut session = Session::connected();
+    session.asks_in(1, "x", "a");
+    session.asks_in(1, "y", "b");
+    session.upstream(&[in_lane("x", created("r1")), in_lane("y", created("r2"))]);
+    session.says(1, &in_lane("x", new_thing()));
+    session.upstream(&[in_lane("x", completed("r1"))]);
+    session.upstream(&[refusal()]);
+    assert!(!session.desk.is_done(2));
+    session.upstream(&[in_lane("y", completed("r2"))]);
+    assert_eq!(session.desk.types(2), ["created", "completed"]);
+}
+
+#[test]
+fn an_answer_that_came_while_nothing_ran_is_not_waited_for() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.says(1, &new_thing());
+    session.upstream(&[completed("r1")]);
+    session.upstream(&[refusal()]);
+    session.asks(1, "b");
+    session.upstream(&[refusal()]);
+    assert_eq!(session.desk.types(2), ["unknown_event_type"]);
+    assert_eq!(session.desk.hang_ups, 0);
+}
+
+#[test]
+fn a_refused_request_in_doubt_costs_no_other_lane_its_turn_and_is_told_as_it_came() {
+    let mut session = Session::connected();
+    session.asks_in(1, "x", "a");
+    session.asks_in(1, "y", "b");
+    session.upstream(&[in_lane("x", created("r1")), in_lane("y", created("r2"))]);
+    session.says(1, &in_lane("x", new_thing()));
+    session.upstream(&[in_lane("x", completed("r1"))]);
+    session.asks_in(1, "x", "c");
+    session.upstream(&[in_lane("x", refusal())]);
+    assert_eq!(session.desk.types(3), ["unknown_event_type"]);
+    assert_eq!(session.desk.hang_ups, 0);
+    session.upstream(&[in_lane("y", completed("r2"))]);
+    assert_eq!(session.desk.types(2), ["created", "completed"]);
+
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.says(1, &new_thing());
+    session.upstream(&[completed("r1")]);
+    session.says(1, &with(create("b"), json!({ "store": true })));
+    session.upstream(&[refusal()]);
+    assert_eq!(session.desk.types(2), ["unknown_event_type"]);
+    assert_eq!(session.desk.hang_ups, 1, "it may run all the same");
+}
+
+#[test]
+fn an_error_that_no_other_event_gets_ends_the_turn() {
+    for code in ["websocket_connection_limit_reached", "rate_limit_exceeded"] {
+        let status = if code == "rate_limit_exceeded" { 429 } else { 400 };
+        let mut session = Session::connected();
+        session.asks(1, "a");
+        session.upstream(&[created("r1")]);
+        session.says(1, &new_thing());
+        session
+            .upstream(&[json!({ "type": "error", "status": status, "error": { "code": code } })]);
+        assert_eq!(session.desk.types(1), ["created", code]);
+        assert!(session.desk.is_done(1));
+    }
+}
+
+#[test]
+fn what_comes_before_a_response_and_speaks_of_the_connection_is_told() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[json!({ "type": "response.metadata", "headers": {} }), created("r1")]);
+    assert_eq!(session.desk.types(1), ["metadata", "created"]);
+}
+
+#[test]
+fn a_request_that_comes_again_joins_its_turn_although_somebody_else_reads_that() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.says(2, &json!({ "type": "ringspan.resume", "response_id": "r1" }));
+    let actions = session.turns.on_client_gone(1);
+    session.desk.perform(actions);
+    session.asks(3, "a");
+    assert_eq!(session.desk.readers, [(1, 1), (2, 1), (3, 1)]);
+    session.upstream(&[completed("r1")]);
+    assert_eq!(session.desk.inputs(), ["a"]);
+}
+
+#[test]
 fn what_is_said_of_a_response_before_its_name_is_of_an_earlier_one() {
     let mut session = Session::connected();
     session.asks(1, "a");
