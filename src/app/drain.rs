@@ -4,7 +4,7 @@
 //! room, hand sessions over (idle ones first) while client sockets close at their boundaries,
 //! sever what is left, leave, linger, end.
 
-use std::{collections::HashSet, pin::pin, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{collections::HashSet, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -77,7 +77,7 @@ impl Node {
         self.registry.begin_drain();
         self.step(DrainState::Dwelling, "drain begins: out of placement, forwarding");
         self.leave_placement().await?;
-        let mut passing_on = pin!(self.pass_on());
+        let mut passing_on = Box::pin(self.pass_on());
         tokio::select! {
             biased;
             () = self.dwell() => {}
@@ -95,6 +95,8 @@ impl Node {
             () = &mut passing_on => true,
             () = self.until(|times| times.hand_over) => false,
         };
+        // Not only left alone: what it waits for in the store's pool would be held from others.
+        drop(passing_on);
         if !done {
             self.sever().await;
         }
@@ -113,7 +115,10 @@ impl Node {
         }
         self.witness.resign();
         let release = async || {
-            self.registry.pass_on_unopened(true).await;
+            let last = async {
+                self.registry.pass_on_unopened(true).await;
+            };
+            self.before_end(last).await;
         };
         let left = leave::leave(&*self.store, self.me, release, |pause| self.has_time(pause)).await;
         self.before_end(sleep(LINGER)).await;

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::{ids::Incarnation, store::Store};
+use crate::{
+    ids::Incarnation,
+    store::{Store, StoreError},
+};
 
 /// Pause before another try; doubled each time, and spread.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -32,6 +35,9 @@ pub(super) async fn leave(
                 return Ok(());
             }
             Ok(_) => release().await,
+            Err(error @ StoreError::Fenced(_)) => {
+                return Err(anyhow::Error::new(error).context("leaving the ring"));
+            }
             Err(error) if !has_time(pause) => {
                 return Err(anyhow::Error::new(error).context("leaving the ring"));
             }

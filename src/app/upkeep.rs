@@ -13,7 +13,7 @@ use super::{Node, strays::Strays};
 /// How often the load is looked at; heartbeats carry it.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How often each node sweeps, give or take: a sweep of nothing costs three index look-ups.
+/// How often each node sweeps, give or take: a sweep of nothing costs a few index look-ups.
 const SWEEP: Duration = Duration::from_mins(2);
 
 /// How long closed sessions stay as fences and their aliases can be asked for.

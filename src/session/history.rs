@@ -60,6 +60,12 @@ impl History {
             None if append => return None,
             _ => Self::new(max_bytes, Vec::new()),
         };
+        let first = past.first().filter(|_| append);
+        let before = first.and_then(|past| past.previous.as_deref());
+        if before.is_some_and(|id| !history.has(id)) {
+            // Something in between never came here.
+            return None;
+        }
         for past in past {
             history.push(past);
         }
@@ -234,6 +240,17 @@ mod tests {
         assert_eq!(rebuilt["input"], json!([{"u":1},{"a":1},{"u":2},{"a":2},{"u":3}]));
         assert_eq!(rebuilt.get("previous_response_id"), None);
         assert_eq!((&rebuilt["model"], &rebuilt["store"]), (&json!("m"), &json!(false)));
+    }
+
+    #[test]
+    fn an_heir_refuses_a_part_that_follows_one_which_it_never_had() {
+        let kept = |had, append, past| History::kept(had, append, vec![past], 1 << 20);
+        let next = || past("r3", Some("r2"), "{}");
+        let after = || past("r4", Some("r3"), "{}");
+        assert!(kept(None, true, next()).is_none());
+        assert!(kept(Some(history()), true, after()).is_none(), "r3 is missing");
+        assert!(kept(Some(history()), true, next()).unwrap().has("r3"));
+        assert!(kept(Some(history()), true, past("s1", None, "{}")).is_some(), "it begins anew");
     }
 
     #[test]

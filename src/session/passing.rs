@@ -140,39 +140,42 @@ impl Registry {
     /// Passes on the sessions that were handed to this node, which drains, and that nobody has
     /// opened here since: their rows name us, no task does, and none will. What has no heir
     /// yet stays for the next call, unless this is the `last` one: then whoever is asked for it
-    /// may claim it, as for what no heir would take. How many there were; the store's failures
-    /// are logged. Dropped, it leaves the rest as it is.
+    /// may claim it. So does what no heir would take, or the store not hear of. How many went;
+    /// the store's failures are logged. Dropped, it leaves the rest as it is.
     pub async fn pass_on_unopened(&self, last: bool) -> usize {
         let me = self.ctx.me;
         let mut filter = SessionFilter { owner: Some(me), limit: PAGE, ..SessionFilter::default() };
-        let mut found = 0;
+        let mut went = 0;
         loop {
             let rows = match self.ctx.store.sessions(&filter).await {
                 Ok(rows) => rows,
                 Err(error) => {
                     tracing::warn!(%error, "listing our sessions failed");
-                    return found;
+                    return went;
                 }
             };
             filter.after = rows.last().map(|row| row.id);
             if rows.is_empty() {
-                return found;
+                return went;
             }
-            let unopened: Vec<_> = rows.into_iter().filter(|row| !self.knows(row.id)).collect();
-            found += unopened.len();
-            stream::iter(&unopened)
-                .for_each_concurrent(AT_ONCE, |row| self.pass_on(row, last))
+            let unopened = rows.iter().filter(|row| !self.knows(row.id));
+            let passed: Vec<bool> = stream::iter(unopened)
+                .map(|row| self.pass_on(row, last))
+                .buffer_unordered(AT_ONCE)
+                .collect()
                 .await;
+            went += passed.into_iter().filter(|went| *went).count();
         }
     }
 
-    async fn pass_on(&self, row: &SessionRow, last: bool) {
+    /// Whether the session went, or was released.
+    async fn pass_on(&self, row: &SessionRow, last: bool) -> bool {
         let (id, me, epoch) = (row.id, self.ctx.me, row.epoch);
+        let heirs = self.ctx.ring.borrow().heirs(id, me);
+        if heirs.is_empty() && !last && self.warm.has(id) {
+            return false;
+        }
         if let Some(warm) = self.warm.copy(id) {
-            let heirs = self.ctx.ring.borrow().heirs(id, me);
-            if heirs.is_empty() && !last {
-                return;
-            }
             let started = Instant::now();
             let prepared = Some(Prepared { session: id, from: None, append: false, warm });
             let passing = Passing { ctx: &self.ctx, id, epoch, prepared };
@@ -184,11 +187,18 @@ impl Registry {
             if let Went::To(heir, _) = went {
                 drop(self.warm.take(id));
                 self.ctx.metrics.heir_conversations(self.copies());
-                return passing.activate(heir);
+                passing.activate(heir);
+                return true;
+            }
+            if !last {
+                // This is the only copy of it: tried again.
+                return false;
             }
         }
         if let Err(error) = self.ctx.store.release(id, me, epoch).await {
             tracing::warn!(session = %id, %error, "releasing a session failed");
+            return false;
         }
+        true
     }
 }

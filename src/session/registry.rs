@@ -136,10 +136,10 @@ impl Registry {
         self.sessions.lock().contains_key(&id)
     }
 
-    /// Whether the session is open here, being opened, or left here by its last owner.
+    /// Whether the session is open here, being opened, or left here by its last owner lately.
     #[must_use]
     pub fn keeps(&self, id: SessionId) -> bool {
-        self.knows(id) || self.warm.has(id)
+        self.knows(id) || self.warm.has_fresh(id)
     }
 
     /// Whether the session is open here.

@@ -78,6 +78,16 @@ pub(super) struct Copy {
     pub(super) actor: mpsc::WeakSender<Command>,
 }
 
+impl Copy {
+    /// The session is to send all that it remembers to whoever is its heir now.
+    fn again(&self) {
+        if let Some(actor) = self.actor.upgrade() {
+            // Full inboxes are busy ones: the next turn sends everything again.
+            drop(actor.try_send(Command::Replicate));
+        }
+    }
+}
+
 /// A session whose stay here has ended.
 #[derive(Clone)]
 pub(super) struct Ended {
@@ -209,8 +219,12 @@ impl Shared {
         let mut batch = Vec::new();
         while errands.recv_many(&mut batch, BATCH).await > 0 {
             let Some(member) = self.ring.borrow().member(heir).cloned() else {
-                // Nobody waits for long for what is dropped here.
-                batch.clear();
+                // Nobody waits for long for what is dropped here, but another heir lacks it.
+                for errand in batch.drain(..) {
+                    if let Errand::Copy(copy) = errand {
+                        copy.again();
+                    }
+                }
                 continue;
             };
             let (copies, ended) = sort(std::mem::take(&mut batch));
@@ -269,7 +283,8 @@ impl Shared {
                 self.metrics.conversation_copy(outcome);
             }
             let former = copy.stats.heir().filter(|former| *former != heir);
-            if self.heir_of(session) == Some(heir) {
+            let stale = self.heir_of(session) != Some(heir);
+            if !stale {
                 if let Some((former, lanes)) = former.filter(|_| !refused).zip(lanes.upgrade()) {
                     lanes.put(former, Errand::Useless(session));
                 }
@@ -277,15 +292,11 @@ impl Shared {
             } else if former.is_none() {
                 copy.stats.set_heir((!refused).then_some(heir));
             } else if !refused {
-                // The ring has changed meanwhile, and another lane has brought a later copy.
+                // The ring has changed meanwhile.
                 useless.push(session);
             }
-            if refused
-                && copy.prepared.append
-                && let Some(actor) = copy.actor.upgrade()
-            {
-                // Full inboxes are busy ones: the next turn sends everything again.
-                drop(actor.try_send(Command::Replicate));
+            if stale || (refused && copy.prepared.append) {
+                copy.again();
             }
             // The actor may have stopped waiting.
             let _ = copy.acknowledge.send(());

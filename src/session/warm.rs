@@ -155,9 +155,21 @@ impl WarmStore {
         self.0.lock().sessions.contains_key(&session)
     }
 
+    /// Whether what is here of the session is young enough to be asked for.
+    pub(super) fn has_fresh(&self, session: SessionId) -> bool {
+        let now = Instant::now();
+        self.0.lock().sessions.get(&session).is_some_and(|entry| entry.is_fresh(now))
+    }
+
     /// What is needed to open the session, without taking it.
     pub(super) fn peek(&self, session: SessionId) -> Option<Warm> {
         self.0.lock().sessions.get(&session).map(|entry| entry.warm.clone())
+    }
+}
+
+impl Entry {
+    fn is_fresh(&self, now: Instant) -> bool {
+        now < self.at + self.warm.route.detach_ttl + GRACE
     }
 }
 
@@ -178,7 +190,7 @@ impl Kept {
             return;
         }
         self.expired = Some(now);
-        self.sessions.retain(|_, entry| now < entry.at + entry.warm.route.detach_ttl + GRACE);
+        self.sessions.retain(|_, entry| entry.is_fresh(now));
         self.bytes = self.sessions.values().map(|entry| entry.bytes).sum();
     }
 }

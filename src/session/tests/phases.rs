@@ -242,6 +242,25 @@ async fn an_heir_that_drains_before_it_opened_the_session_passes_it_on_with_its_
 }
 
 #[tokio::test]
+async fn what_an_heir_does_not_take_now_is_offered_again_until_the_end_of_the_drain() {
+    let mut scene = Scene::set().await;
+    let heirs = scene.heirs();
+    scene.neighbours.loses_activations.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.drain().await;
+    scene.moved().await;
+    let heir = scene.node(heirs[0]);
+    let other = &scene.node(heirs[1]).registry;
+    eventually("the copy is let go of, or was not there", async || other.copies() == 0).await;
+    scene.leaves(heir).await;
+    scene.neighbours.silent.lock().insert(heirs[1]);
+    assert_eq!(heir.registry.pass_on_unopened(false).await, 0);
+    assert_eq!(heir.row(scene.attach.session).await.owner, Some(heirs[0]));
+    scene.neighbours.silent.lock().remove(&heirs[1]);
+    assert_eq!(heir.registry.pass_on_unopened(false).await, 1);
+    scene.goes_on_at(heirs[1]).await;
+}
+
+#[tokio::test]
 async fn what_nobody_can_inherit_waits_for_an_heir_until_the_end_of_the_drain() {
     let scene = Scene::set().await;
     let heirs = scene.heirs();
@@ -254,7 +273,7 @@ async fn what_nobody_can_inherit_waits_for_an_heir_until_the_end_of_the_drain() 
     .await;
     scene.leaves(scene.node(heirs[1])).await;
     scene.leaves(heir).await;
-    assert_eq!(heir.registry.pass_on_unopened(false).await, 1);
+    assert_eq!(heir.registry.pass_on_unopened(false).await, 0);
     assert_eq!(heir.row(scene.attach.session).await.owner, Some(heirs[0]));
     assert_eq!(heir.registry.pass_on_unopened(true).await, 1);
     assert_eq!(heir.row(scene.attach.session).await.owner, None);
