@@ -382,8 +382,10 @@ async fn an_upstream_hears_nothing_that_was_meant_for_the_hop_or_claims_to_come_
 #[tokio::test]
 async fn a_clients_words_cannot_become_lines_of_a_request_or_of_a_log() {
     let bench = Bench::start().await;
-    let key = "/raw?session=a%0d%0aInjected:%20yes%0a%7B%22level%22:%22INFO%22%7D";
-    bench.status(upgrade(key, "Sec-WebSocket-Protocol: a\r\n").as_bytes()).await;
+    let words = "a%0d%0aInjected:%20yes%0a%7B%22level%22:%22INFO%22%7D";
+    bench.refused("a key of lines", &upgrade(&format!("/raw?session={words}"), "")).await;
+    let target = format!("/raw?session=a&note={words}");
+    bench.status(upgrade(&target, "Sec-WebSocket-Protocol: a\r\n").as_bytes()).await;
     let heard = bench.upstream.take();
     assert!(!heard.contains("\r\ninjected") && heard.contains("%0d%0ainjected"), "{heard}");
     bench
