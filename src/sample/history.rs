@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 /// Connections of each transport that are remembered.
-const MAX_CONNECTIONS: usize = 10_000;
+const MAX_CONNECTIONS: usize = 100_000;
 /// Creates of one connection that are remembered.
 const MAX_CREATES: usize = 1_000;
 
