@@ -101,10 +101,13 @@ impl Node {
             self.sever().await;
         }
 
-        let last = async {
-            self.registry.pass_on_unopened(true).await;
+        let release = async || {
+            let last = async {
+                self.registry.pass_on_unopened(true).await;
+            };
+            self.before_end(last).await;
         };
-        self.before_end(last).await;
+        release().await;
         self.sessions.close();
         self.before_end(self.sessions.wait()).await;
         self.step(DrainState::Lingering, "owns nothing any more");
@@ -114,12 +117,6 @@ impl Node {
             renewer.stop().await;
         }
         self.witness.resign();
-        let release = async || {
-            let last = async {
-                self.registry.pass_on_unopened(true).await;
-            };
-            self.before_end(last).await;
-        };
         let left = leave::leave(&*self.store, self.me, release, |pause| self.has_time(pause)).await;
         self.before_end(sleep(LINGER)).await;
         tracing::info!(took = ?begun.elapsed(), "drained");

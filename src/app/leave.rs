@@ -35,10 +35,7 @@ pub(super) async fn leave(
                 return Ok(());
             }
             Ok(_) => release().await,
-            Err(error @ StoreError::Fenced(_)) => {
-                return Err(anyhow::Error::new(error).context("leaving the ring"));
-            }
-            Err(error) if !has_time(pause) => {
+            Err(error) if matches!(error, StoreError::Fenced(_)) || !has_time(pause) => {
                 return Err(anyhow::Error::new(error).context("leaving the ring"));
             }
             Err(error) if !std::mem::replace(&mut failing, true) => {

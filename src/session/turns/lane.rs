@@ -124,6 +124,11 @@ impl Turn {
         self.client == Some(client) || self.also.contains(&client)
     }
 
+    /// Whether it is of the same request. Two keys say that they are two requests.
+    fn asks_for(&self, create: &Create, key: Option<TurnKey>) -> bool {
+        self.create.fingerprint == create.fingerprint && (self.key.is_none() || key.is_none())
+    }
+
     /// Another client waits for it.
     pub(super) fn join(&mut self, client: ClientId) {
         match self.client {
@@ -248,14 +253,9 @@ impl Lane {
         Self { name, running: None, queue: VecDeque::new(), late_asides: 0 }
     }
 
-    /// A turn of the same request whose client went away. Two different keys say that they
-    /// are two requests.
+    /// A turn of the same request whose client went away.
     pub(super) fn orphan(&mut self, create: &Create, key: Option<TurnKey>) -> Option<&mut Turn> {
-        let same = |turn: &&mut Turn| {
-            turn.client.is_none()
-                && turn.create.fingerprint == create.fingerprint
-                && (turn.key.is_none() || key.is_none())
-        };
+        let same = |turn: &&mut Turn| turn.client.is_none() && turn.asks_for(create, key);
         self.running.iter_mut().chain(&mut self.queue).find(same)
     }
 
@@ -264,10 +264,9 @@ impl Lane {
     pub(super) fn adopt(&mut self, actions: &mut Vec<Action>) {
         let Some(turn) = self.running.as_mut().filter(|turn| !turn.trimmed) else { return };
         let same = |waiting: &Turn| {
-            waiting.create.fingerprint == turn.create.fingerprint
-                && (waiting.key.is_none() || turn.key.is_none())
-                && waiting.client.is_some()
+            waiting.client.is_some()
                 && !waiting.redispatched
+                && waiting.asks_for(&turn.create, turn.key)
         };
         let at = self.queue.iter().position(same);
         let Some(waiting) = at.and_then(|at| self.queue.remove(at)) else { return };
