@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::{
     MAX_HOPS, PROTOCOL, auth, convert,
     describe::{self, SessionReport},
+    door::{self, OPEN_MESSAGE, Prompt},
     mux::{Mux, Outgoing},
     outgoing::{FRAME, Identity, WINDOW},
     proto::{
@@ -22,7 +23,7 @@ use super::{
         frame::Body,
         peer_server::{Peer, PeerServer},
     },
-    tls, transport,
+    tls,
 };
 use crate::{
     config::{PeerSecurity, Route},
@@ -338,7 +339,7 @@ impl Incoming {
     }
 }
 
-/// Serves the peer protocol, health and reflection until `stop` resolves.
+/// Serves the peer protocol, and to anybody health and reflection, until `stop` resolves.
 ///
 /// # Errors
 /// Certificates that cannot be used, or a transport that failed.
@@ -368,13 +369,13 @@ pub async fn serve(
             PeerServer::new(incoming).max_decoding_message_size(MAX_CALL),
             ask,
         ))
-        .add_service(health)
-        .add_service(reflection);
+        .add_service(Prompt(health.max_decoding_message_size(OPEN_MESSAGE)))
+        .add_service(Prompt(reflection.max_decoding_message_size(OPEN_MESSAGE)));
     if let Some(files) = auth::files(security) {
         let connections = tls::accept(listener, files, &tracker, &shutdown).await?;
         router.serve_with_incoming_shutdown(connections, stop).await?;
     } else {
-        router.serve_with_incoming_shutdown(transport::incoming(listener), stop).await?;
+        router.serve_with_incoming_shutdown(door::incoming(listener), stop).await?;
     }
     Ok(())
 }
