@@ -360,17 +360,21 @@ pub async fn serve(
         .max_concurrent_streams(MAX_STREAMS);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<PeerServer<Incoming>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Most clients know the older of the two only.
+    let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let router = server
         .add_service(InterceptedService::new(
             PeerServer::new(incoming).max_decoding_message_size(MAX_CALL),
             ask,
         ))
         .add_service(Prompt(health.max_decoding_message_size(OPEN_MESSAGE)))
-        .add_service(Prompt(reflection.max_decoding_message_size(OPEN_MESSAGE)));
+        .add_service(Prompt(v1.max_decoding_message_size(OPEN_MESSAGE)))
+        .add_service(Prompt(v1alpha.max_decoding_message_size(OPEN_MESSAGE)));
     if let Some(files) = auth::files(security) {
         let connections = tls::accept(listener, files, &tracker, &shutdown).await?;
         router.serve_with_incoming_shutdown(connections, stop).await?;
