@@ -13,6 +13,7 @@ mod aliases;
 mod claims;
 mod conversations;
 mod differential;
+mod given_up;
 mod handoff;
 mod measure;
 mod members;
