@@ -117,6 +117,25 @@ async fn a_node_serves_as_many_clients_as_it_may_and_takes_the_next_when_one_lea
 }
 
 #[tokio::test]
+async fn requests_that_came_together_wait_together_for_a_session_that_cannot_be_reached() {
+    let gate = Gate::open(SampleAuth::Bearer(crate::config::Secret::new("another"))).await;
+    let front = Front::before(gate, limits()).await;
+    let mut client = front.client("/v1/responses").await;
+    for n in 0..20 {
+        let create = json!({ "type": "response.create", "model": "m", "input": n.to_string() });
+        client.socket.feed(Message::text(create.to_string())).await.unwrap();
+    }
+    client.socket.flush().await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(client.until("error").await["status"], 401);
+    }
+    assert_eq!(front.gate.dials(), 1, "each of them would wait as long");
+    client.create("later").await;
+    client.until("error").await;
+    assert_eq!(front.gate.dials(), 2, "what comes later is tried again");
+}
+
+#[tokio::test]
 async fn a_refused_request_carries_a_reason_and_no_socket() {
     let front = Front::start(limits()).await;
     for path in ["/rooms/a?last_seq=x", "/rooms/a?last_seq=-1"] {
