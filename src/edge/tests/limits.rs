@@ -117,6 +117,19 @@ async fn a_node_serves_as_many_clients_as_it_may_and_takes_the_next_when_one_lea
 }
 
 #[tokio::test]
+async fn a_client_that_is_one_too_many_gets_a_whole_answer_that_says_when_to_come_back() {
+    let front = Front::start(Limits { max_clients: 1, ..limits() }).await;
+    let _first = front.client("/rooms/a").await;
+    let answer = front.answer(b"").await;
+    assert_eq!(answer.status, 503);
+    assert_eq!((&*answer.headers["retry-after"], &*answer.headers["connection"]), ("1", "close"));
+    let error = answer.json()["error"].clone();
+    assert_eq!(error["code"], "session_unavailable");
+    assert_eq!((&error["type"], &error["param"]), (&json!("server_error"), &Value::Null));
+    assert!(error["message"].is_string());
+}
+
+#[tokio::test]
 async fn requests_that_came_together_wait_together_for_a_session_that_cannot_be_reached() {
     let gate = Gate::open(SampleAuth::Bearer(crate::config::Secret::new("another"))).await;
     let front = Front::before(gate, limits()).await;
