@@ -9,6 +9,7 @@ use http::{
 use crate::{
     error::{Code, Error},
     route::RouteError,
+    telemetry::metrics::Metrics,
     upstream::Refusal,
 };
 
@@ -43,6 +44,14 @@ pub(super) fn bytes(error: &Error) -> Vec<u8> {
         body.len()
     );
     answer.into_bytes()
+}
+
+/// A method that the path does not have; the router adds those that it has.
+pub(super) fn bad_method(metrics: &Metrics) -> Response {
+    let text = "this path does not have this method; the Allow header names those that it has";
+    let error = Error::new(Code::InvalidRequest, text);
+    metrics.error(&error);
+    json(StatusCode::METHOD_NOT_ALLOWED.as_u16(), document(&error))
 }
 
 /// An upgrade that is not one.

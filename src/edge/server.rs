@@ -117,8 +117,10 @@ fn router(edge: &Arc<Edge>) -> Router {
             Profile::Opaque => router.route(&route.path, opaque_route(edge, route)),
         };
     }
-    let edge = Arc::clone(edge);
-    router.fallback(move |request: Request| http_edge::pass(Arc::clone(&edge), request))
+    let (refusing, passing) = (Arc::clone(edge), Arc::clone(edge));
+    router
+        .method_not_allowed_fallback(move || ready(reply::bad_method(&refusing.metrics)))
+        .fallback(move |request: Request| http_edge::pass(Arc::clone(&passing), request))
 }
 
 fn responses_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::MethodRouter {

@@ -130,6 +130,17 @@ async fn a_client_that_is_one_too_many_gets_a_whole_answer_that_says_when_to_com
 }
 
 #[tokio::test]
+async fn a_method_that_a_path_does_not_have_is_refused_in_json_with_those_that_it_has() {
+    let front = Front::start(limits()).await;
+    let request = b"DELETE /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = front.answer(request).await;
+    assert_eq!((answer.status, &*answer.headers["allow"]), (405, "GET,HEAD,POST"));
+    let error = &answer.json()["error"];
+    assert_eq!((&error["code"], &error["param"]), (&json!("invalid_request"), &Value::Null));
+    assert!(error["message"].is_string());
+}
+
+#[tokio::test]
 async fn requests_that_came_together_wait_together_for_a_session_that_cannot_be_reached() {
     let gate = Gate::open(SampleAuth::Bearer(crate::config::Secret::new("another"))).await;
     let front = Front::before(gate, limits()).await;
