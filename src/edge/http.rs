@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Edge, body,
-    events::{Events, Step, error_response, failure, lost, moving},
+    events::{Events, Step, error_response, failure, lost, moving, opening},
     key, reply, sse,
 };
 use crate::{
@@ -189,7 +189,7 @@ async fn resumed(
     let batch = Batch::one(&resume_event(id));
     attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 });
     let mut events = Events::of(attached.link, edge.drain.cut.clone());
-    let first = events.next().await;
+    let first = events.next_of_response().await;
     if let Some(error) = failure(&first) {
         // What is not held here may be stored by the upstream.
         return Ok(Some(error).filter(|error| error.status() != StatusCode::NOT_FOUND));
@@ -225,9 +225,7 @@ fn wish(
 
 /// Whether what is held of a response begins where the response did.
 fn begins(first: &Step) -> bool {
-    let Step::Events(batch) = first else { return false };
-    let event = batch.messages().next().and_then(|message| ServerEvent::parse(&message));
-    event.is_some_and(|event| event.stage == Stage::Created)
+    matches!(first, Step::Events(batch) if opening(batch) == Some(Stage::Created))
 }
 
 /// Headers that describe the body do not describe the upgrade that it becomes.
@@ -268,11 +266,9 @@ async fn collect(first: Step, mut events: Events) -> Response {
                     }
                 }
             }
-            Step::Failed(error) => return reply::error(&error),
-            Step::Lost => {
-                return error_response(&events.unknown()).unwrap_or_else(|| reply::error(&lost()));
-            }
-            Step::Moved => return reply::error(&moving()),
+            Step::Failed(error) => return events.broken_off(&error),
+            Step::Lost => return events.broken_off(&lost()),
+            Step::Moved => return events.broken_off(&moving()),
             Step::End => {
                 let text = "the turn ended without a final response";
                 return reply::error(&Error::new(Code::UpstreamUnavailable, text));

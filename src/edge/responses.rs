@@ -300,6 +300,7 @@ impl Client {
             self.session = Some(session);
             self.epoch = Epoch::default();
             self.link = None;
+            self.creates.move_on();
         }
         Ok(())
     }
