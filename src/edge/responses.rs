@@ -227,6 +227,9 @@ impl Client {
     }
 
     async fn on_messages(&mut self, batch: &Batch, pump: &mut Pump) -> Next {
+        // The socket is not looked at meanwhile, so what came together waits together: there
+        // may be thousands in a batch, and each wait may be as long as `TURN_PATIENCE`.
+        let mut unreachable = None;
         for message in batch.messages() {
             if message.kind == Kind::Binary {
                 return Next::Close { code: 1003, reason: "this protocol is text" };
@@ -238,9 +241,12 @@ impl Client {
                     continue;
                 }
             };
-            if let Err(error) = self.reach(create.as_ref()).await {
+            if unreachable.is_none() {
+                unreachable = self.reach(create.as_ref()).await.err();
+            }
+            if let Some(error) = &unreachable {
                 let lane = create.as_ref().and_then(|create| create.lane.as_deref());
-                send_route_error(pump, &error, lane);
+                send_route_error(pump, error, lane);
                 continue;
             }
             let ledger = self.route.ledger;
