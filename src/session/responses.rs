@@ -29,6 +29,10 @@ impl Actor {
         for action in actions {
             match action {
                 Action::Upstream(batch) => self.send_upstream(&batch),
+                Action::Dispatch { turn, batch } => {
+                    self.heard_of(turn, false);
+                    self.send_upstream(&batch);
+                }
                 Action::Open(turn) => self.open_turn(turn),
                 Action::Subscribe { client, turn } => {
                     // A log that was trimmed begins later; who reads it sees that by the
@@ -60,6 +64,7 @@ impl Actor {
                 }
                 Action::Mark { turn, state, response } => self.mark(turn, state, response),
                 Action::Append { turn, batch, done } => {
+                    self.heard_of(turn, done);
                     // Nobody hears of the end of a turn that a crash could still undo (I6):
                     // the conversation is kept first. What comes after it waits too.
                     let copied = if done { self.copying.take() } else { None };

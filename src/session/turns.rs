@@ -46,8 +46,10 @@ const MAX_ACTIVE: usize = 16;
 /// What the session must do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send to the upstream.
+    /// Send to the upstream, beside its turn or for it.
     Upstream(Batch),
+    /// The turn itself is sent to the upstream.
+    Dispatch { turn: TurnNo, batch: Batch },
     /// A turn begins: its log is opened.
     Open(TurnNo),
     /// The client reads the turn's log from its start.
@@ -91,6 +93,16 @@ pub struct Bounds {
     pub ledger: bool,
 }
 
+/// The upstream connection, as turns see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Connection {
+    None,
+    Open,
+    /// What comes on it may be of a turn that was ended here: nothing more is sent on it, and it
+    /// is given up as soon as nothing runs on it.
+    Spent,
+}
+
 /// All turns of a session.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
@@ -98,7 +110,7 @@ pub struct Turns {
     lanes: Vec<Lane>,
     next: TurnNo,
     bounds: Bounds,
-    connected: bool,
+    connection: Connection,
     /// The session is about to leave.
     holding: bool,
     /// Responses that the present connection made: it knows them, and no other does.
@@ -122,7 +134,7 @@ impl Turns {
             lanes: Vec::new(),
             next: 1,
             bounds,
-            connected: false,
+            connection: Connection::None,
             holding: false,
             known: BTreeSet::new(),
             history: History::new(bounds.history_bytes, past),
@@ -254,7 +266,7 @@ impl Turns {
         }
         let held: usize = self.lanes.iter().map(Lane::payload_bytes).sum();
         let lane = &self.lanes[at];
-        let busy = lane.running.is_some() || !self.connected;
+        let busy = lane.running.is_some() || self.connection != Connection::Open;
         if (busy && lane.queue.len() >= self.bounds.queue.max(1))
             || (held > 0 && held + message.payload.len() > self.bounds.payload_bytes)
         {
@@ -332,7 +344,7 @@ impl Turns {
     /// The upstream connection is there.
     pub fn on_connected(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.connected = true;
+        self.connection = Connection::Open;
         self.dispatch(&mut actions);
         actions
     }

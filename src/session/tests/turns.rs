@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
 use node::{LEASE, Neighbours};
+use tokio_tungstenite::tungstenite;
 
 use super::*;
 
@@ -145,4 +148,64 @@ async fn a_client_that_does_not_read_for_long_gets_its_whole_answer_when_it_read
     client.until("response.created").await;
     tokio::time::sleep(4 * idle).await;
     client.until("response.completed").await;
+}
+
+/// An upstream that takes one turn, names its response and says nothing more but pings.
+async fn pinging() -> http::Uri {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+        socket.next().await.unwrap().unwrap();
+        let created = r#"{"type":"response.created","response":{"id":"r1"}}"#;
+        socket.send(tungstenite::Message::text(created)).await.unwrap();
+        while socket.send(tungstenite::Message::Ping(Bytes::new())).await.is_ok() {
+            tokio::time::sleep(IDLE / 10).await;
+        }
+    });
+    url
+}
+
+/// As long as a turn may be silent here.
+const IDLE: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_turn_of_which_nothing_is_heard_ends_though_its_upstream_pings() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let mut route = route(Profile::Responses, &gate);
+    Arc::make_mut(&mut route.upstream).endpoints =
+        vec![crate::config::Endpoint::sole(pinging().await)];
+    let route = Arc::new(route);
+    let short = crate::config::Limits { turn_idle_timeout: IDLE, ..limits() };
+    let node = Node::start(&Arc::new(Memory::default()), "a", short, [&route]).await;
+    let mut client = Reader::new(node.attach(&wish(&route, "thread")).await.unwrap().link);
+    client.send(&create("silent"));
+    let end = client.until("error").await;
+    assert_eq!(end["error"]["code"], "outcome_unknown");
+    assert_eq!(end["error"]["response_id"], "r1");
+}
+
+#[tokio::test]
+async fn a_turn_of_which_nothing_is_heard_ends_though_other_lanes_are_busy() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let short = crate::config::Limits { turn_idle_timeout: IDLE, ..limits() };
+    let node = Node::start(&Arc::new(Memory::default()), "a", short, [&route]).await;
+    let mut client = Reader::new(node.attach(&wish(&route, "thread")).await.unwrap().link);
+    let in_lane = |lane: &str, input: &str| {
+        create(input).replacen('{', &format!(r#"{{"stream_id":"{lane}","#), 1)
+    };
+    client.send(&in_lane("x", "[hang] silent"));
+    client.send(&in_lane("y", "[deltas=60][delay=20ms] long"));
+    let end = client.until("error").await;
+    assert_eq!(
+        (&end["stream_id"], &end["error"]["code"]),
+        (&"x".into(), &"outcome_unknown".into())
+    );
+    // What is asked now waits for a connection that has not heard of the silent turn.
+    client.send(&in_lane("x", "next"));
+    let ends = [client.until("response.completed").await, client.until("response.completed").await];
+    assert_eq!(ends.map(|end| end["stream_id"].clone()), ["y", "x"]);
+    assert_eq!(gate.dials(), 2);
 }

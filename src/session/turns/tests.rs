@@ -41,7 +41,9 @@ impl Desk {
     pub(super) fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Upstream(batch) => self.sent.extend(values(&batch)),
+                Action::Upstream(batch) | Action::Dispatch { batch, .. } => {
+                    self.sent.extend(values(&batch));
+                }
                 Action::Open(turn) => {
                     assert!(self.logs.insert(turn, Log::default()).is_none(), "opened twice");
                 }
@@ -608,7 +610,7 @@ fn silence_ends_what_runs_and_hangs_up_so_that_what_waits_gets_a_fresh_connectio
     session.asks(1, "a");
     session.asks(1, "b");
     session.asks_in(1, "x", "c");
-    let actions = session.turns.on_silence();
+    let actions = session.turns.on_silence(&[1, 3]);
     session.desk.perform(actions);
     assert_eq!(session.desk.types(1), ["outcome_unknown"]);
     assert_eq!(session.desk.types(3), ["outcome_unknown"]);

@@ -59,6 +59,7 @@ impl Turns {
             actions.extend(self.on_disconnected());
             actions.push(Action::HangUp);
         }
+        self.renew(&mut actions);
         // Only now: nothing in this batch can be of a turn that the upstream did not have.
         self.dispatch(&mut actions);
         actions

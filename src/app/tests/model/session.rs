@@ -20,7 +20,7 @@ impl Protocol {
     pub(super) fn perform(&self, world: &mut World, n: usize, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Upstream(batch) => {
+                Action::Upstream(batch) | Action::Dispatch { batch, .. } => {
                     let payload = batch.messages().next().expect("a request").payload;
                     self.sent(world, &payload);
                     if let Some(upstream) = &mut task(world, n).upstream {

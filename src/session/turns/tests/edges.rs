@@ -290,7 +290,7 @@ fn however_a_turn_is_lost_its_end_says_how_far_it_was_told_and_its_events_can_be
     type Loss = fn(&mut Turns) -> Vec<Action>;
     let losses: [(&str, Loss); 4] = [
         ("disconnected", Turns::on_disconnected),
-        ("silence", Turns::on_silence),
+        ("silence", |turns| turns.on_silence(&[1])),
         ("fenced", Turns::on_fenced),
         ("severed", |turns| turns.sever().0),
     ];
@@ -308,6 +308,24 @@ fn however_a_turn_is_lost_its_end_says_how_far_it_was_told_and_its_events_can_be
         session.says(2, &json!({ "type": "ringspan.resume", "response_id": "r1" }));
         assert_eq!(session.desk.readers.last(), Some(&(2, 1)), "{how}");
     }
+}
+
+#[test]
+fn a_silent_turn_ends_alone_and_nothing_follows_it_on_its_connection() {
+    let mut session = Session::connected();
+    session.asks_in(1, "x", "a");
+    session.asks_in(1, "y", "b");
+    session.upstream(&[in_lane("x", created("r1")), in_lane("y", created("r2"))]);
+    let actions = session.turns.on_silence(&[1]);
+    session.desk.perform(actions);
+    assert_eq!(session.desk.types(1), ["created", "outcome_unknown"]);
+    session.asks_in(1, "x", "c");
+    assert_eq!(session.desk.inputs(), ["a", "b"], "it would run beside what fell silent");
+    session.upstream(&[in_lane("x", completed("r1")), in_lane("y", completed("r2"))]);
+    assert_eq!(session.desk.types(2), ["created", "completed"], "it was not silent");
+    assert_eq!(session.desk.hang_ups, 1);
+    session.connect();
+    assert_eq!(session.desk.inputs(), ["a", "b", "c"]);
 }
 
 #[test]
