@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fields::Fields;
@@ -237,6 +237,34 @@ struct ServerHead<'a> {
     status: Option<&'a RawValue>,
 }
 
+impl<'a> ServerHead<'a> {
+    /// Without the fields that are of another type than they should be: what the event says
+    /// besides still counts, and a turn whose end is not understood would hang.
+    fn read_leniently(fields: &Fields<'a>) -> Self {
+        let object = |name| fields.raw(name).and_then(|raw| Fields::parse(raw.as_bytes()));
+        let response = object("response").map(|response| ResponseHead {
+            id: response.get("id"),
+            incomplete_details: response.get("incomplete_details"),
+            error: response.get("error"),
+        });
+        let code = |error: Fields<'a>| -> Option<Value> { error.get("code") };
+        let code = object("error").and_then(code).and_then(|code| match code {
+            Value::String(text) => Some(text.into()),
+            Value::Number(number) => Some(number.to_string().into()),
+            _ => None,
+        });
+        Self {
+            r#type: fields.get("type").unwrap_or_default(),
+            stream_id: fields.get("stream_id"),
+            response_id: fields.get("response_id"),
+            response,
+            sequence_number: fields.get("sequence_number"),
+            error: Some(ErrorHead { code }),
+            status: fields.get("status"),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct ResponseHead<'a> {
     #[serde(borrow)]
@@ -268,7 +296,10 @@ impl ServerEvent {
         if message.kind != Kind::Text {
             return None;
         }
-        let head: ServerHead<'_> = serde_json::from_slice(&message.payload).ok()?;
+        let head = match serde_json::from_slice(&message.payload) {
+            Ok(head) => head,
+            Err(_) => ServerHead::read_leniently(&Fields::parse(&message.payload)?),
+        };
         let stage = match &*head.r#type {
             "" => return None,
             "response.created" => Stage::Created,
@@ -441,6 +472,25 @@ mod tests {
         assert_eq!((created.stage, created.response_id.as_deref()), (Stage::Created, Some("r1")));
         assert_eq!(event("42"), None);
         assert_eq!(event(r#"{"a":1}"#), None);
+    }
+
+    #[test]
+    fn an_event_with_a_field_of_another_type_still_says_the_rest() {
+        let event = |json: &'static str| ServerEvent::parse(&Message::text(json)).unwrap();
+        for (json, code) in [
+            (r#"{"type":"error","status":400,"stream_id":"x","error":{"code":400}}"#, Some("400")),
+            (r#"{"type":"error","status":400,"stream_id":"x","error":"text"}"#, None),
+            (r#"{"type":"error","status":400,"stream_id":"x","error":{"code":[]}}"#, None),
+            (r#"{"type":"error","status":400,"stream_id":"x","sequence_number":"1"}"#, None),
+        ] {
+            let event = event(json);
+            assert_eq!((event.stage, event.lane.as_deref()), (Stage::Error, Some("x")), "{json}");
+            assert_eq!((event.status, event.error_code.as_deref()), (Some(400), code), "{json}");
+        }
+        let json = r#"{"type":"response.failed","response":{"id":"r","error":{"code":500},"incomplete_details":"x"}}"#;
+        assert_eq!(event(json).response_id.as_deref(), Some("r"));
+        assert_eq!(event(r#"{"type":"response.completed","response":"r"}"#).response_id, None);
+        assert_eq!(ServerEvent::parse(&Message::text(r#"{"type":1,"error":"x"}"#)), None);
     }
 
     #[test]

@@ -187,6 +187,17 @@ fn an_error_that_no_other_event_gets_ends_the_turn() {
 }
 
 #[test]
+fn an_error_whose_details_are_not_understood_ends_the_turn_all_the_same() {
+    for details in [json!("no quota"), json!({ "code": 429 }), json!([1]), json!(null)] {
+        let mut session = Session::connected();
+        session.asks(1, "a");
+        session.upstream(&[json!({ "type": "error", "status": 429, "error": details })]);
+        assert!(session.desk.is_done(1), "{details}");
+        assert_eq!(session.desk.logs[&1].events[0]["error"], details, "passed on as it came");
+    }
+}
+
+#[test]
 fn what_comes_before_a_response_and_speaks_of_the_connection_is_told() {
     let mut session = Session::connected();
     session.asks(1, "a");
