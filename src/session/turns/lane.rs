@@ -124,9 +124,10 @@ impl Turn {
         self.client == Some(client) || self.also.contains(&client)
     }
 
-    /// Whether it is of the same request. Two keys say that they are two requests.
-    fn asks_for(&self, create: &Create, key: Option<TurnKey>) -> bool {
-        self.create.fingerprint == create.fingerprint && (self.key.is_none() || key.is_none())
+    /// Whether it answers that request too. One with a key joins a turn of that key only: under
+    /// another name, or without one, nothing would know of it when the key comes again.
+    fn answers(&self, create: &Create, key: Option<TurnKey>) -> bool {
+        self.create.fingerprint == create.fingerprint && (key.is_none() || key == self.key)
     }
 
     /// Another client waits for it.
@@ -255,7 +256,7 @@ impl Lane {
 
     /// A turn of the same request whose client went away.
     pub(super) fn orphan(&mut self, create: &Create, key: Option<TurnKey>) -> Option<&mut Turn> {
-        let same = |turn: &&mut Turn| turn.client.is_none() && turn.asks_for(create, key);
+        let same = |turn: &&mut Turn| turn.client.is_none() && turn.answers(create, key);
         self.running.iter_mut().chain(&mut self.queue).find(same)
     }
 
@@ -266,7 +267,7 @@ impl Lane {
         let same = |waiting: &Turn| {
             waiting.client.is_some()
                 && !waiting.redispatched
-                && waiting.asks_for(&turn.create, turn.key)
+                && turn.answers(&waiting.create, waiting.key)
         };
         let at = self.queue.iter().position(same);
         let Some(waiting) = at.and_then(|at| self.queue.remove(at)) else { return };

@@ -271,13 +271,40 @@ fn a_turn_that_somebody_reads_is_not_superseded_when_who_asked_for_it_goes() {
 #[test]
 fn a_turn_with_an_idempotency_key_is_not_superseded() {
     let mut session = Session::connected();
-    session.says(1, &with(create("a"), json!({ "client_metadata": { "idempotency_key": "k" } })));
+    session.says(1, &keyed("a", "k"));
     session.upstream(&[created("r1")]);
     session.turns.on_client_gone(1);
     session.asks(2, "other");
     assert_eq!(session.desk.hang_ups, 0, "its client may ask for it by its key");
     session.upstream(&[completed("r1")]);
     assert_eq!(session.desk.inputs(), ["a", "other"]);
+}
+
+fn keyed(input: &str, key: &str) -> Value {
+    with(create(input), json!({ "client_metadata": { "idempotency_key": key } }))
+}
+
+#[test]
+fn a_request_with_a_key_joins_no_turn_that_does_not_have_it_and_runs_once_under_it() {
+    for left_first in [true, false] {
+        let mut session = Session::connected();
+        session.asks(1, "a");
+        session.upstream(&[created("r1")]);
+        if left_first {
+            session.turns.on_client_gone(1);
+            session.says(2, &keyed("a", "k"));
+        } else {
+            session.says(2, &keyed("a", "k"));
+            session.turns.on_client_gone(1);
+        }
+        assert_eq!(session.desk.readers, [(1, 1), (2, 2)], "left first: {left_first}");
+        session.disconnect();
+        session.connect();
+        session.answers("r2");
+        session.says(3, &keyed("a", "k"));
+        assert_eq!(session.desk.readers.last(), Some(&(3, 2)), "its end is replayed");
+        assert_eq!(session.desk.inputs(), ["a", "a"], "left first: {left_first}");
+    }
 }
 
 #[test]
