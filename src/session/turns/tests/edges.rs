@@ -172,6 +172,28 @@ fn a_refused_request_in_doubt_costs_no_other_lane_its_turn_and_is_told_as_it_cam
 }
 
 #[test]
+fn after_an_error_in_doubt_the_next_turn_gets_no_answer_of_the_one_before() {
+    let mut session = Session::connected();
+    session.asks_in(1, "x", "a");
+    session.asks_in(1, "y", "b");
+    session.upstream(&[in_lane("x", created("r1")), in_lane("y", created("rb"))]);
+    session.says(1, &in_lane("x", new_thing()));
+    session.upstream(&[in_lane("x", completed("r1"))]);
+    session.asks_in(1, "x", "c");
+    session.asks_in(1, "x", "d");
+    // It answers the other event: the upstream runs c.
+    session.upstream(&[in_lane("x", refusal())]);
+    session.upstream(&[in_lane("x", created("rc")), in_lane("x", completed("rc"))]);
+    assert_eq!(session.desk.types(4), [""; 0], "d was told what c had asked for");
+    session.upstream(&[in_lane("y", completed("rb"))]);
+    assert_eq!(session.desk.hang_ups, 1, "nobody needs that connection any more");
+    session.connect();
+    session.upstream(&[in_lane("x", created("rd")), in_lane("x", completed("rd"))]);
+    assert_eq!(session.desk.types(4), ["created", "completed"]);
+    assert_eq!(session.desk.inputs(), ["a", "b", "-", "c", "d"]);
+}
+
+#[test]
 fn an_error_that_no_other_event_gets_ends_the_turn() {
     for code in ["websocket_connection_limit_reached", "rate_limit_exceeded"] {
         let status = if code == "rate_limit_exceeded" { 429 } else { 400 };
