@@ -274,23 +274,29 @@ impl Turns {
             reply(actions, client, &error, name.as_deref(), 1);
             return;
         }
-        let superseded = create.previous_response_id.is_none()
-            && lane.at_upstream().is_some_and(Turn::is_abandoned)
-            && self.running() == 1;
         let turn = Turn::new(self.next, client, create, message.payload.clone());
         self.next += 1;
         actions.push(Action::Open(turn.no));
         actions.push(Action::Subscribe { client, turn: turn.no });
         self.lanes[at].queue.push_back(turn);
-        if superseded {
-            // Nobody waits for the turn that runs, and the new one brings its whole
-            // history: do what the client's own connection would have done, hang up.
+        self.supersede(at, actions);
+        self.dispatch(actions);
+    }
+
+    /// Where nobody waits for the turn that runs, and the next one brings its whole history: does
+    /// what the client's own connection would have done, hangs up.
+    fn supersede(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let lane = &self.lanes[at];
+        let next = lane.queue.front().filter(|turn| turn.client.is_some());
+        if next.is_some_and(|turn| turn.create.previous_response_id.is_none())
+            && lane.at_upstream().is_some_and(Turn::is_abandoned)
+            && self.running() == 1
+        {
             let text = "superseded after its client went away; whether it finished is unknown";
             self.end(at, text, actions);
             self.lost_connection();
             actions.push(Action::HangUp);
         }
-        self.dispatch(actions);
     }
 
     /// The events of a response once more: of the one that runs, or of one that ended and
@@ -337,6 +343,11 @@ impl Turns {
             if lane.running.as_mut().is_some_and(|turn| turn.leave(client)) {
                 lane.adopt(&mut actions);
             }
+        }
+        // A request that came before this loss was noticed need not wait either.
+        let abandoned = |lane: &Lane| lane.at_upstream().is_some_and(Turn::is_abandoned);
+        if let Some(at) = self.lanes.iter().position(abandoned) {
+            self.supersede(at, &mut actions);
         }
         actions
     }

@@ -597,7 +597,7 @@ fn what_a_client_left_waiting_never_runs_and_its_running_turn_goes_on() {
     let mut session = Session::connected();
     session.asks(1, "a");
     session.asks(1, "b");
-    session.asks(2, "c");
+    session.says(2, &with(create("c"), json!({ "previous_response_id": "r0" })));
     session.turns.on_client_gone(1);
     assert_eq!((session.turns.running(), session.turns.queued()), (1, 1));
     session.answers("r1");

@@ -291,6 +291,31 @@ fn a_turn_that_somebody_reads_is_not_superseded_when_who_asked_for_it_goes() {
 }
 
 #[test]
+fn a_request_that_came_before_the_loss_of_the_earlier_socket_was_noticed_does_not_wait_for_it() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.asks(2, "other");
+    let actions = session.turns.on_client_gone(1);
+    session.desk.perform(actions);
+    assert_eq!(session.desk.hang_ups, 1);
+    assert_eq!(session.desk.types(1), ["created", "outcome_unknown"]);
+    session.connect();
+    session.answers("r2");
+    assert_eq!(session.desk.inputs(), ["a", "other"]);
+    assert_eq!(session.desk.types(2), ["created", "output_text.delta", "completed"]);
+
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.says(2, &with(create("next"), json!({ "previous_response_id": "r1" })));
+    session.asks(2, "other");
+    let actions = session.turns.on_client_gone(1);
+    session.desk.perform(actions);
+    assert_eq!(session.desk.hang_ups, 0, "the next one needs what the connection knows");
+}
+
+#[test]
 fn a_turn_with_an_idempotency_key_is_not_superseded() {
     let mut session = Session::connected();
     session.says(1, &keyed("a", "k"));
