@@ -221,7 +221,7 @@ impl Actor {
                 Some(if unread { turns.with_unread() } else { turns })
             }
             Profile::Opaque => {
-                streams.open(OPAQUE, None);
+                streams.open(OPAQUE, None, None);
                 None
             }
         };

@@ -75,7 +75,7 @@ impl Session {
     fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Open(turn) => {
+                Action::Open { turn, .. } => {
                     assert_eq!(self.logs.insert(turn, false), None, "opened twice");
                 }
                 Action::Append { turn, done, .. } => {

@@ -33,7 +33,7 @@ impl Actor {
                     self.heard_of(turn, false);
                     self.send_upstream(&batch);
                 }
-                Action::Open(turn) => self.open_turn(turn),
+                Action::Open { turn, lane } => self.open_turn(turn, lane),
                 Action::Subscribe { client, turn } => {
                     // A log that was trimmed begins later; who reads it sees that by the
                     // events' own numbers.
@@ -145,7 +145,7 @@ impl Actor {
         }
     }
 
-    fn open_turn(&mut self, no: TurnNo) {
+    fn open_turn(&mut self, no: TurnNo, lane: Option<String>) {
         let span = tracing::info_span!(
             parent: None,
             "turn",
@@ -164,7 +164,7 @@ impl Actor {
             span,
             queued: Some(self.ctx.metrics.queued_turn(&self.route.path)),
         };
-        self.streams.open(no, Some(watch));
+        self.streams.open(no, lane, Some(watch));
     }
 
     fn append(&mut self, turn: TurnNo, batch: Batch, done: bool) {

@@ -50,8 +50,8 @@ pub enum Action {
     Upstream(Batch),
     /// The turn itself is sent to the upstream.
     Dispatch { turn: TurnNo, batch: Batch },
-    /// A turn begins: its log is opened.
-    Open(TurnNo),
+    /// A turn begins in a lane: its log is opened.
+    Open { turn: TurnNo, lane: Option<String> },
     /// The client reads the turn's log from its start.
     Subscribe { client: ClientId, turn: TurnNo },
     /// The same, if the log still has its start; if not, the client is told the error.
@@ -276,7 +276,7 @@ impl Turns {
         }
         let turn = Turn::new(self.next, client, create, message.payload.clone());
         self.next += 1;
-        actions.push(Action::Open(turn.no));
+        actions.push(Action::Open { turn: turn.no, lane: name });
         actions.push(Action::Subscribe { client, turn: turn.no });
         self.lanes[at].queue.push_back(turn);
         self.supersede(at, actions);

@@ -44,7 +44,7 @@ impl Desk {
                 Action::Upstream(batch) | Action::Dispatch { batch, .. } => {
                     self.sent.extend(values(&batch));
                 }
-                Action::Open(turn) => {
+                Action::Open { turn, .. } => {
                     assert!(self.logs.insert(turn, Log::default()).is_none(), "opened twice");
                 }
                 Action::Subscribe { client, turn } => {

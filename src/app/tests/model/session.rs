@@ -27,7 +27,7 @@ impl Protocol {
                         upstream.up.push_back(payload);
                     }
                 }
-                Action::Open(turn) => drop(task(world, n).logs.insert(turn, Vec::new())),
+                Action::Open { turn, .. } => drop(task(world, n).logs.insert(turn, Vec::new())),
                 Action::Subscribe { client, turn }
                 | Action::Join { client, turn, .. }
                 | Action::Rejoin { client, turn, .. } => {

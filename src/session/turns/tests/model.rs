@@ -320,7 +320,7 @@ impl World {
         };
         let actions = turns.on_client(client, &Message::text(event.to_string()), None);
         let opens = |action: &Action| match action {
-            Action::Open(turn) => Some(*turn),
+            Action::Open { turn, .. } => Some(*turn),
             _ => None,
         };
         let joins = |action: &Action| match action {
