@@ -23,6 +23,8 @@ pub enum ClientEvent {
     Control {
         lane: Option<String>,
         response_id: Option<String>,
+        /// It brings input of its own.
+        steers: bool,
     },
     /// Ours, from an edge whose client asks for the events of a response again.
     Resume {
@@ -106,7 +108,7 @@ impl ClientEvent {
             "response.interrupt" | "response.steer" => {
                 let response_id =
                     fields.get("response_id").or_else(|| fields.get("previous_response_id"));
-                Self::Control { lane, response_id }
+                Self::Control { lane, response_id, steers: kind == "response.steer" }
             }
             RESUME => {
                 let text = "response_id is needed";
@@ -400,6 +402,24 @@ pub fn unknown_event(
 pub fn last_sequence(batch: &Batch, lane: Option<&str>) -> Option<u64> {
     let events = batch.messages().filter_map(|message| ServerEvent::parse(&message));
     events.filter(|event| event.lane.as_deref() == lane).filter_map(|event| event.sequence).last()
+}
+
+/// What is told of a `response.steer` whose response has ended: its input was not taken.
+#[must_use]
+pub fn steer_failed(steer: &[u8], response_id: Option<&str>) -> Message {
+    let fields = Fields::parse(steer);
+    let input: Option<Value> = fields.and_then(|fields| fields.get("input"));
+    let event = serde_json::json!({
+        "type": "response.steer.failed",
+        "sequence_number": 0,
+        "steer": { "input": input, "previous_response_id": response_id },
+        "error": {
+            "type": "invalid_request_error",
+            "code": "response_not_active",
+            "message": "the response that this was meant for does not run any more",
+        },
+    });
+    Message::text(Bytes::from(event.to_string()))
 }
 
 /// The same around an upstream's own error body.

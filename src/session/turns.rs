@@ -24,7 +24,7 @@ pub use parting::Severed;
 use recall::Recall;
 
 use super::{
-    event::{ClientEvent, Create, error_event},
+    event::{ClientEvent, Create, error_event, steer_failed},
     history::{History, Past},
 };
 use crate::{
@@ -206,17 +206,31 @@ impl Turns {
             Ok(ClientEvent::Resume { response_id }) => {
                 self.resume(client, &response_id, &mut actions);
             }
-            Ok(ClientEvent::Control { lane, response_id }) => {
-                let target = self.lanes.iter().find(|l| {
-                    l.at_upstream().is_some_and(|turn| match &response_id {
-                        Some(id) => turn.response_id.as_ref() == Some(id),
+            Ok(ClientEvent::Control { lane, response_id, steers }) => {
+                let running = |lane: &&mut Lane| lane.at_upstream().is_some();
+                let target = self.lanes.iter_mut().filter(running).find_map(|l| {
+                    let meant = match &response_id {
+                        Some(id) => l.at_upstream()?.response_id.as_ref() == Some(id),
                         None => l.name == lane,
-                    })
+                    };
+                    l.running.as_mut().filter(|_| meant)
                 });
-                // One that comes too late has lost a race that its sender could not see:
-                // the terminal event is on its way to the client, so there is nothing to say.
-                if target.is_some() {
-                    actions.push(Action::Upstream(Batch::one(message)));
+                match target {
+                    Some(turn) => {
+                        if steers {
+                            turn.forget();
+                        }
+                        actions.push(Action::Upstream(Batch::one(message)));
+                    }
+                    // What it says is lost with it, so its sender has to know.
+                    None if steers => {
+                        let event = steer_failed(&message.payload, response_id.as_deref());
+                        let batch = Batch::one(&event);
+                        actions.push(Action::Reply { client, batch, ended: 0 });
+                    }
+                    // It has lost a race that its sender could not see: the terminal event is on
+                    // its way to the client, so there is nothing to say.
+                    None => {}
                 }
             }
             Ok(ClientEvent::Other { lane }) => {

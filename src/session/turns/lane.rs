@@ -107,10 +107,16 @@ impl Turn {
         let Some(item) = done_item(event) else { return };
         self.output_bytes += item.len();
         if input.len() + self.output_bytes > max_bytes {
-            (self.input, self.output) = (None, Vec::new());
+            self.forget();
         } else {
             self.output.push(item);
         }
+    }
+
+    /// Nothing of it is remembered: it is too long, or was steered by input that the upstream may
+    /// take, return or keep for the next turn. A conversation without it would be a wrong one.
+    pub(super) fn forget(&mut self) {
+        (self.input, self.output) = (None, Vec::new());
     }
 
     /// Bytes of output held.

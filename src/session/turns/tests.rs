@@ -330,6 +330,45 @@ fn interrupt_and_steer_reach_a_running_response_and_no_other() {
 }
 
 #[test]
+fn a_steer_that_comes_too_late_is_returned_to_its_sender() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.answers("r1");
+    let input = json!([{ "type": "message", "role": "user", "content": "no, b" }]);
+    let steer = json!({ "type": "response.steer", "previous_response_id": "r1", "input": input });
+    let actions = session.turns.on_client(1, &Message::text(steer.to_string()), None);
+    let [Action::Reply { client: 1, batch, ended: 0 }] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    let told = &values(batch)[0];
+    assert_eq!(told["type"], "response.steer.failed");
+    assert_eq!(told["error"]["code"], "response_not_active");
+    assert_eq!(told["steer"], json!({ "input": input, "previous_response_id": "r1" }));
+}
+
+#[test]
+fn a_conversation_is_not_told_without_what_steered_it() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session
+        .says(1, &json!({ "type": "response.steer", "previous_response_id": "r1", "input": "b" }));
+    let steered = json!({ "type": "response.incomplete", "response":
+        { "id": "r1", "incomplete_details": { "reason": "steered" } } });
+    session.upstream(&[steered, created("r2"), completed("r2")]);
+    assert!(session.desk.is_done(1));
+    let after = with(create("c"), json!({ "previous_response_id": "r2" }));
+    session.says(1, &after);
+    assert_eq!(session.desk.sent.last(), Some(&after), "this connection knows it");
+    session.upstream(&[created("r3"), completed("r3")]);
+    session.disconnect();
+    session.connect();
+    let last = with(create("d"), json!({ "previous_response_id": "r3" }));
+    session.says(1, &last);
+    assert_eq!(session.desk.sent.last(), Some(&last), "for the upstream to say that it does not");
+}
+
+#[test]
 fn an_event_of_an_unknown_type_passes_only_beside_the_clients_own_turn() {
     let mut session = Session::connected();
     let other = json!({ "type": "response.new_thing" });
