@@ -86,7 +86,7 @@ pub struct DevArgs {
     /// Node processes to run
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub nodes: u16,
-    /// Upstream to use in the place of the sample upstream
+    /// Upstream of the Responses route; the sample upstream stays behind /rooms/{room} and /echo
     #[arg(long, value_name = "URL", value_parser = upstream_url)]
     pub upstream: Option<String>,
 }
