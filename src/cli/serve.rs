@@ -34,7 +34,8 @@ async fn serve(config: Config) -> anyhow::Result<Exit> {
     let metrics = Metrics::new();
     let guard = match telemetry::init(&config.telemetry, &config.node.id, &metrics) {
         Ok(guard) => guard,
-        // A variable of the standard that means nothing is a fault of the configuration.
+        // What only the set-up of a connection finds, such as a certificate that is none, is a
+        // fault of the configuration all the same.
         Err(error @ InitError::Target(_)) => {
             complain(format_args!("{error}"));
             return Ok(Exit::Usage);

@@ -3,12 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    BreakerRules, Config, Limits, LogFormat, Node, PrincipalLimits, Rebalance, Telemetry, Timing,
-    admin, auth, check, continuity,
+    BreakerRules, Collectors, Config, Limits, LogFormat, Node, PrincipalLimits, Rebalance,
+    Telemetry, Timing, admin, auth, check, continuity,
     database::{self, Database},
     fault::{Faults, Got},
     file::File,
-    peers,
+    otlp, peers,
     resolve::{Env, Resolved, ServeArgs},
     routes,
     settings::{Key, Section},
@@ -87,6 +87,7 @@ fn survey(
     let peer = peers::security(&settings, &mut faults);
     let admin_token = admin::token(&settings, &mut faults);
     let history_keys = continuity::keys(&settings, &mut faults);
+    let otlp = otlp::collectors(&settings, env, &mut faults);
     check::relations(&settings, &mut faults);
     check::warn(&settings, &database, &found.upstreams, &auth, &mut warnings);
     let config = Config {
@@ -104,7 +105,7 @@ fn survey(
         peer,
         history_keys,
         admin_token,
-        telemetry: telemetry(&settings),
+        telemetry: telemetry(&settings, otlp),
         warnings,
     };
     if faults.is_empty() {
@@ -272,11 +273,11 @@ fn breaker(settings: &Resolved) -> BreakerRules {
     }
 }
 
-fn telemetry(settings: &Resolved) -> Telemetry {
+fn telemetry(settings: &Resolved, otlp: Collectors) -> Telemetry {
     let json = settings.text(Key::LogFormat).as_deref() == Some("json");
     Telemetry {
         log_format: if json { LogFormat::Json } else { LogFormat::Text },
         log_filter: settings.text(Key::LogFilter).unwrap_or_default(),
-        otlp_endpoint: settings.text(Key::OtlpEndpoint),
+        otlp,
     }
 }
