@@ -106,6 +106,23 @@ async fn every_failure_is_json_in_our_words() {
 }
 
 #[tokio::test]
+async fn a_method_that_a_path_does_not_have_is_refused_in_json_with_those_that_it_has() {
+    let node = node(&Arc::new(Fake::default()));
+    for (method, path, allowed) in [
+        ("GET", "/api/v1/drain", "POST"),
+        ("POST", "/api/v1/ring", "GET,HEAD"),
+        ("DELETE", "/health/live", "GET,HEAD"),
+    ] {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let (status, headers, body) = ask(&node, request).await;
+        assert_eq!((status.as_u16(), headers["allow"].to_str().unwrap()), (405, allowed), "{path}");
+        assert_eq!(headers["content-type"], "application/json", "{path}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["error"]["code"], "invalid_request", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_page_of_another_site_cannot_drain_the_node() {
     let fake = Arc::new(Fake::default());
     let node = node(&fake);

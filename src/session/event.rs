@@ -364,6 +364,12 @@ pub fn unknown_event(
     error_event_with(error.code.status(), &body, error.retry_after(), lane)
 }
 
+/// Whether a batch may carry such numbers: what is of the connection alone has none.
+#[must_use]
+pub fn is_numbered(batch: &Batch) -> bool {
+    memchr::memmem::find(batch.bytes(), b"\"sequence_number\"").is_some()
+}
+
 /// The number of the last event of a lane in a batch that carries one.
 #[must_use]
 pub fn last_sequence(batch: &Batch, lane: Option<&str>) -> Option<u64> {

@@ -81,7 +81,8 @@ pub enum Action {
 pub struct Bounds {
     /// Turns that may wait in one lane behind the one that runs.
     pub queue: usize,
-    /// Bytes of all requests that wait or may have to be sent again.
+    /// Bytes of all requests that wait or run, and of what was said to them, above which no
+    /// more are taken.
     pub payload_bytes: usize,
     /// Bytes of conversation kept.
     pub history_bytes: usize,
@@ -252,7 +253,7 @@ impl Turns {
             self.dispatch(actions);
             return;
         }
-        let held: usize = self.lanes.iter().map(Lane::payload_bytes).sum();
+        let held: usize = self.lanes.iter().map(Lane::held_bytes).sum();
         let lane = &self.lanes[at];
         let busy = lane.running.is_some() || !self.connected;
         if (busy && lane.queue.len() >= self.bounds.queue.max(1))

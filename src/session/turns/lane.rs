@@ -42,7 +42,7 @@ pub(super) struct Turn {
     pub(super) create: Create,
     /// The request itself, kept while it may have to be sent (again).
     pub(super) payload: Option<Bytes>,
-    /// Its own input items, where the conversation is kept.
+    /// Its own input items, where the conversation is kept: what stays of the payload.
     input: Option<Bytes>,
     /// Output items so far, as the upstream gave them; as long as there is `input`.
     output: Vec<String>,
@@ -66,8 +66,6 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn new(no: TurnNo, client: ClientId, create: Create, payload: Bytes) -> Self {
-        // Only what no upstream stores has to be remembered here.
-        let input = if create.store { None } else { input_items(&payload) };
         Self {
             no,
             client: Some(client),
@@ -76,7 +74,7 @@ impl Turn {
             key: create.key,
             create,
             payload: Some(payload),
-            input,
+            input: None,
             output: Vec::new(),
             output_bytes: 0,
             response_id: None,
@@ -98,6 +96,23 @@ impl Turn {
             "this request runs, as response {id}, but its first events are not held any more; wait for it to end"
         );
         Error::new(Code::TurnInProgress, text)
+    }
+
+    /// Something of it is passed on: it is never sent again, so of its request no more is kept
+    /// than the conversation needs, and nothing where that would be longer than `max_bytes`.
+    pub(super) fn becomes_visible(&mut self, max_bytes: usize) {
+        self.progress = Progress::Visible;
+        let payload = self.payload.take();
+        // Only what no upstream stores has to be remembered here.
+        if let Some(payload) = payload.filter(|_| !self.create.store) {
+            self.input = input_items(&payload).filter(|input| input.len() <= max_bytes);
+        }
+    }
+
+    /// Bytes held of its request and of what it has said.
+    fn held_bytes(&self) -> usize {
+        let payload = self.payload.as_ref().map_or(0, Bytes::len);
+        payload + self.input.as_ref().map_or(0, |input| input.len() + self.output_bytes)
     }
 
     /// Remembers the output item that an event brings, where the conversation is kept. What is
@@ -311,9 +326,8 @@ impl Lane {
         }
     }
 
-    /// Bytes of requests held.
-    pub(super) fn payload_bytes(&self) -> usize {
-        let turns = self.running.iter().chain(&self.queue);
-        turns.filter_map(|turn| turn.payload.as_ref()).map(Bytes::len).sum()
+    /// Bytes held of its turns' requests and of what they have said.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.running.iter().chain(&self.queue).map(Turn::held_bytes).sum()
     }
 }

@@ -140,8 +140,7 @@ impl Turns {
         }
         turn.last_sequence = event.sequence.or(turn.last_sequence);
         if event.stage != Stage::Connection {
-            turn.progress = Progress::Visible;
-            turn.payload = None;
+            turn.becomes_visible(self.bounds.history_bytes);
         }
         match event.stage {
             Stage::Steered => turn.response_id = None,

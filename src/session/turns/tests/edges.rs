@@ -342,3 +342,29 @@ fn what_a_turn_says_is_kept_within_the_bound_of_a_conversation_and_only_where_it
         assert_eq!(session.turns.history().has("r1"), kept, "store: {store}, {items} items");
     }
 }
+
+#[test]
+fn requests_count_once_and_until_their_turns_end() {
+    let bounds = Bounds { payload_bytes: 10_000, ..bounds(8) };
+    let mut session = Session { turns: Turns::new(bounds, Vec::new()), desk: Desk::default() };
+    session.connect();
+    session.asks_in(1, "x", &"a".repeat(4_500));
+    session.asks_in(1, "y", &"b".repeat(4_500));
+    assert_eq!(session.desk.sent.len(), 2, "there is room for both");
+    let (x, y) = (in_lane("x", created("r1")), in_lane("y", created("r2")));
+    session.upstream(&[x, y]);
+    session.asks_in(1, "z", &"c".repeat(2_000));
+    assert_eq!(session.desk.replies, [(1, "queue_full".to_owned(), 1)], "their input is held");
+    session.upstream(&[in_lane("x", completed("r1"))]);
+    session.asks_in(1, "z", &"c".repeat(2_000));
+    assert_eq!(session.desk.sent.len(), 3);
+    let text = json!({ "type": "output_text", "text": "d".repeat(4_500) });
+    let item = json!({ "type": "message", "content": [text] });
+    let said = json!({ "type": "response.output_item.done", "item": item });
+    session.upstream(&[in_lane("y", said)]);
+    session.asks_in(1, "w", "e");
+    assert_eq!(session.desk.replies.len(), 2, "what is said is held too");
+    session.upstream(&[in_lane("y", completed("r2"))]);
+    session.asks_in(1, "w", "e");
+    assert_eq!(session.desk.sent.len(), 4);
+}
