@@ -239,6 +239,17 @@ impl Error {
         Some(Duration::from_secs(whole.max(1)))
     }
 
+    /// The same failure as the end of a turn of which something was passed on: it was sent to the
+    /// upstream, so a code that invites a retry would have it run twice.
+    #[must_use]
+    pub fn within_turn(&self) -> Self {
+        if self.code == Code::OutcomeUnknown {
+            return self.clone();
+        }
+        let text = "the turn was cut off after it had begun; whether it finished is unknown";
+        Self::new(Code::OutcomeUnknown, text).blame(self.blame)
+    }
+
     #[must_use]
     pub fn param(mut self, param: &'static str) -> Self {
         self.param = Some(param);

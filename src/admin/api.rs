@@ -98,3 +98,9 @@ fn same_site(headers: &HeaderMap) -> bool {
 pub(super) async fn not_found() -> Failure {
     Failure::new(Code::NotFound, "There is nothing at this path of the admin listener.")
 }
+
+/// The router adds the header that names the methods.
+pub(super) async fn no_such_method() -> impl IntoResponse {
+    let text = "This path does not have this method; the Allow header names those that it has.";
+    (StatusCode::METHOD_NOT_ALLOWED, Failure::new(Code::InvalidRequest, text))
+}

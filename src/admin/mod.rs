@@ -87,6 +87,7 @@ fn router(
         .route("/api/v1/sessions/{id}", get(api::session))
         .route("/api/v1/events", get(events::subscribe))
         .route("/api/v1/drain", post(api::drain))
+        .method_not_allowed_fallback(api::no_such_method)
         .fallback(api::not_found)
         .with_state(Admin { view, metrics, feed, token: Arc::new(token) })
 }

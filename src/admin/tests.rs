@@ -106,6 +106,23 @@ async fn every_failure_is_json_in_our_words() {
 }
 
 #[tokio::test]
+async fn a_method_that_a_path_does_not_have_is_refused_in_json_with_those_that_it_has() {
+    let node = node(&Arc::new(Fake::default()));
+    for (method, path, allowed) in [
+        ("GET", "/api/v1/drain", "POST"),
+        ("POST", "/api/v1/ring", "GET,HEAD"),
+        ("DELETE", "/health/live", "GET,HEAD"),
+    ] {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let (status, headers, body) = ask(&node, request).await;
+        assert_eq!((status.as_u16(), headers["allow"].to_str().unwrap()), (405, allowed), "{path}");
+        assert_eq!(headers["content-type"], "application/json", "{path}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["error"]["code"], "invalid_request", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_page_of_another_site_cannot_drain_the_node() {
     let fake = Arc::new(Fake::default());
     let node = node(&fake);
@@ -155,6 +172,36 @@ async fn from_elsewhere_a_node_is_read_by_anybody_and_drained_by_the_token_alone
     assert!(!fake.draining.load(Ordering::Relaxed));
     assert_eq!(ask(&guarded, drain(Some(TOKEN))).await.0, StatusCode::ACCEPTED);
     assert!(fake.draining.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn metrics_are_told_in_the_text_that_the_scraper_reads() {
+    const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+    // Prometheus 2 and 3, a Prometheus that was told to ask for text, curl, a browser.
+    let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+                      application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;\
+                      q=0.3,*/*;q=0.2";
+    for (accept, expected) in [
+        (prometheus, OPEN),
+        ("application/openmetrics-text", OPEN),
+        ("text/plain;version=0.0.4;q=0.5,application/openmetrics-text;q=0.4", CLASSIC),
+        ("application/openmetrics-text;q=0,*/*", CLASSIC),
+        ("text/plain", CLASSIC),
+        ("*/*", CLASSIC),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", CLASSIC),
+        ("", CLASSIC),
+    ] {
+        let request = Request::get("/metrics").header("accept", accept);
+        let node = node(&Arc::new(Fake::default()));
+        let (status, headers, body) = ask(&node, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(headers["content-type"], expected, "{accept}");
+        assert_eq!(body.ends_with("# EOF\n"), expected == OPEN, "{accept}");
+        assert_eq!(body.contains("# TYPE ringspan_build_info gauge"), expected == CLASSIC);
+    }
+    let (_, headers, _) = ask(&node(&Arc::new(Fake::default())), get_request("/metrics")).await;
+    assert_eq!(headers["content-type"], CLASSIC);
 }
 
 #[tokio::test]

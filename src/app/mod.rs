@@ -176,6 +176,9 @@ impl App {
         .context("reading the ring")?;
         background.spawn(membership.run(stop.background.clone()));
 
+        for route in &config.routes {
+            metrics.route(&route.path, route.profile);
+        }
         let upstreams: Vec<_> = config.routes.iter().map(|r| Arc::clone(&r.upstream)).collect();
         let dialer = Dialer::new(
             &upstreams,

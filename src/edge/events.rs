@@ -15,7 +15,7 @@ use super::reply;
 use crate::{
     error::{Code, Error},
     link::{Frame, Link},
-    session::event::{ServerEvent, Stage, last_sequence, unknown_event},
+    session::event::{ServerEvent, Stage, is_numbered, last_sequence, unknown_event},
     wire::{Batch, Message},
 };
 
@@ -26,7 +26,7 @@ pub(super) struct Events {
     /// This node stops.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     response_id: Option<String>,
-    /// The newest events so far.
+    /// The newest events so far that have numbers.
     last: Option<Batch>,
 }
 
@@ -50,18 +50,37 @@ impl Events {
         Self { link, over: false, cut, response_id: None, last: None }
     }
 
-    /// What is said after [`Step::Lost`]: how far the client has heard of the turn.
-    pub(super) fn unknown(&self) -> Message {
+    /// What is said of a turn that breaks off after events of it were passed on: how far its
+    /// client has heard.
+    pub(super) fn unknown(&self, error: &Error) -> Message {
         let last = self.last.as_ref().and_then(|last| last_sequence(last, None));
-        unknown_event(&lost(), None, self.response_id.as_deref(), last)
+        unknown_event(&error.within_turn(), None, self.response_id.as_deref(), last)
     }
 
     fn note(&mut self, batch: &Batch) {
-        if self.last.is_none() {
+        if self.response_id.is_none() {
             let mut events = batch.messages().filter_map(|message| ServerEvent::parse(&message));
             self.response_id = events.find_map(|event| event.response_id);
         }
-        self.last = Some(batch.clone());
+        if is_numbered(batch) {
+            self.last = Some(batch.clone());
+        }
+    }
+
+    /// The same as an HTTP response, where nothing was passed on yet.
+    pub(super) fn broken_off(&self, error: &Error) -> Response {
+        error_response(&self.unknown(error)).unwrap_or_else(|| reply::error(error))
+    }
+
+    /// As [`Events::next`], without what the upstream says of its connection before the response:
+    /// that connection is past.
+    pub(super) async fn next_of_response(&mut self) -> Step {
+        loop {
+            match self.next().await {
+                Step::Events(batch) if opening(&batch).is_none() => {}
+                step => return step,
+            }
+        }
     }
 
     /// Waits for the next step. Cancel-safe.
@@ -94,6 +113,14 @@ impl Events {
             return Poll::Ready(step);
         }
     }
+}
+
+/// What a batch says first of a turn; None if it speaks of the connection only.
+pub(super) fn opening(batch: &Batch) -> Option<Stage> {
+    let mut stages = batch
+        .messages()
+        .map(|message| ServerEvent::parse(&message).map_or(Stage::Running, |event| event.stage));
+    stages.find(|stage| *stage != Stage::Connection)
 }
 
 /// What is said of a turn whose owner is gone.
@@ -136,4 +163,59 @@ pub(super) fn error_response(message: &Message) -> Option<Response> {
         response.headers_mut().insert(RETRY_AFTER, after);
     }
     Some(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn batch(event: &Value) -> Frame {
+        let batch = Batch::one(&Message::text(event.to_string()));
+        Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 }
+    }
+
+    /// A turn of which these events are there.
+    fn turn(said: &[Value]) -> (Events, Link) {
+        let (here, mut there) = Link::pair(1 << 16);
+        for event in said {
+            there.tx.send(batch(event));
+        }
+        (Events::of(here, CancellationToken::new()), there)
+    }
+
+    fn created() -> Value {
+        json!({ "type": "response.created", "sequence_number": 0, "response": { "id": "r1" } })
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_the_connection_before_a_response_is_no_hole_in_it() {
+        let limits = json!({ "type": "codex.rate_limits" });
+        let (mut events, _there) = turn(&[json!({ "type": "keepalive" }), limits, created()]);
+        let Step::Events(batch) = events.next_of_response().await else { panic!() };
+        assert_eq!(opening(&batch), Some(Stage::Created));
+        let (mut events, there) = turn(&[json!({ "type": "keepalive" })]);
+        drop(there);
+        assert!(matches!(events.next_of_response().await, Step::Lost));
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_breaks_off_is_unknown_and_says_how_far_it_was_heard() {
+        let keepalive = json!({ "type": "keepalive" });
+        let (mut events, _there) = turn(&[keepalive.clone(), created(), keepalive]);
+        for _ in 0..3 {
+            assert!(matches!(events.next().await, Step::Events(_)));
+        }
+        let stopped = Error::new(Code::SessionUnavailable, "this node stopped; retry");
+        for error in [lost(), moving(), stopped] {
+            let said: Value = serde_json::from_slice(&events.unknown(&error).payload).unwrap();
+            let (code, error) = (&said["error"]["code"], &said["error"]);
+            assert_eq!(code, "outcome_unknown");
+            assert_eq!(
+                (&error["response_id"], &error["last_sequence_number"]),
+                (&"r1".into(), &0.into())
+            );
+        }
+    }
 }

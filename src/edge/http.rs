@@ -1,32 +1,24 @@
 //! The Responses API over HTTP: one turn a request, as SSE or as JSON, on the same session
 //! and the same link as over WebSocket. Other paths pass through to the upstream.
 
-use std::{io::Read, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use axum::{
-    body::{Body, Bytes},
-    extract::Request,
-    response::Response,
-};
-use bytes::BytesMut;
+use axum::{body::Body, extract::Request, response::Response};
 use http::{
     HeaderMap, HeaderValue, StatusCode, Uri,
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
-use http_body_util::{BodyExt, Limited, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Edge,
-    events::{Events, Step, error_response, failure, lost, moving},
-    key,
-    pace::SLOWEST,
-    reply, sse,
+    Edge, body,
+    events::{Events, Step, error_response, failure, lost, moving, opening},
+    key, reply, sse,
 };
 use crate::{
     config::Route,
-    error::{Blame, Code, Error, Result},
+    error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     link::Frame,
     route::{RouteError, TURN_PATIENCE},
@@ -38,7 +30,7 @@ use crate::{
     store::AliasKind,
     telemetry::propagation,
     upstream::{HttpError, Upgrade},
-    wire::{Batch, Kind, Message, Share},
+    wire::{Batch, Kind, Message},
 };
 
 /// Owners that one request follows.
@@ -68,20 +60,21 @@ async fn turn(
     let principal = identified.await?.principal;
     let named = key::responses(request.headers())?;
     let repeat = key::idempotency(request.headers())?;
-    let (parts, body) = request.into_parts();
-    let bytes = read_body(&parts.headers, body, edge).await?;
+    let (parts, sent) = request.into_parts();
+    let bytes = body::read(&parts.headers, sent, edge).await?;
     let fields = Fields::parse(&bytes)
         .ok_or_else(|| Error::new(Code::InvalidRequest, "the body is not a JSON object"))?;
     let stream = fields.get("stream").unwrap_or(false);
     let payload = fields.with(&[("type", Some(b"\"response.create\"")), ("stream", Some(b"true"))]);
     drop(bytes);
     if payload.len() > edge.limits.max_message_bytes {
-        return Err(too_large().into());
+        return Err(body::too_large().into());
     }
     let message = Message { kind: Kind::Text, payload };
     let ClientEvent::Create(create) = ClientEvent::parse(&message.payload)? else {
         return Err(Error::new(Code::Internal, "the request was not understood").into());
     };
+    let mut fresh = false;
     let (session, key_label) = if let Some(key) = named {
         (SessionId::derive(&principal, &route.path, &key.text), key.label)
     } else {
@@ -99,7 +92,10 @@ async fn turn(
                 let key = &repeat.session;
                 (SessionId::derive(&principal, &route.path, &key.text), key.label.clone())
             }
-            (None, None, None) => (SessionId::random(), String::new()),
+            (None, None, None) => {
+                fresh = true;
+                (SessionId::random(), String::new())
+            }
         }
     };
     let upgrade = Upgrade {
@@ -119,6 +115,7 @@ async fn turn(
             .attach(
                 Attach {
                     turn_key,
+                    fresh: std::mem::take(&mut fresh),
                     ..wish(edge, route, principal, session, key_label.clone(), upgrade.clone())
                 },
                 TURN_PATIENCE,
@@ -197,7 +194,7 @@ async fn resumed(
     let batch = Batch::one(&resume_event(id));
     attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 });
     let mut events = Events::of(attached.link, edge.drain.cut.clone());
-    let first = events.next().await;
+    let first = events.next_of_response().await;
     if let Some(error) = failure(&first) {
         // What is not held here may be stored by the upstream.
         return Ok(Some(error).filter(|error| error.status() != StatusCode::NOT_FOUND));
@@ -219,6 +216,7 @@ fn wish(
 ) -> Attach {
     Attach {
         session,
+        fresh: false,
         principal,
         route: Arc::clone(route),
         key_label,
@@ -233,63 +231,7 @@ fn wish(
 
 /// Whether what is held of a response begins where the response did.
 fn begins(first: &Step) -> bool {
-    let Step::Events(batch) = first else { return false };
-    let event = batch.messages().next().and_then(|message| ServerEvent::parse(&message));
-    event.is_some_and(|event| event.stage == Stage::Created)
-}
-
-/// The body, inflated and bounded.
-async fn read_body(headers: &HeaderMap, body: Body, edge: &Edge) -> Result<Bytes> {
-    let limit = edge.limits.max_message_bytes;
-    let share = edge.unfinished.share();
-    let bytes = receive(body, limit, edge.limits.upgrade_timeout, share).await?;
-    match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(bytes),
-        Some(b"zstd") => {
-            let bad = || Error::new(Code::InvalidRequest, "the body is not valid zstd");
-            let decoder = ruzstd::decoding::StreamingDecoder::new(&bytes[..]).map_err(|_| bad())?;
-            let mut plain = Vec::new();
-            let read = decoder.take(limit as u64 + 1).read_to_end(&mut plain).map_err(|_| bad())?;
-            if read > limit { Err(too_large()) } else { Ok(plain.into()) }
-        }
-        Some(_) => {
-            Err(Error::new(Code::InvalidRequest, "content-encoding must be identity or zstd"))
-        }
-    }
-}
-
-/// The body as it was sent. A client has `patience` and then a second for each
-/// [`SLOWEST`] bytes: who sends less holds a place that others need.
-async fn receive(body: Body, limit: usize, patience: Duration, mut share: Share) -> Result<Bytes> {
-    let mut deadline = Instant::now() + patience;
-    let mut body = std::pin::pin!(Limited::new(body, limit));
-    let mut bytes = BytesMut::new();
-    loop {
-        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| too_slow())?;
-        let Some(frame) = frame else { return Ok(bytes.freeze()) };
-        if let Ok(data) = frame.map_err(|_| too_large())?.into_data() {
-            deadline += Duration::from_secs(1)
-                .mul_f64(f64::from(u32::try_from(data.len()).unwrap_or(u32::MAX)) / SLOWEST);
-            bytes.extend_from_slice(&data);
-            // It grows by doubling: what it has room for is what it costs.
-            if !share.holds(bytes.capacity()) {
-                return Err(crowded());
-            }
-        }
-    }
-}
-
-fn too_slow() -> Error {
-    Error::new(Code::InvalidRequest, "the body came too slowly")
-}
-
-fn crowded() -> Error {
-    let text = "this node holds as many unfinished messages as it may; retry";
-    Error::new(Code::SessionUnavailable, text).blame(Blame::Us)
-}
-
-fn too_large() -> Error {
-    Error::new(Code::FrameTooLarge, "the body is larger than this node accepts")
+    matches!(first, Step::Events(batch) if opening(batch) == Some(Stage::Created))
 }
 
 /// Headers that describe the body do not describe the upgrade that it becomes.
@@ -330,11 +272,9 @@ async fn collect(first: Step, mut events: Events) -> Response {
                     }
                 }
             }
-            Step::Failed(error) => return reply::error(&error),
-            Step::Lost => {
-                return error_response(&events.unknown()).unwrap_or_else(|| reply::error(&lost()));
-            }
-            Step::Moved => return reply::error(&moving()),
+            Step::Failed(error) => return events.broken_off(&error),
+            Step::Lost => return events.broken_off(&lost()),
+            Step::Moved => return events.broken_off(&moving()),
             Step::End => {
                 let text = "the turn ended without a final response";
                 return reply::error(&Error::new(Code::UpstreamUnavailable, text));

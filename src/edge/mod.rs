@@ -3,6 +3,7 @@
 //! *Invariant:* nothing in here knows whether a session's owner is this node.
 
 mod auth;
+mod body;
 mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

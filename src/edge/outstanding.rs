@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use crate::{
     error::{Code, Error},
-    session::event::{Create, ServerEvent, Stage, error_event, last_sequence, unknown_event},
+    session::event::{
+        Create, ServerEvent, Stage, error_event, is_numbered, last_sequence, unknown_event,
+    },
     wire::{Batch, Message},
 };
 
@@ -34,7 +36,7 @@ struct Begun {
     /// The next owner may be asked: see [`Outstanding::lose`].
     repeatable: bool,
     response_id: Option<String>,
-    /// The newest events that were passed on.
+    /// The newest events that were passed on and have numbers.
     last: Option<Batch>,
 }
 
@@ -79,7 +81,9 @@ impl Outstanding {
         let create = &mut self.creates[at];
         // It was taken: a transfer from here on waits for its end.
         create.message = None;
-        create.last = Some(batch.clone());
+        if is_numbered(batch) {
+            create.last = Some(batch.clone());
+        }
         create.response_id = created.or(create.response_id.take());
     }
 
@@ -138,15 +142,20 @@ impl Outstanding {
         said
     }
 
+    /// The socket goes on with another session, which knows of none of these responses.
+    pub(super) fn move_on(&mut self) {
+        self.known.clear();
+    }
+
     /// Ends all of them with `error`; what the client is told of each.
     pub(crate) fn fail(&mut self, error: &Error) -> Vec<Message> {
         let event = |create: Begun| {
             let lane = create.lane.as_deref();
-            if error.code != Code::OutcomeUnknown {
+            if error.code != Code::OutcomeUnknown && create.message.is_some() {
                 return error_event(error, lane);
             }
             let number = create.last.as_ref().and_then(|last| last_sequence(last, lane));
-            unknown_event(error, lane, create.response_id.as_deref(), number)
+            unknown_event(&error.within_turn(), lane, create.response_id.as_deref(), number)
         };
         std::mem::take(&mut self.creates).into_iter().map(event).collect()
     }
@@ -232,6 +241,32 @@ mod tests {
         assert_eq!(far(&said[1]), (json!("r2"), json!(3)));
         assert_eq!(said.len(), 2);
         assert!(outstanding.is_empty() && outstanding.knows("r1"));
+    }
+
+    #[test]
+    fn what_an_upstream_says_beside_a_turn_does_not_hide_how_far_it_was_heard() {
+        let mut outstanding = Outstanding::default();
+        let create = begin(&mut outstanding, None, "a");
+        outstanding.seen(&created("r1"), create, 0);
+        outstanding.seen(&batch(&json!({ "type": "keepalive" })), create, 0);
+        let error = &told(&outstanding.fail(&lost()))[0]["error"];
+        assert_eq!(
+            (&error["response_id"], &error["last_sequence_number"]),
+            (&"r1".into(), &0.into())
+        );
+    }
+
+    #[test]
+    fn a_turn_that_was_seen_to_run_is_never_told_to_be_retried() {
+        let mut outstanding = Outstanding::default();
+        let a = begin(&mut outstanding, None, "a");
+        begin(&mut outstanding, None, "b");
+        outstanding.seen(&created("r1"), a, 0);
+        let stopped = Error::new(Code::SessionUnavailable, "this node stopped; retry");
+        let said = told(&outstanding.fail(&stopped));
+        let codes: Vec<_> = said.iter().map(|said| &said["error"]["code"]).collect();
+        assert_eq!(codes, ["outcome_unknown", "session_unavailable"]);
+        assert_eq!(said[0]["error"]["response_id"], "r1");
     }
 
     #[test]

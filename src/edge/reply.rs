@@ -9,13 +9,18 @@ use http::{
 use crate::{
     error::{Code, Error},
     route::RouteError,
+    telemetry::metrics::Metrics,
     upstream::Refusal,
 };
 
+/// The body of every failure.
+fn document(error: &Error) -> String {
+    serde_json::json!({ "error": error.body() }).to_string()
+}
+
 /// A failure as an HTTP response.
 pub(super) fn error(error: &Error) -> Response {
-    let body = serde_json::json!({ "error": error.body() }).to_string();
-    let mut response = json(error.code.status(), body);
+    let mut response = json(error.code.status(), document(error));
     let headers = response.headers_mut();
     if let Some(after) = error.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
@@ -26,10 +31,32 @@ pub(super) fn error(error: &Error) -> Response {
     response
 }
 
+/// The same for a connection of which nothing is read: the whole answer, after which it ends.
+pub(super) fn bytes(error: &Error) -> Vec<u8> {
+    let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let after = error.retry_after();
+    let after = after.map(|after| format!("{RETRY_AFTER}: {}\r\n", after.as_secs()));
+    let body = document(error);
+    let answer = format!(
+        "HTTP/1.1 {status}\r\n{}connection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        after.unwrap_or_default(),
+        body.len()
+    );
+    answer.into_bytes()
+}
+
+/// A method that the path does not have; the router adds those that it has.
+pub(super) fn bad_method(metrics: &Metrics) -> Response {
+    let text = "this path does not have this method; the Allow header names those that it has";
+    let error = Error::new(Code::InvalidRequest, text);
+    metrics.error(&error);
+    json(StatusCode::METHOD_NOT_ALLOWED.as_u16(), document(&error))
+}
+
 /// An upgrade that is not one.
 pub(super) fn bad_upgrade(status: StatusCode, what: &'static str) -> Response {
-    let body = serde_json::json!({ "error": Error::new(Code::InvalidRequest, what).body() });
-    let mut response = json(status.as_u16(), body.to_string());
+    let mut response = json(status.as_u16(), document(&Error::new(Code::InvalidRequest, what)));
     response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     response
 }

@@ -140,11 +140,13 @@ impl Client {
 
     /// Waits for an owner, but not longer than this node lives.
     async fn attach(&mut self, patience: Duration) -> Result<Attached, RouteError> {
+        let fresh = self.session.is_none();
         let session = *self.session.get_or_insert_with(SessionId::random);
         let cut = self.edge.drain.cut.clone();
         let attaching = self.edge.router.attach(
             Attach {
                 session,
+                fresh,
                 principal: self.principal,
                 route: Arc::clone(&self.route),
                 key_label: self.key_label.clone(),
@@ -225,6 +227,9 @@ impl Client {
     }
 
     async fn on_messages(&mut self, batch: &Batch, pump: &mut Pump) -> Next {
+        // The socket is not looked at meanwhile, so what came together waits together: there
+        // may be thousands in a batch, and each wait may be as long as `TURN_PATIENCE`.
+        let mut unreachable = None;
         for message in batch.messages() {
             if message.kind == Kind::Binary {
                 return Next::Close { code: 1003, reason: "this protocol is text" };
@@ -236,9 +241,12 @@ impl Client {
                     continue;
                 }
             };
-            if let Err(error) = self.reach(create.as_ref()).await {
+            if unreachable.is_none() {
+                unreachable = self.reach(create.as_ref()).await.err();
+            }
+            if let Some(error) = &unreachable {
                 let lane = create.as_ref().and_then(|create| create.lane.as_deref());
-                send_route_error(pump, &error, lane);
+                send_route_error(pump, error, lane);
                 continue;
             }
             let ledger = self.route.ledger;
@@ -294,6 +302,7 @@ impl Client {
             self.session = Some(session);
             self.epoch = Epoch::default();
             self.link = None;
+            self.creates.move_on();
         }
         Ok(())
     }

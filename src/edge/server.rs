@@ -25,17 +25,13 @@ use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Edge, http as http_edge, hygiene, opaque, patience::Patient, responses, upgrade::Seat,
+    Edge, http as http_edge, hygiene, opaque, patience::Patient, reply, responses, upgrade::Seat,
 };
 use crate::{
     config::{Profile, Route},
+    error::{Code, Error},
     net::{self, TcpListener},
 };
-
-/// What a client hears that is one too many.
-const FULL_ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n\
-connection: close\r\ncontent-type: application/json\r\ncontent-length: 135\r\n\r\n\
-{\"error\":{\"type\":\"server_error\",\"code\":\"session_unavailable\",\"message\":\"this node has as many clients as it may\",\"param\":null}}";
 
 /// How long a full node waits before it looks again.
 const FULL: Duration = Duration::from_millis(50);
@@ -47,6 +43,8 @@ const KEEPALIVE: Duration = Duration::from_secs(45);
 /// Accepts clients until `stop`; connections that are open go on.
 pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationToken) {
     let service = TowerToHyperService::new(router(&edge));
+    let full = Error::new(Code::SessionUnavailable, "this node has as many clients as it may");
+    let full = reply::bytes(&full);
     let clients = Arc::new(Semaphore::new(edge.limits.max_clients.min(Semaphore::MAX_PERMITS)));
     loop {
         let accepted = tokio::select! {
@@ -66,7 +64,7 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
         let Ok(permit) = Arc::clone(&clients).try_acquire_owned() else {
             tracing::warn!("as many clients as allowed; refusing one");
             // Not waited for: it fits into an empty socket buffer, or the client is no loss.
-            drop(stream.try_write(FULL_ANSWER));
+            drop(stream.try_write(&full));
             continue;
         };
         net::tune(&stream, KEEPALIVE);
@@ -119,8 +117,10 @@ fn router(edge: &Arc<Edge>) -> Router {
             Profile::Opaque => router.route(&route.path, opaque_route(edge, route)),
         };
     }
-    let edge = Arc::clone(edge);
-    router.fallback(move |request: Request| http_edge::pass(Arc::clone(&edge), request))
+    let (refusing, passing) = (Arc::clone(edge), Arc::clone(edge));
+    router
+        .method_not_allowed_fallback(move || ready(reply::bad_method(&refusing.metrics)))
+        .fallback(move |request: Request| http_edge::pass(Arc::clone(&passing), request))
 }
 
 fn responses_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::MethodRouter {

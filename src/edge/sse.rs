@@ -17,9 +17,10 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
-use super::events::{Events, Step, moving};
+use super::events::{Events, Step, lost, moving};
 use crate::{
-    session::{event::error_event, numbering::is_websocket_only},
+    error::Error,
+    session::numbering::is_websocket_only,
     wire::{Batch, Message},
 };
 
@@ -39,6 +40,12 @@ struct Sse {
     writer: Writer,
 }
 
+impl Sse {
+    fn broken_off(&self, error: &Error) -> Bytes {
+        self.writer.text(&Batch::one(&self.events.unknown(error)))
+    }
+}
+
 impl Stream for Sse {
     type Item = Result<Bytes, Infallible>;
 
@@ -53,12 +60,9 @@ impl Stream for Sse {
             };
             let text = match step {
                 Step::Events(batch) => self.writer.text(&batch),
-                Step::Failed(error) => self.writer.text(&Batch::one(&error_event(&error, None))),
-                Step::Lost => {
-                    let unknown = Batch::one(&self.events.unknown());
-                    self.writer.text(&unknown)
-                }
-                Step::Moved => self.writer.text(&Batch::one(&error_event(&moving(), None))),
+                Step::Failed(error) => self.broken_off(&error),
+                Step::Lost => self.broken_off(&lost()),
+                Step::Moved => self.broken_off(&moving()),
                 Step::End => return Poll::Ready(None),
             };
             // An empty piece would end the body's chunks.

@@ -1,13 +1,17 @@
 //! The client listener with a real node behind it, spoken to by a WebSocket library that
 //! shares no code with ours.
 
+mod bodies;
 mod limits;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{self, Message, client::IntoClientRequest as _, protocol::CloseFrame},
@@ -32,7 +36,11 @@ struct Front {
 
 impl Front {
     async fn start(limits: Limits) -> Self {
-        let gate = Gate::open(SampleAuth::Open).await;
+        Self::before(Gate::open(SampleAuth::Open).await, limits).await
+    }
+
+    /// Before an upstream that may refuse.
+    async fn before(gate: Gate, limits: Limits) -> Self {
         let routes: Arc<[_]> = [Profile::Opaque, Profile::Responses]
             .map(|profile| Arc::new(route(profile, &gate)))
             .into();
@@ -95,6 +103,20 @@ impl Front {
         self.edge.drain.last_call.cancel();
     }
 
+    /// Sends bytes, and reads the one answer to the end of the connection.
+    async fn answer(&self, request: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        soon("the answer", stream.read_to_string(&mut answer)).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+        let (status, headers) = head.split_once("\r\n").unwrap();
+        let status = status.split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = headers.lines().map(|line| line.split_once(": ").unwrap());
+        let headers = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned()));
+        Answer { status, headers: headers.collect(), body: body.to_owned() }
+    }
+
     async fn client(&self, path: &str) -> Client {
         self.client_of(path, "").await
     }
@@ -106,6 +128,22 @@ impl Front {
         }
         let (socket, response) = soon("the upgrade", connect_async(request)).await.unwrap();
         Client { socket, headers: response.headers().clone() }
+    }
+}
+
+/// An HTTP answer, to the byte.
+struct Answer {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        let length: usize = self.headers["content-length"].parse().unwrap();
+        assert_eq!(length, self.body.len(), "{}", self.body);
+        assert_eq!(self.headers["content-type"], "application/json");
+        serde_json::from_str(&self.body).unwrap()
     }
 }
 

@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::StreamExt as _;
+use ruzstd::decoding::StreamingDecoder;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -88,9 +89,10 @@ fn parse(headers: &HeaderMap, body: &Bytes) -> Result<CreateRequest, Refusal> {
 
 /// Inflates zstd up to the largest message; Codex compresses so with a `ChatGPT` account.
 fn inflate(body: &[u8]) -> Option<Vec<u8>> {
-    let decoder = ruzstd::decoding::StreamingDecoder::new(body).ok()?;
-    let mut json = Vec::new();
     let limit = MAX_MESSAGE_BYTES as u64;
+    let mut json = Vec::new();
+    // All of a window may have to be held before there is a byte to read.
+    let decoder = StreamingDecoder::new_with_max_window_size(body, limit).ok()?;
     decoder.take(limit + 1).read_to_end(&mut json).ok()?;
     (json.len() <= MAX_MESSAGE_BYTES).then_some(json)
 }

@@ -182,8 +182,10 @@ pub(super) struct Actor {
     departure: Option<Departure>,
     /// When the last client left, or the last turn without a client ended.
     alone_since: Option<Instant>,
-    /// When the upstream last said something, was sent something, or could not be read.
-    last_upstream: Instant,
+    /// Turns that run, and when the upstream was sent each of them or last spoke of it.
+    heard: Vec<(TurnNo, Instant)>,
+    /// Since when the upstream is read without a break.
+    listening_since: Instant,
     /// The upstream was not read for want of room.
     blocked: bool,
     last_close: Option<CloseFrame>,
@@ -221,7 +223,7 @@ impl Actor {
                 Some(if unread { turns.with_unread() } else { turns })
             }
             Profile::Opaque => {
-                streams.open(OPAQUE, None);
+                streams.open(OPAQUE, None, None);
                 None
             }
         };
@@ -259,7 +261,8 @@ impl Actor {
             turns,
             departure: None,
             alone_since: Some(now),
-            last_upstream: now,
+            heard: Vec::new(),
+            listening_since: now,
             blocked: false,
             last_close: None,
             timer: Box::pin(sleep_until(now + route.detach_ttl)),

@@ -184,7 +184,9 @@ async fn stop(actor: &mut Actor, error: Error) {
         actor.release_held();
     }
     actor.settle(LAST_WORDS).await;
-    let busy = actor.turns.as_ref().is_some_and(|turns| turns.running() > 0);
+    // One that has ended, and whose end nobody may be told now, has run as well.
+    let runs = actor.turns.as_ref().is_some_and(|turns| turns.running() > 0);
+    let busy = runs || !actor.held.is_empty();
     let error = if busy {
         let text = "this node stopped during this turn; whether it finished is unknown";
         Error::new(Code::OutcomeUnknown, text)

@@ -189,8 +189,8 @@ fn is_out_of_time(error: &sqlx::Error) -> bool {
     /// Query canceled, lock not available.
     const CODES: [&str; 2] = ["57014", "55P03"];
 
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| CODES.contains(&&*code))
+    let Some(error) = error.as_database_error() else { return false };
+    error.code().is_some_and(|code| CODES.contains(&&*code))
 }
 
 /// Has the server end what its caller has given up by then, also while it waits for a lock: a

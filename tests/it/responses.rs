@@ -60,6 +60,29 @@ async fn a_conversation_goes_on_through_another_node_on_the_same_upstream_connec
 }
 
 #[tokio::test]
+async fn one_socket_goes_back_and_forth_between_two_conversations() {
+    let ring = Ring::start(RingOptions::nodes(2)).await;
+    let names = ["back", "forth"];
+    let (mut said, mut previous) = ([vec![], vec![]], [String::new(), String::new()]);
+    for (at, name) in names.iter().enumerate() {
+        said[at].push(format!("{name} begins"));
+        let mut socket = open(&ring, at, ALICE, name).await;
+        let turn = Turn::run(&mut socket, &create(&[user(&said[at][0])], None)).await;
+        previous[at] = turn.id();
+    }
+    let mut socket =
+        Ws::open(&ring.node(0).url("/v1/responses"), &[("authorization", ALICE)]).await;
+    for n in 0..6 {
+        let at = n % 2;
+        said[at].push(format!("{} goes on, {n}", names[at]));
+        let event = create(&[user(said[at].last().unwrap())], Some(&previous[at]));
+        let turn = Turn::run(&mut socket, &event).await;
+        turn.assert_answers(&said[at]);
+        previous[at] = turn.id();
+    }
+}
+
+#[tokio::test]
 async fn a_prewarmed_response_is_continued() {
     let ring = Ring::start(RingOptions::nodes(2)).await;
     let mut socket = open(&ring, 0, ALICE, "warm").await;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
 use super::*;
 
 #[tokio::test]
@@ -116,6 +114,49 @@ async fn a_node_serves_as_many_clients_as_it_may_and_takes_the_next_when_one_lea
     assert!(soon("an answer", connect_async(&url)).await.is_err());
     drop(first);
     eventually("there is room again", async || connect_async(&url).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_one_too_many_gets_a_whole_answer_that_says_when_to_come_back() {
+    let front = Front::start(Limits { max_clients: 1, ..limits() }).await;
+    let _first = front.client("/rooms/a").await;
+    let answer = front.answer(b"").await;
+    assert_eq!(answer.status, 503);
+    assert_eq!((&*answer.headers["retry-after"], &*answer.headers["connection"]), ("1", "close"));
+    let error = answer.json()["error"].clone();
+    assert_eq!(error["code"], "session_unavailable");
+    assert_eq!((&error["type"], &error["param"]), (&json!("server_error"), &Value::Null));
+    assert!(error["message"].is_string());
+}
+
+#[tokio::test]
+async fn a_method_that_a_path_does_not_have_is_refused_in_json_with_those_that_it_has() {
+    let front = Front::start(limits()).await;
+    let request = b"DELETE /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = front.answer(request).await;
+    assert_eq!((answer.status, &*answer.headers["allow"]), (405, "GET,HEAD,POST"));
+    let error = &answer.json()["error"];
+    assert_eq!((&error["code"], &error["param"]), (&json!("invalid_request"), &Value::Null));
+    assert!(error["message"].is_string());
+}
+
+#[tokio::test]
+async fn requests_that_came_together_wait_together_for_a_session_that_cannot_be_reached() {
+    let gate = Gate::open(SampleAuth::Bearer(crate::config::Secret::new("another"))).await;
+    let front = Front::before(gate, limits()).await;
+    let mut client = front.client("/v1/responses").await;
+    for n in 0..20 {
+        let create = json!({ "type": "response.create", "model": "m", "input": n.to_string() });
+        client.socket.feed(Message::text(create.to_string())).await.unwrap();
+    }
+    client.socket.flush().await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(client.until("error").await["status"], 401);
+    }
+    assert_eq!(front.gate.dials(), 1, "each of them would wait as long");
+    client.create("later").await;
+    client.until("error").await;
+    assert_eq!(front.gate.dials(), 2, "what comes later is tried again");
 }
 
 #[tokio::test]

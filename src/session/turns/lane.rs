@@ -42,7 +42,7 @@ pub(super) struct Turn {
     pub(super) create: Create,
     /// The request itself, kept while it may have to be sent (again).
     pub(super) payload: Option<Bytes>,
-    /// Its own input items, where the conversation is kept.
+    /// Its own input items, where the conversation is kept: what stays of the payload.
     input: Option<Bytes>,
     /// Output items so far, as the upstream gave them; as long as there is `input`.
     output: Vec<String>,
@@ -66,8 +66,6 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn new(no: TurnNo, client: ClientId, create: Create, payload: Bytes) -> Self {
-        // Only what no upstream stores has to be remembered here.
-        let input = if create.store { None } else { input_items(&payload) };
         Self {
             no,
             client: Some(client),
@@ -76,7 +74,7 @@ impl Turn {
             key: create.key,
             create,
             payload: Some(payload),
-            input,
+            input: None,
             output: Vec::new(),
             output_bytes: 0,
             response_id: None,
@@ -100,6 +98,23 @@ impl Turn {
         Error::new(Code::TurnInProgress, text)
     }
 
+    /// Something of it is passed on: it is never sent again, so of its request no more is kept
+    /// than the conversation needs, and nothing where that would be longer than `max_bytes`.
+    pub(super) fn becomes_visible(&mut self, max_bytes: usize) {
+        self.progress = Progress::Visible;
+        let payload = self.payload.take();
+        // Only what no upstream stores has to be remembered here.
+        if let Some(payload) = payload.filter(|_| !self.create.store) {
+            self.input = input_items(&payload).filter(|input| input.len() <= max_bytes);
+        }
+    }
+
+    /// Bytes held of its request and of what it has said.
+    fn held_bytes(&self) -> usize {
+        let payload = self.payload.as_ref().map_or(0, Bytes::len);
+        payload + self.input.as_ref().map_or(0, |input| input.len() + self.output_bytes)
+    }
+
     /// Remembers the output item that an event brings, where the conversation is kept. What is
     /// longer than `max_bytes` could not be told, so nothing of it is.
     pub(super) fn remember(&mut self, event: &Message, max_bytes: usize) {
@@ -107,10 +122,16 @@ impl Turn {
         let Some(item) = done_item(event) else { return };
         self.output_bytes += item.len();
         if input.len() + self.output_bytes > max_bytes {
-            (self.input, self.output) = (None, Vec::new());
+            self.forget();
         } else {
             self.output.push(item);
         }
+    }
+
+    /// Nothing of it is remembered: it is too long, or was steered by input that the upstream may
+    /// take, return or keep for the next turn. A conversation without it would be a wrong one.
+    pub(super) fn forget(&mut self) {
+        (self.input, self.output) = (None, Vec::new());
     }
 
     /// Bytes of output held.
@@ -124,9 +145,10 @@ impl Turn {
         self.client == Some(client) || self.also.contains(&client)
     }
 
-    /// Whether it is of the same request. Two keys say that they are two requests.
-    fn asks_for(&self, create: &Create, key: Option<TurnKey>) -> bool {
-        self.create.fingerprint == create.fingerprint && (self.key.is_none() || key.is_none())
+    /// Whether it answers that request too. One with a key joins a turn of that key only: under
+    /// another name, or without one, nothing would know of it when the key comes again.
+    fn answers(&self, create: &Create, key: Option<TurnKey>) -> bool {
+        self.create.fingerprint == create.fingerprint && (key.is_none() || key == self.key)
     }
 
     /// Another client waits for it.
@@ -255,7 +277,7 @@ impl Lane {
 
     /// A turn of the same request whose client went away.
     pub(super) fn orphan(&mut self, create: &Create, key: Option<TurnKey>) -> Option<&mut Turn> {
-        let same = |turn: &&mut Turn| turn.client.is_none() && turn.asks_for(create, key);
+        let same = |turn: &&mut Turn| turn.client.is_none() && turn.answers(create, key);
         self.running.iter_mut().chain(&mut self.queue).find(same)
     }
 
@@ -266,7 +288,7 @@ impl Lane {
         let same = |waiting: &Turn| {
             waiting.client.is_some()
                 && !waiting.redispatched
-                && waiting.asks_for(&turn.create, turn.key)
+                && turn.answers(&waiting.create, waiting.key)
         };
         let at = self.queue.iter().position(same);
         let Some(waiting) = at.and_then(|at| self.queue.remove(at)) else { return };
@@ -311,9 +333,8 @@ impl Lane {
         }
     }
 
-    /// Bytes of requests held.
-    pub(super) fn payload_bytes(&self) -> usize {
-        let turns = self.running.iter().chain(&self.queue);
-        turns.filter_map(|turn| turn.payload.as_ref()).map(Bytes::len).sum()
+    /// Bytes held of its turns' requests and of what they have said.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.running.iter().chain(&self.queue).map(Turn::held_bytes).sum()
     }
 }

@@ -1,6 +1,6 @@
 //! The ledger of turns.
 
-use sqlx::{Sqlite as Db, query::Query, sqlite::SqliteArguments};
+use sqlx::{Row as _, Sqlite as Db, query::Query, sqlite::SqliteArguments};
 
 use super::{Sqlite, now_ms};
 use crate::{
@@ -11,12 +11,14 @@ use crate::{
     },
 };
 
-const HELD: &str = "SELECT EXISTS (SELECT 1 FROM session WHERE id = ?1 AND owner = ?2 \
-     AND epoch = ?3 AND state = 'LIVE')";
+const HELD: &str = "SELECT EXISTS (SELECT 1 FROM session WHERE id = ?1 AND owner = ?8 \
+     AND epoch = ?2 AND state = 'LIVE')";
 
-/// Here and below, `?1` to `?7`: session, epoch, number, key, request, time, repeatable.
+/// Here and below, `?1` to `?8`: session, epoch, number, key, request, time, repeatable, owner.
+/// Fenced by itself, so that it may stand alone.
 const BEGIN: &str = "INSERT INTO turn (session, epoch, turn_no, idem_key, request, begun_at, \
-     updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO NOTHING";
+     updated_at) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?6 WHERE EXISTS (SELECT 1 FROM session \
+     WHERE id = ?1 AND owner = ?8 AND epoch = ?2 AND state = 'LIVE') ON CONFLICT DO NOTHING";
 
 /// The turn of that number, which may be dispatched once more while it has named no
 /// response, or the turn of that key, by the same rule.
@@ -34,7 +36,12 @@ const MARK: &str = "UPDATE turn SET state = ?4, response = COALESCE(?5, response
      updated_at = ?6 WHERE session = ?1 AND epoch = ?2 AND turn_no = ?3 \
      AND state IN ('DISPATCHED', 'VISIBLE')";
 
-fn bind(sql: &'static str, new: &NewTurn, now: i64) -> Query<'static, Db, SqliteArguments> {
+fn bind(
+    sql: &'static str,
+    me: Incarnation,
+    new: &NewTurn,
+    now: i64,
+) -> Query<'static, Db, SqliteArguments> {
     sqlx::query(sql)
         .bind(new.session.0.to_vec())
         .bind(new.epoch.0)
@@ -43,6 +50,17 @@ fn bind(sql: &'static str, new: &NewTurn, now: i64) -> Query<'static, Db, Sqlite
         .bind(new.request.to_vec())
         .bind(now)
         .bind(new.repeatable)
+        .bind(me.0)
+}
+
+fn mark(mark: &TurnMark, now: i64) -> Query<'static, Db, SqliteArguments> {
+    sqlx::query(MARK)
+        .bind(mark.session.0.to_vec())
+        .bind(mark.epoch.0)
+        .bind(turn_no(mark.no))
+        .bind(mark.state.as_str())
+        .bind(mark.response.clone())
+        .bind(now)
 }
 
 impl Sqlite {
@@ -51,30 +69,28 @@ impl Sqlite {
         me: Incarnation,
         turns: &[NewTurn],
     ) -> Result<Vec<Began>> {
-        let mut tx = self.write().await?;
         let now = now_ms();
+        // A turn waits for this before it is sent, and each statement, also the ends of a
+        // transaction, is a trip to the connection's thread and back.
+        if let [new] = turns
+            && bind(BEGIN, me, new, now).execute(&self.writer).await?.rows_affected() > 0
+        {
+            return Ok(vec![Began::Begun]);
+        }
+        let mut tx = self.write().await?;
         let mut outcomes = Vec::with_capacity(turns.len());
         for new in turns {
-            let held: bool = sqlx::query_scalar(HELD)
-                .bind(new.session.0.to_vec())
-                .bind(me.0)
-                .bind(new.epoch.0)
-                .fetch_one(&mut *tx)
-                .await?;
-            if !held {
-                outcomes.push(Began::Fenced);
+            if bind(BEGIN, me, new, now).execute(&mut *tx).await?.rows_affected() > 0 {
+                outcomes.push(Began::Begun);
                 continue;
             }
-            let mut written = 0;
-            for sql in [BEGIN, AGAIN] {
-                if written == 0 {
-                    written = bind(sql, new, now).execute(&mut *tx).await?.rows_affected();
-                }
-            }
-            outcomes.push(if written > 0 {
+            let held = bind(HELD, me, new, now).fetch_one(&mut *tx).await?;
+            outcomes.push(if !held.try_get::<bool, _>(0)? {
+                Began::Fenced
+            } else if bind(AGAIN, me, new, now).execute(&mut *tx).await?.rows_affected() > 0 {
                 Began::Begun
             } else {
-                Began::Duplicate(turn(&bind(ROW, new, now).fetch_one(&mut *tx).await?)?)
+                Began::Duplicate(turn(&bind(ROW, me, new, now).fetch_one(&mut *tx).await?)?)
             });
         }
         tx.commit().await?;
@@ -82,18 +98,16 @@ impl Sqlite {
     }
 
     pub(super) async fn mark_turns(&self, marks: &[TurnMark]) -> Result<u64> {
-        let mut tx = self.write().await?;
         let now = now_ms();
+        // The next turn of a conversation comes right after the end of the last, and its
+        // beginning would wait for this transaction.
+        if let [one] = marks {
+            return Ok(mark(one, now).execute(&self.writer).await?.rows_affected());
+        }
+        let mut tx = self.write().await?;
         let mut changed = 0;
-        for mark in TurnMark::coalesce(marks).into_values() {
-            let query = sqlx::query(MARK)
-                .bind(mark.session.0.to_vec())
-                .bind(mark.epoch.0)
-                .bind(turn_no(mark.no))
-                .bind(mark.state.as_str())
-                .bind(mark.response)
-                .bind(now);
-            changed += query.execute(&mut *tx).await?.rows_affected();
+        for one in TurnMark::coalesce(marks).values() {
+            changed += mark(one, now).execute(&mut *tx).await?.rows_affected();
         }
         tx.commit().await?;
         Ok(changed)
