@@ -74,6 +74,7 @@ async fn turn(
     let ClientEvent::Create(create) = ClientEvent::parse(&message.payload)? else {
         return Err(Error::new(Code::Internal, "the request was not understood").into());
     };
+    let mut fresh = false;
     let (session, key_label) = if let Some(key) = named {
         (SessionId::derive(&principal, &route.path, &key.text), key.label)
     } else {
@@ -91,7 +92,10 @@ async fn turn(
                 let key = &repeat.session;
                 (SessionId::derive(&principal, &route.path, &key.text), key.label.clone())
             }
-            (None, None, None) => (SessionId::random(), String::new()),
+            (None, None, None) => {
+                fresh = true;
+                (SessionId::random(), String::new())
+            }
         }
     };
     let upgrade = Upgrade {
@@ -111,6 +115,7 @@ async fn turn(
             .attach(
                 Attach {
                     turn_key,
+                    fresh: std::mem::take(&mut fresh),
                     ..wish(edge, route, principal, session, key_label.clone(), upgrade.clone())
                 },
                 TURN_PATIENCE,
@@ -211,6 +216,7 @@ fn wish(
 ) -> Attach {
     Attach {
         session,
+        fresh: false,
         principal,
         route: Arc::clone(route),
         key_label,

@@ -85,12 +85,14 @@ fn wish(
     let part =
         |name: &str| params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
     let key = key::opaque(&route.session_key, part, uri, headers)?;
+    let fresh = key.is_none();
     let (session, key_label) = match key {
         Some(key) => (SessionId::derive(&principal, &route.path, &key.text), key.label),
         None => (SessionId::random(), String::new()),
     };
     Ok(Attach {
         session,
+        fresh,
         principal,
         route: Arc::clone(route),
         key_label,

@@ -140,11 +140,13 @@ impl Client {
 
     /// Waits for an owner, but not longer than this node lives.
     async fn attach(&mut self, patience: Duration) -> Result<Attached, RouteError> {
+        let fresh = self.session.is_none();
         let session = *self.session.get_or_insert_with(SessionId::random);
         let cut = self.edge.drain.cut.clone();
         let attaching = self.edge.router.attach(
             Attach {
                 session,
+                fresh,
                 principal: self.principal,
                 route: Arc::clone(&self.route),
                 key_label: self.key_label.clone(),

@@ -64,6 +64,7 @@ pub(super) fn attach_in(attach: proto::Attach, routes: &[Arc<Route>]) -> Option<
     let route = routes.iter().find(|route| route.path == attach.route)?;
     Some(Attach {
         session: SessionId(attach.session.as_ref().try_into().ok()?),
+        fresh: false,
         principal: Principal(attach.principal.as_ref().try_into().ok()?),
         route: Arc::clone(route),
         key_label: attach.key_label,

@@ -148,6 +148,8 @@ impl Router {
                 Some(owner) => Target::There(owner),
                 None => self.target(&attach, &avoid).await?,
             };
+            // What was tried may have come about without an answer.
+            attach.fresh = false;
             let tried = match &target {
                 Target::Here => self.try_here(&attach, &mut avoid).await,
                 Target::There(owner) => self.try_there(&attach, owner, hops, &mut avoid).await,
@@ -209,7 +211,10 @@ impl Router {
         {
             return Ok(Target::There(owner));
         }
-        let row = self.store.session(id).await.map_err(|error| store_error(&error))?;
+        let row = match attach.fresh {
+            true => None,
+            false => self.store.session(id).await.map_err(|error| store_error(&error))?,
+        };
         if let Some(owner) = row.as_ref().and_then(owner) {
             let here = owner.incarnation == self.me;
             return Ok(if here { Target::Here } else { Target::There(self.addressed(owner)) });

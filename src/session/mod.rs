@@ -83,6 +83,8 @@ impl ClientKind {
 #[derive(Clone)]
 pub struct Attach {
     pub session: SessionId,
+    /// The id was made for this attach, so nobody owns the session: no need to ask.
+    pub fresh: bool,
     pub principal: Principal,
     pub route: Arc<Route>,
     pub key_label: String,

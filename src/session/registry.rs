@@ -222,6 +222,7 @@ impl Registry {
         let Some(warm) = self.warm.peek(id) else { return Ok(()) };
         let attach = Attach {
             session: id,
+            fresh: false,
             principal: warm.principal,
             route: warm.route,
             key_label: warm.key_label,

@@ -418,6 +418,7 @@ pub(crate) fn wish(route: &Arc<Route>, key: &str) -> Attach {
     let principal = Principal([1; 16]);
     Attach {
         session: SessionId::derive(&principal, &route.path, key),
+        fresh: false,
         principal,
         route: Arc::clone(route),
         key_label: key.into(),
