@@ -136,6 +136,8 @@ pub(super) struct Actor {
     pub(super) epoch: Epoch,
     /// Nobody owned the session before, so every number that a client can name is ours.
     first: bool,
+    /// An upstream has taken a connection for it.
+    reached: bool,
     pub(super) route: Arc<Route>,
     pub(super) stats: Arc<Stats>,
     inbox: mpsc::Receiver<Command>,
@@ -231,6 +233,7 @@ impl Actor {
             principal: attach.principal,
             epoch: claimed.epoch,
             first: claimed.first,
+            reached: false,
             stats,
             inbox,
             bell: Bell::default(),
@@ -273,6 +276,12 @@ impl Actor {
             route,
             ctx,
         }
+    }
+
+    /// Whether the session began here and no upstream ever knew of it: nobody can ask for
+    /// anything of it, and its row fences nothing.
+    pub(super) fn never_was(&self) -> bool {
+        self.first && !self.reached
     }
 
     /// Serves until there is a reason to end.

@@ -73,6 +73,7 @@ impl Actor {
                 let text = format!("connected to {name}, endpoint {}", connection.member.name());
                 self.ctx.events.note("upstream", &self.id, text);
                 self.upstream = Upstream::Connected(Box::new(connection), gauge);
+                self.reached = true;
                 for (attach, reply) in std::mem::take(&mut self.waiting) {
                     self.admit(&attach, reply);
                 }
