@@ -16,8 +16,8 @@ use ringspan::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     session::{ledger::Ledger, log::Log},
     store::{
-        self, Began, Claim, Claimed, NewMember, NewTurn, Store, StoreOptions, memory::Memory,
-        schema,
+        self, Began, Claim, Claimed, Cursor, NewMember, NewTurn, Store, StoreOptions, Sweep,
+        memory::Memory, schema,
     },
     telemetry::metrics::Metrics,
 };
@@ -122,7 +122,7 @@ impl Owned {
         let spent = started.elapsed();
         assert!(began.into_iter().all(|began| began == Ok(Began::Begun)), "a turn did not begin");
         // Or the table would grow with the length of the bench.
-        self.store.sweep_turns(Duration::ZERO, u32::MAX >> 1).await.unwrap();
+        self.store.sweep(Sweep::Turns, Duration::ZERO, u32::MAX >> 1, Cursor::START).await.unwrap();
         spent
     }
 }

@@ -10,9 +10,10 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use ringspan::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
-        Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
-        NewTurn, Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError, Transferred,
-        TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish, memory::Memory,
+        Alias, AliasKind, Began, Claim, Claimed, Cluster, Cursor, Death, Heartbeat, NewMember,
+        NewPart, NewTurn, Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError,
+        Sweep, Swept, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
+        memory::Memory,
     },
 };
 use tokio::{
@@ -387,6 +388,10 @@ impl Store for Client {
         remote!(self,; m => m.alias(principal, kind, digest))
     }
 
+    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        remote!(self,; m => m.discard(id, me, epoch))
+    }
+
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
         remote!(self,; m => m.close(id, me, epoch))
     }
@@ -399,11 +404,7 @@ impl Store for Client {
         remote!(self,; m => m.parts_of(session, limit))
     }
 
-    async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
-        remote!(self,; m => m.sweep(age, limit))
-    }
-
-    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
-        remote!(self,; m => m.sweep_turns(age, limit))
+    async fn sweep(&self, what: Sweep, age: Duration, limit: u32, from: Cursor) -> Result<Swept> {
+        remote!(self,; m => m.sweep(what, age, limit, from))
     }
 }

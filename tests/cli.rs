@@ -179,6 +179,49 @@ fn the_configuration_is_checked_described_and_dumped() {
 }
 
 #[test]
+fn the_defaults_are_shown_to_somebody_who_has_no_upstream_yet() {
+    let dump = run(&["config", "dump"]);
+    status(&dump, 0);
+    assert!(text(&dump.stdout).contains("lease_ttl = \"15s\""), "{dump:?}");
+    let said = text(&dump.stderr);
+    assert!(said.starts_with("warning: ") && said.contains("upstream"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+
+    // What is wrong is refused all the same, and with it what is missing.
+    let dump = run(&["config", "dump", "--lease-ttl", "soon"]);
+    status(&dump, 64);
+    assert!(dump.stdout.is_empty(), "{dump:?}");
+    assert_eq!(text(&dump.stderr).lines().count(), 2, "{dump:?}");
+
+    // What `serve` would refuse is not "ok".
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "lease_ttl = \"15s\"\n").unwrap();
+    status(&run(&["config", "check", file.path().to_str().unwrap()]), 64);
+}
+
+#[test]
+fn a_switch_is_on_in_every_spelling_and_its_dump_is_one_of_the_file() {
+    for given in [
+        &["--migrate-on-start"][..],
+        &["--migrate-on-start=true"],
+        &["--migrate-on-start", "true"],
+        &["--migrate-on-start=1"],
+        &["--migrate-on-start", "--lease-ttl", "15s"],
+    ] {
+        let dump = run(&[&["config", "dump"], given].concat());
+        status(&dump, 0);
+        assert!(text(&dump.stdout).contains("\nmigrate_on_start = true #"), "{given:?}: {dump:?}");
+    }
+    for (word, is_on) in [("1", true), ("true", true), ("0", false), ("false", false)] {
+        let dump = ringspan(&["config", "dump"]).env("RINGSPAN_MIGRATE_ON_START", word).output();
+        let dump = text(&dump.unwrap().stdout);
+        assert!(dump.contains(&format!("\nmigrate_on_start = {is_on} #")), "{word}: {dump}");
+    }
+    let dump = ringspan(&["config", "dump"]).env("RINGSPAN_MIGRATE_ON_START", "yes").output();
+    status(&dump.unwrap(), 64);
+}
+
+#[test]
 fn a_ring_that_is_not_there_is_a_failure_that_names_its_address() {
     for command in ["ring", "sessions", "top"] {
         // Port 9 of loopback: nothing listens there.

@@ -5,6 +5,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Lines},
+    net::TcpStream,
     process::{Child, ChildStdout, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -146,6 +147,9 @@ fn a_running_ring_is_looked_at_checked_and_drained_by_the_other_commands() {
     };
     let row = said.lines().find(|line| line.trim_start().starts_with("node-1 ")).unwrap();
     let [client, admin] = &urls(row)[..] else { panic!("{row}") };
+    // Its peer listener, before the process's id: others may connect to it too.
+    let peer = row.split_whitespace().rev().nth(1).unwrap();
+    TcpStream::connect(peer).unwrap_or_else(|error| panic!("{peer}: {error}"));
     let run = |args: &[&str]| -> Output {
         Command::new(env!("CARGO_BIN_EXE_ringspan"))
             .args(args)

@@ -86,13 +86,14 @@ fn every_error_code_stands_in_the_table_as_it_is() {
 fn every_metric_stands_in_the_operators_list() {
     let text = document("docs/operations.md");
     let section = text.split("\n## Metrics\n").nth(1).unwrap().split("\n## ").next().unwrap();
-    let told: BTreeSet<_> = rows(section).iter().map(|row| row[..3].join(" | ")).collect();
+    let told: BTreeSet<_> = rows(section).iter().map(|row| row[..4].join(" | ")).collect();
     let line = |metric: MetricInfo| {
         let labels = match &metric.labels[..] {
             [] => "–".to_owned(),
             labels => labels.join(", "),
         };
-        format!("{} | {} | {labels}", metric.name, metric.kind)
+        let help = metric.help.trim_end_matches('.');
+        format!("{} | {} | {labels} | {help}", metric.name, metric.kind)
     };
     let exported: BTreeSet<_> = Metrics::new().list().into_iter().map(line).collect();
     assert_eq!(told, exported);

@@ -175,6 +175,36 @@ async fn from_elsewhere_a_node_is_read_by_anybody_and_drained_by_the_token_alone
 }
 
 #[tokio::test]
+async fn metrics_are_told_in_the_text_that_the_scraper_reads() {
+    const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+    // Prometheus 2 and 3, a Prometheus that was told to ask for text, curl, a browser.
+    let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+                      application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;\
+                      q=0.3,*/*;q=0.2";
+    for (accept, expected) in [
+        (prometheus, OPEN),
+        ("application/openmetrics-text", OPEN),
+        ("text/plain;version=0.0.4;q=0.5,application/openmetrics-text;q=0.4", CLASSIC),
+        ("application/openmetrics-text;q=0,*/*", CLASSIC),
+        ("text/plain", CLASSIC),
+        ("*/*", CLASSIC),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", CLASSIC),
+        ("", CLASSIC),
+    ] {
+        let request = Request::get("/metrics").header("accept", accept);
+        let node = node(&Arc::new(Fake::default()));
+        let (status, headers, body) = ask(&node, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(headers["content-type"], expected, "{accept}");
+        assert_eq!(body.ends_with("# EOF\n"), expected == OPEN, "{accept}");
+        assert_eq!(body.contains("# TYPE ringspan_build_info gauge"), expected == CLASSIC);
+    }
+    let (_, headers, _) = ask(&node(&Arc::new(Fake::default())), get_request("/metrics")).await;
+    assert_eq!(headers["content-type"], CLASSIC);
+}
+
+#[tokio::test]
 async fn the_page_runs_nothing_but_its_own_script() {
     let node = node(&Arc::new(Fake::default()));
     let (status, headers, body) = ask(&node, get_request("/")).await;

@@ -30,6 +30,10 @@ const ORDER: Duration = Duration::from_millis(100);
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long after the end a store that answers may still be told that this node leaves: others
+/// would have to wait for its lease instead.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// Peers that still believe that we own something are told better for so long.
 const LINGER: Duration = Duration::from_millis(300);
 
@@ -76,7 +80,13 @@ impl Node {
         self.draining.store(true, Relaxed);
         self.registry.begin_drain();
         self.step(DrainState::Dwelling, "drain begins: out of placement, forwarding");
-        self.leave_placement().await?;
+        let mut entering = Box::pin(self.leave_placement());
+        // Without a store nothing can be handed over, and turns still need time to end.
+        let entered = tokio::select! {
+            biased;
+            entered = &mut entering => { entered?; true }
+            () = self.until(|times| times.last_call) => false,
+        };
         let mut passing_on = Box::pin(self.pass_on());
         tokio::select! {
             biased;
@@ -88,9 +98,15 @@ impl Node {
         self.stop.accept.cancel();
         self.edge_drain.closing.cancel();
         self.clients.close();
+        let hand_over = async {
+            if !entered && entering.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            self.hand_over().await;
+        };
         let done = tokio::select! {
             biased;
-            () = async { tokio::join!(self.hand_over(), self.clients.wait()); } => true,
+            () = async { tokio::join!(hand_over, self.clients.wait()); } => true,
             () = self.last_call() => true,
             () = &mut passing_on => true,
             () = self.until(|times| times.hand_over) => false,
@@ -114,10 +130,17 @@ impl Node {
         // A heartbeat after the leave would be told that this node is no member any more.
         let renewer = self.renewer.lock().take();
         if let Some(renewer) = renewer {
-            renewer.stop().await;
+            self.before_end(renewer.stop()).await;
         }
         self.witness.resign();
-        let left = leave::leave(&*self.store, self.me, release, |pause| self.has_time(pause)).await;
+        let leaving = leave::leave(&*self.store, self.me, release, |pause| self.has_time(pause));
+        let left = tokio::select! {
+            biased;
+            left = leaving => left,
+            () = self.until(|times| times.end + FAREWELL) => {
+                Err(anyhow::anyhow!("the store did not hear in time that this node leaves"))
+            }
+        };
         self.before_end(sleep(LINGER)).await;
         tracing::info!(took = ?begun.elapsed(), "drained");
         left

@@ -10,9 +10,9 @@ use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     ownership::witness::Witness,
     store::{
-        Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
-        NewTurn, Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError, Transferred,
-        TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
+        Alias, AliasKind, Began, Claim, Claimed, Cluster, Cursor, Death, Heartbeat, NewMember,
+        NewPart, NewTurn, Part, Result, RingView, SessionFilter, SessionRow, Store, StoreError,
+        Sweep, Swept, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
     },
     telemetry::metrics::Metrics,
 };
@@ -140,6 +140,10 @@ impl Store for Metered {
         self.timed("alias", self.inner.alias(principal, kind, digest)).await
     }
 
+    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.timed("discard", self.inner.discard(id, me, epoch)).await
+    }
+
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
         self.timed("close", self.inner.close(id, me, epoch)).await
     }
@@ -152,8 +156,8 @@ impl Store for Metered {
         self.timed("parts_of", self.inner.parts_of(session, limit)).await
     }
 
-    async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
-        self.timed("sweep", self.inner.sweep(age, limit)).await
+    async fn sweep(&self, what: Sweep, age: Duration, limit: u32, from: Cursor) -> Result<Swept> {
+        self.timed("sweep", self.inner.sweep(what, age, limit, from)).await
     }
 
     async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
@@ -166,10 +170,6 @@ impl Store for Metered {
 
     async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
         self.timed("turn_by_key", self.inner.turn_by_key(session, key)).await
-    }
-
-    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
-        self.timed("sweep_turns", self.inner.sweep_turns(age, limit)).await
     }
 
     async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission> {

@@ -1,6 +1,7 @@
 //! The only place where parts are put together: a configuration in, a running node out.
 
 mod balance;
+mod core_files;
 mod deadline;
 mod drain;
 mod join;
@@ -123,6 +124,7 @@ impl App {
     /// that another live process holds, a certificate that cannot be read.
     #[expect(clippy::too_many_lines, reason = "wiring reads best as one list")]
     pub async fn start(config: Config, metrics: Metrics) -> anyhow::Result<Self> {
+        core_files::forbid();
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
@@ -174,6 +176,9 @@ impl App {
         .context("reading the ring")?;
         background.spawn(membership.run(stop.background.clone()));
 
+        for route in &config.routes {
+            metrics.route(&route.path, route.profile);
+        }
         let upstreams: Vec<_> = config.routes.iter().map(|r| Arc::clone(&r.upstream)).collect();
         let dialer = Dialer::new(
             &upstreams,

@@ -86,7 +86,7 @@ pub struct DevArgs {
     /// Node processes to run
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub nodes: u16,
-    /// Upstream to use in the place of the sample upstream
+    /// Upstream of the Responses route; the sample upstream stays behind /rooms/{room} and /echo
     #[arg(long, value_name = "URL", value_parser = upstream_url)]
     pub upstream: Option<String>,
 }
@@ -218,7 +218,7 @@ pub enum ConfigCommand {
     },
     /// Print the JSON Schema of the file
     Schema,
-    /// Print the effective configuration as TOML, without secrets
+    /// Print the effective configuration as TOML, without secrets; an upstream need not be given
     Dump(ServeArgs),
     /// Print the reference of all settings as Markdown
     #[command(hide = true)]
@@ -337,7 +337,8 @@ fn flag(setting: &'static Setting) -> Arg {
         .value_name(placeholder(setting.kind))
         .action(ArgAction::Set);
     match setting.kind {
-        Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        // A word may follow after a blank too: no command that takes settings has operands.
+        Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
         _ => arg,
     }
 }

@@ -4,7 +4,12 @@ use std::io::{self, Write};
 
 use super::{Exit, args::ConfigCommand};
 use crate::config::{
-    Env, ServeArgs, dump::dump, load::load, reference::markdown, schema::schema, settings::Key,
+    Env, ServeArgs,
+    dump::dump,
+    load::{load, load_to_show},
+    reference::markdown,
+    schema::schema,
+    settings::Key,
 };
 
 /// Runs one command: results go to `out`, faults and warnings to `err`.
@@ -39,8 +44,11 @@ pub fn run(
                 Err(faults) => refuse(&faults, err),
             }
         }
-        ConfigCommand::Dump(args) => match load(args, env) {
-            Ok(loaded) => {
+        ConfigCommand::Dump(args) => match load_to_show(args, env) {
+            Ok((loaded, idle)) => {
+                for fault in idle.iter() {
+                    writeln!(err, "warning: `serve` refuses this: {fault}")?;
+                }
                 out.write_all(dump(&loaded).as_bytes())?;
                 Ok(Exit::Success)
             }

@@ -1,9 +1,6 @@
 //! `ringspan serve`: one node, from its configuration to its exit status.
 
-use std::{
-    io::{self, Write as _},
-    net::SocketAddr,
-};
+use std::io::{self, Write as _};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -37,7 +34,8 @@ async fn serve(config: Config) -> anyhow::Result<Exit> {
     let metrics = Metrics::new();
     let guard = match telemetry::init(&config.telemetry, &config.node.id, &metrics) {
         Ok(guard) => guard,
-        // A variable of the standard that means nothing is a fault of the configuration.
+        // What only the set-up of a connection finds, such as a certificate that is none, is a
+        // fault of the configuration all the same.
         Err(error @ InitError::Target(_)) => {
             complain(format_args!("{error}"));
             return Ok(Exit::Usage);
@@ -92,12 +90,13 @@ fn ready_line(node: &str, at: &Addresses) -> String {
     format!("{node} is ready: clients http://{client}, peers {peer}, admin http://{admin}")
 }
 
-/// Client and admin address, if `line` is a [`ready_line`].
-pub(super) fn parse_ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+/// The addresses, if `line` is a [`ready_line`].
+pub(super) fn parse_ready(line: &str) -> Option<Addresses> {
     let (_, rest) = line.split_once(" is ready: clients http://")?;
     let (client, rest) = rest.split_once(", peers ")?;
-    let (_, admin) = rest.split_once(", admin http://")?;
-    Some((client.parse().ok()?, admin.trim_end().parse().ok()?))
+    let (peer, admin) = rest.split_once(", admin http://")?;
+    let admin = admin.trim_end().parse().ok()?;
+    Some(Addresses { client: client.parse().ok()?, peer: peer.parse().ok()?, admin })
 }
 
 /// Has the kernel kill this process when the thread that started it ends.
@@ -122,13 +121,16 @@ fn exit_with(_parent: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
     fn a_supervisor_reads_the_ready_line_back() {
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let line = ready_line("node-1", &Addresses { client: at(1), peer: at(2), admin: at(3) });
-        assert_eq!(parse_ready(&line), Some((at(1), at(3))));
-        assert_eq!(parse_ready("INFO ready"), None);
+        let read = parse_ready(&line).unwrap();
+        assert_eq!((read.client, read.peer, read.admin), (at(1), at(2), at(3)));
+        assert!(parse_ready("INFO ready").is_none());
     }
 }

@@ -64,8 +64,9 @@ fn scalar(out: &mut String, loaded: &Loaded, setting: &Setting) {
         }
         Got::Text(shown) => {
             let value = match setting.kind {
-                // Sound by now, so it is a number or a word without need of quotes.
-                Kind::Count { .. } | Kind::Switch => shown,
+                // Sound by now, so it is a number without need of quotes.
+                Kind::Count { .. } => shown,
+                Kind::Switch => loaded.settings.switch(setting.key).to_string(),
                 _ => quoted(&shown),
             };
             push(out, format_args!("{name} = {value}{origin}\n"));

@@ -59,6 +59,11 @@ impl Faults {
         self.0.push(Fault { place: place.into(), got, expected: expected.into() });
     }
 
+    /// Adds the faults of others.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
     /// Whether the configuration may be used.
     #[must_use]
     pub fn is_empty(&self) -> bool {

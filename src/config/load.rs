@@ -3,12 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    BreakerRules, Config, Limits, LogFormat, Node, PrincipalLimits, Rebalance, Telemetry, Timing,
-    admin, auth, check, continuity,
+    BreakerRules, Collectors, Config, Limits, LogFormat, Node, PrincipalLimits, Rebalance,
+    Telemetry, Timing, admin, auth, check, continuity,
     database::{self, Database},
     fault::{Faults, Got},
     file::File,
-    peers,
+    otlp, peers,
     resolve::{Env, Resolved, ServeArgs},
     routes,
     settings::{Key, Section},
@@ -47,22 +47,47 @@ pub fn load(args: &ServeArgs, env: Env<'_>) -> Result<Loaded, Faults> {
     judge(file, args, env, faults)
 }
 
-/// The same with a file that was read, and its faults.
+/// As [`load`] for somebody who only looks: that nothing is to be served comes beside the
+/// configuration, so that a first look at the defaults needs no upstream.
+///
+/// # Errors
+/// All faults at once, if there is another one.
+pub fn load_to_show(args: &ServeArgs, env: Env<'_>) -> Result<(Loaded, Faults), Faults> {
+    let mut faults = Faults::default();
+    let file = read_file(args, env, &mut faults);
+    survey(file, args, env, faults)
+}
+
+/// [`load`] with a file that was read, and its faults.
 pub(super) fn judge(
     file: File,
     args: &ServeArgs,
     env: Env<'_>,
-    mut faults: Faults,
+    faults: Faults,
 ) -> Result<Loaded, Faults> {
+    let (loaded, idle) = survey(file, args, env, faults)?;
+    idle.or(loaded)
+}
+
+/// The configuration, and whether nothing is to be served by it.
+fn survey(
+    file: File,
+    args: &ServeArgs,
+    env: Env<'_>,
+    mut faults: Faults,
+) -> Result<(Loaded, Faults), Faults> {
     let mut settings = Resolved::new(|_| true, args, env, &file, &mut faults);
     fill(&mut settings, env, &mut faults);
     let database = database::read(&settings, &mut faults);
     let mut warnings = Vec::new();
     let found = routes::build(&settings, &file, env, &mut faults, &mut warnings);
+    let mut idle = Faults::default();
+    routes::judge_idle(&settings, &file, &found, &mut idle);
     let auth = auth::build(&settings, &file, &mut faults);
     let peer = peers::security(&settings, &mut faults);
     let admin_token = admin::token(&settings, &mut faults);
     let history_keys = continuity::keys(&settings, &mut faults);
+    let otlp = otlp::collectors(&settings, env, &mut faults);
     check::relations(&settings, &mut faults);
     check::warn(&settings, &database, &found.upstreams, &auth, &mut warnings);
     let config = Config {
@@ -80,10 +105,14 @@ pub(super) fn judge(
         peer,
         history_keys,
         admin_token,
-        telemetry: telemetry(&settings),
+        telemetry: telemetry(&settings, otlp),
         warnings,
     };
-    faults.or(Loaded { config, settings, file })
+    if faults.is_empty() {
+        return Ok((Loaded { config, settings, file }, idle));
+    }
+    faults.extend(idle);
+    Err(faults)
 }
 
 /// What `migrate` needs: the same settings, of which only the database's are judged.
@@ -244,11 +273,11 @@ fn breaker(settings: &Resolved) -> BreakerRules {
     }
 }
 
-fn telemetry(settings: &Resolved) -> Telemetry {
+fn telemetry(settings: &Resolved, otlp: Collectors) -> Telemetry {
     let json = settings.text(Key::LogFormat).as_deref() == Some("json");
     Telemetry {
         log_format: if json { LogFormat::Json } else { LogFormat::Text },
         log_filter: settings.text(Key::LogFilter).unwrap_or_default(),
-        otlp_endpoint: settings.text(Key::OtlpEndpoint),
+        otlp,
     }
 }

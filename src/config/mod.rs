@@ -14,6 +14,7 @@ pub mod file;
 pub mod fuzz;
 pub mod load;
 mod mounted;
+mod otlp;
 mod path;
 mod peers;
 pub mod reference;
@@ -34,6 +35,7 @@ pub use auth::{ApiKey, ApiKeys, Auth, Jwks, Jwt, read_keys};
 pub use continuity::{Continuity, HISTORY_KEY_BYTES, HistoryKeys};
 pub use fault::Faults;
 use http::Uri;
+pub use otlp::{Collector, Collectors, OtlpProtocol};
 pub use resolve::{Env, ServeArgs};
 pub use secret::Secret;
 
@@ -349,7 +351,8 @@ pub struct Telemetry {
     pub log_format: LogFormat,
     /// `tracing` filter directive.
     pub log_filter: String,
-    pub otlp_endpoint: Option<String>,
+    /// What is sent by OTLP, and where.
+    pub otlp: Collectors,
 }
 
 /// Form of a log line.

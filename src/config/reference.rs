@@ -13,14 +13,16 @@ const HEAD: &str = "\
 <!-- Made by `ringspan config reference`; a test fails when it is out of date. -->
 
 Every scalar setting has one name in three spellings: `--lease-ttl` on the command line,
-`RINGSPAN_LEASE_TTL` in the environment and `lease_ttl` at the top of the TOML file that `--config` names.
+`RINGSPAN_LEASE_TTL` in the environment and `lease_ttl` at the top of the TOML file that `--config` names
+(which holds all but `--config` itself and `--upstream`).
 A flag wins over the environment, the environment over the file, the file over the default; an empty
 variable counts as not set. Every given value has to be right, also one that another covers.
 
-Durations carry units (`500ms`, `15s`, `1h30m`), sizes may (`64MiB`, `64MB`, or plain bytes).
+Durations carry units (`500ms`, `15s`, `1h30m`), sizes may (`64MiB`, `64MB`, or plain bytes). Switches are
+`true` or `false`; flags and variables may say `1` or `0`, and a flag alone says `true`.
 
 `ringspan config check FILE` judges a file in the present environment, `ringspan config dump` shows what
-holds, and `ringspan config schema` prints a JSON Schema for editors and pipelines. A bad configuration
+holds (also without an upstream, of which `check` says that it is missing), and `ringspan config schema` prints a JSON Schema for editors and pipelines. A bad configuration
 is refused before any port is bound, with exit status 64 and one line for each fault.
 [`ringspan.example.toml`](ringspan.example.toml) is a complete example.
 ";

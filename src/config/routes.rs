@@ -33,6 +33,13 @@ pub struct Found {
     pub upstreams: Vec<Arc<Upstream>>,
 }
 
+/// Says of a configuration that gives nothing to serve that it does.
+pub fn judge_idle(settings: &Resolved, file: &File, found: &Found, faults: &mut Faults) {
+    if file.routes.is_empty() && settings.sound(&[Key::Upstream]) && found.routes.is_empty() {
+        settings.fault(Key::Upstream, "a URL here, or a [[route]] in the file (--config)", faults);
+    }
+}
+
 /// Builds every route whose parts are sound; the rest are faults.
 pub fn build(
     settings: &Resolved,
@@ -59,9 +66,6 @@ pub fn build(
     warn_of_unused(file, warnings);
     shortcut(settings, &taken, &mut found, faults);
     add_alias(&mut found, &taken);
-    if file.routes.is_empty() && settings.sound(&[Key::Upstream]) && found.routes.is_empty() {
-        settings.fault(Key::Upstream, "a URL here, or a [[route]] in the file (--config)", faults);
-    }
     found
 }
 

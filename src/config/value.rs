@@ -23,7 +23,7 @@ pub enum Kind {
     Size { min: u64, max: u64 },
     /// A whole number between two bounds.
     Count { min: u64, max: u64 },
-    /// `true` or `false`.
+    /// `true` or `false`; outside of a file also `1` or `0`.
     Switch,
     /// One of these words.
     Choice(&'static [&'static str]),
@@ -96,7 +96,7 @@ impl Kind {
             Self::Count { min, max } => {
                 text.parse().ok().filter(|n| (min..=max).contains(n)).map(Value::Number)
             }
-            Self::Switch => text.parse().ok().map(Value::Switch),
+            Self::Switch => switch(text).map(Value::Switch),
             Self::Choice(words) => words.contains(&text).then(|| Value::Text(text.to_owned())),
             Self::AuthMode => AUTH_MODES.contains(&text).then(|| Value::Text(text.to_owned())),
             Self::Members => members(text).map(Value::Members),
@@ -142,7 +142,7 @@ impl Kind {
                 size_text(max),
             ),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
-            Self::Switch => "true or false".into(),
+            Self::Switch => "true or false, also 1 or 0 but for a file".into(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::AuthMode => format!("one of {}", AUTH_MODES.join(", ")),
             Self::Words(words) => format!("some of {}, separated by commas", words.join(", ")),
@@ -190,6 +190,14 @@ impl Kind {
             Self::AuthMode => Some(AUTH_MODES),
             _ => None,
         }
+    }
+}
+
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
     }
 }
 

@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::{
     MAX_HOPS, PROTOCOL, auth, convert,
     describe::{self, SessionReport},
+    door::{self, OPEN_MESSAGE, Prompt},
     mux::{Mux, Outgoing},
     outgoing::{FRAME, Identity, WINDOW},
     proto::{
@@ -22,7 +23,7 @@ use super::{
         frame::Body,
         peer_server::{Peer, PeerServer},
     },
-    tls, transport,
+    tls,
 };
 use crate::{
     config::{PeerSecurity, Route},
@@ -338,7 +339,7 @@ impl Incoming {
     }
 }
 
-/// Serves the peer protocol, health and reflection until `stop` resolves.
+/// Serves the peer protocol, and to anybody health and reflection, until `stop` resolves.
 ///
 /// # Errors
 /// Certificates that cannot be used, or a transport that failed.
@@ -359,22 +360,26 @@ pub async fn serve(
         .max_concurrent_streams(MAX_STREAMS);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<PeerServer<Incoming>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Most clients know the older of the two only.
+    let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let router = server
         .add_service(InterceptedService::new(
             PeerServer::new(incoming).max_decoding_message_size(MAX_CALL),
             ask,
         ))
-        .add_service(health)
-        .add_service(reflection);
+        .add_service(Prompt(health.max_decoding_message_size(OPEN_MESSAGE)))
+        .add_service(Prompt(v1.max_decoding_message_size(OPEN_MESSAGE)))
+        .add_service(Prompt(v1alpha.max_decoding_message_size(OPEN_MESSAGE)));
     if let Some(files) = auth::files(security) {
         let connections = tls::accept(listener, files, &tracker, &shutdown).await?;
         router.serve_with_incoming_shutdown(connections, stop).await?;
     } else {
-        router.serve_with_incoming_shutdown(transport::incoming(listener), stop).await?;
+        router.serve_with_incoming_shutdown(door::incoming(listener), stop).await?;
     }
     Ok(())
 }

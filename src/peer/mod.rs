@@ -6,6 +6,7 @@
 mod auth;
 mod convert;
 mod describe;
+mod door;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod heirs;

@@ -289,3 +289,36 @@ async fn neither_another_cluster_nor_another_lease_finds_a_witness() {
     let asked = stranger.ask(pair.owner.me, &pair.addr, Bounds::new(LEASE), true).await;
     assert!(matches!(asked, Err(NoTestimony::Silent(_))), "{asked:?}");
 }
+
+async fn channel(pair: &Pair) -> tonic::transport::Channel {
+    let url = format!("http://{}", pair.addr);
+    tonic::transport::Endpoint::from_shared(url).unwrap().connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn what_anybody_may_ask_is_small() {
+    use tonic::Code;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+    let pair = Pair::start().await;
+    let mut health = HealthClient::new(channel(&pair).await);
+    let mut ask = async |bytes| {
+        let request = HealthCheckRequest { service: "x".repeat(bytes) };
+        health.check(request).await.unwrap_err().code()
+    };
+    assert_eq!(ask(4000).await, Code::NotFound, "it was read");
+    assert_eq!(ask(5000).await, Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_call_that_anybody_may_make_does_not_wait_for_its_request_for_ever() {
+    let pair = Pair::start().await;
+    let mut health = tonic::client::Grpc::new(channel(&pair).await);
+    health.ready().await.unwrap();
+    let never = tokio_stream::pending::<tonic_health::pb::HealthCheckRequest>();
+    let path = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Check");
+    let codec = tonic_prost::ProstCodec::<_, tonic_health::pb::HealthCheckResponse>::default();
+    let answer =
+        health.client_streaming(tonic::Request::new(never), path, codec).await.unwrap_err();
+    assert_eq!(answer.code(), tonic::Code::DeadlineExceeded);
+}

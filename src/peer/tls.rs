@@ -2,7 +2,7 @@
 //! member; the files are read again when they change, so certificates are renewed without a
 //! restart. Connections that are open go on under what they began with.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
@@ -12,7 +12,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
+    task::AbortHandle,
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -20,7 +21,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use super::transport::{Stream, wrap};
+use super::{
+    door::{Admitted, Door, RETRY},
+    transport::{Stream, wrap},
+};
 use crate::{net::TcpListener, store::Member, upstream::read_text};
 
 /// Largest file of certificates or of a key, in bytes.
@@ -35,9 +39,6 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long a peer may take for its handshake, and how many may be at it.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const HANDSHAKES: usize = 256;
-
-/// Pause after a failed accept (no file descriptors left), so that it does not spin.
-const RETRY: Duration = Duration::from_millis(20);
 
 /// Where a node's certificate, its key and the ring's authority are.
 #[derive(Clone, Debug)]
@@ -131,7 +132,8 @@ impl Material {
     }
 }
 
-/// Accepts peers and shakes hands with each beside the others.
+/// Accepts peers and shakes hands with each beside the others. Where too many are at it, the one
+/// that has taken longest is given up: those who say nothing keep nobody out.
 ///
 /// # Errors
 /// Files that cannot be used.
@@ -140,32 +142,43 @@ pub(super) async fn accept(
     files: Files,
     tracker: &TaskTracker,
     stop: &CancellationToken,
-) -> anyhow::Result<ReceiverStream<io::Result<TlsStream<Stream>>>> {
+) -> anyhow::Result<ReceiverStream<io::Result<Admitted<TlsStream<Stream>>>>> {
     let material = files.read().await?;
     let (current, config) = watch::channel(Arc::new(material.server()?));
     tracker.spawn(stop.clone().run_until_cancelled_owned(follow(files, material, current)));
     let (connections, accepted) = mpsc::channel(16);
     let beside = tracker.clone();
     let accepting = async move {
-        let places = Arc::new(Semaphore::new(HANDSHAKES));
+        let mut shaking: VecDeque<AbortHandle> = VecDeque::with_capacity(HANDSHAKES);
+        let door = Door::default();
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let Ok((stream, _)) = listener.accept().await else {
+            let Ok((stream, address)) = listener.accept().await else {
                 sleep(RETRY).await;
                 continue;
             };
+            shaking.retain(|task| !task.is_finished());
+            if shaking.len() >= HANDSHAKES
+                && let Some(oldest) = shaking.pop_front()
+            {
+                oldest.abort();
+            }
             let acceptor = TlsAcceptor::from(Arc::clone(&config.borrow()));
-            let connections = connections.clone();
-            beside.spawn(async move {
-                let _place = place;
+            let (connections, door) = (connections.clone(), door.clone());
+            let task = beside.spawn(async move {
                 // Latency over fewer packets; a socket that refuses the option still works.
                 stream.set_nodelay(true).ok();
                 match timeout(HANDSHAKE, acceptor.accept(wrap(stream))).await {
-                    Ok(Ok(stream)) => drop(connections.send(Ok(stream)).await),
+                    // Who has no certificate of the ring counts for nothing here.
+                    Ok(Ok(stream)) => {
+                        if let Some(place) = door.enter(address.ip()) {
+                            drop(connections.send(Ok(Admitted::new(stream, place))).await);
+                        }
+                    }
                     Ok(Err(error)) => tracing::warn!(%error, "a peer's handshake failed"),
                     Err(_) => tracing::warn!("a peer's handshake took too long"),
                 }
             });
+            shaking.push_back(task.abort_handle());
         }
     };
     tracker.spawn(stop.clone().run_until_cancelled_owned(accepting));

@@ -1,15 +1,13 @@
 //! What tonic has to know of connections to speak over whichever network there is.
 
 #[cfg(not(feature = "simulation"))]
-pub(super) use self::real::{Stream, connect, incoming, wrap};
+pub(super) use self::real::{Stream, connect, wrap};
 #[cfg(feature = "simulation")]
-pub(super) use self::simulated::{Stream, connect, incoming, wrap};
+pub(super) use self::simulated::{Stream, connect, wrap};
 
 #[cfg(not(feature = "simulation"))]
 mod real {
-    use tonic::transport::{Channel, Endpoint, Error, server::TcpIncoming};
-
-    use crate::net::TcpListener;
+    use tonic::transport::{Channel, Endpoint, Error};
 
     /// A connection of a peer.
     pub(in crate::peer) type Stream = crate::net::TcpStream;
@@ -17,13 +15,6 @@ mod real {
     /// As tonic takes it.
     pub(in crate::peer) fn wrap(stream: crate::net::TcpStream) -> Stream {
         stream
-    }
-
-    /// Connections of peers. The server's own setting of `nodelay` holds only for listeners
-    /// that it binds; without it the end of each answer waits 40 ms for the caller's
-    /// acknowledgement.
-    pub(in crate::peer) fn incoming(listener: TcpListener) -> TcpIncoming {
-        TcpIncoming::from(listener).with_nodelay(Some(true))
     }
 
     /// Connects. Cancel-safe.
@@ -47,7 +38,7 @@ mod simulated {
         server::{Connected, TcpConnectInfo},
     };
 
-    use crate::net::{TcpListener, TcpStream};
+    use crate::net::TcpStream;
 
     /// A connection of a peer.
     pub(in crate::peer) struct Stream(TcpStream);
@@ -55,16 +46,6 @@ mod simulated {
     /// As tonic takes it.
     pub(in crate::peer) fn wrap(stream: TcpStream) -> Stream {
         Stream(stream)
-    }
-
-    /// Connections of peers.
-    pub(in crate::peer) fn incoming(
-        listener: TcpListener,
-    ) -> impl futures_util::Stream<Item = io::Result<Stream>> {
-        futures_util::stream::unfold(listener, async |listener| {
-            let accepted = listener.accept().await.map(|(stream, _)| wrap(stream));
-            Some((accepted, listener))
-        })
     }
 
     /// Connects. Cancel-safe.

@@ -136,6 +136,8 @@ pub(super) struct Actor {
     pub(super) epoch: Epoch,
     /// Nobody owned the session before, so every number that a client can name is ours.
     first: bool,
+    /// An upstream has taken a connection for it.
+    reached: bool,
     pub(super) route: Arc<Route>,
     pub(super) stats: Arc<Stats>,
     inbox: mpsc::Receiver<Command>,
@@ -180,8 +182,10 @@ pub(super) struct Actor {
     departure: Option<Departure>,
     /// When the last client left, or the last turn without a client ended.
     alone_since: Option<Instant>,
-    /// When the upstream last said something, was sent something, or could not be read.
-    last_upstream: Instant,
+    /// Turns that run, and when the upstream was sent each of them or last spoke of it.
+    heard: Vec<(TurnNo, Instant)>,
+    /// Since when the upstream is read without a break.
+    listening_since: Instant,
     /// The upstream was not read for want of room.
     blocked: bool,
     last_close: Option<CloseFrame>,
@@ -219,7 +223,7 @@ impl Actor {
                 Some(if unread { turns.with_unread() } else { turns })
             }
             Profile::Opaque => {
-                streams.open(OPAQUE, None);
+                streams.open(OPAQUE, None, None);
                 None
             }
         };
@@ -229,6 +233,7 @@ impl Actor {
             principal: attach.principal,
             epoch: claimed.epoch,
             first: claimed.first,
+            reached: false,
             stats,
             inbox,
             bell: Bell::default(),
@@ -256,7 +261,8 @@ impl Actor {
             turns,
             departure: None,
             alone_since: Some(now),
-            last_upstream: now,
+            heard: Vec::new(),
+            listening_since: now,
             blocked: false,
             last_close: None,
             timer: Box::pin(sleep_until(now + route.detach_ttl)),
@@ -270,6 +276,12 @@ impl Actor {
             route,
             ctx,
         }
+    }
+
+    /// Whether the session began here and no upstream ever knew of it: nobody can ask for
+    /// anything of it, and its row fences nothing.
+    pub(super) fn never_was(&self) -> bool {
+        self.first && !self.reached
     }
 
     /// Serves until there is a reason to end.

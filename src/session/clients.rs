@@ -22,6 +22,8 @@ pub(super) struct Streams(Vec<Stream>);
 
 pub(super) struct Stream {
     pub(super) no: u64,
+    /// Of a turn: its lane.
+    lane: Option<Box<str>>,
     pub(super) log: Log,
     /// When the last message was appended that there will be.
     pub(super) done: Option<Instant>,
@@ -42,12 +44,13 @@ pub(super) struct TurnWatch {
 }
 
 impl Streams {
-    pub(super) fn open(&mut self, no: u64, turn: Option<TurnWatch>) {
+    pub(super) fn open(&mut self, no: u64, lane: Option<String>, turn: Option<TurnWatch>) {
         if self.0.is_empty() {
             // An opaque session never has a second one.
             self.0.reserve_exact(1);
         }
-        self.0.push(Stream { no, log: Log::default(), done: None, numbering: None, turn });
+        let lane = lane.map(String::into_boxed_str);
+        self.0.push(Stream { no, lane, log: Log::default(), done: None, numbering: None, turn });
     }
 
     /// Turns are looked up newest first: the running one is at the end.
@@ -103,6 +106,9 @@ struct Cursor {
     /// The client's number of the create that this answers.
     create: u32,
 }
+
+/// Turns that a client may read before it asks for more of those that are there already.
+const MAX_CURSORS: usize = 1024;
 
 /// One attached client.
 pub(super) struct Client {
@@ -174,14 +180,26 @@ impl Client {
         self.cursors.iter().any(|cursor| cursor.stream == stream)
     }
 
-    /// Messages that are in a log and were not handed over.
+    /// Whether it may ask for one more turn that is there already.
+    pub(super) fn may_rejoin(&self) -> bool {
+        self.cursors.len() < MAX_CURSORS
+    }
+
+    /// Messages that are in a log, may be handed over and were not.
     pub(super) fn lag(&self, streams: &Streams) -> u64 {
-        let behind = |cursor: &Cursor| {
-            streams
-                .get(cursor.stream)
-                .map_or(0, |stream| (stream.log.head() + 1).saturating_sub(cursor.next))
+        let behind = |(at, cursor): (usize, &Cursor)| {
+            let stream = streams.get(cursor.stream)?;
+            let lag = (stream.log.head() + 1).saturating_sub(cursor.next);
+            (lag > 0 && !self.must_wait(at, stream, streams)).then_some(lag)
         };
-        self.cursors.iter().map(behind).sum()
+        self.cursors.iter().enumerate().filter_map(behind).sum()
+    }
+
+    /// Whether what a cursor reads must wait: the client is still to be told the end of a turn of
+    /// the same lane that it asked for before.
+    fn must_wait(&self, at: usize, stream: &Stream, streams: &Streams) -> bool {
+        let earlier = self.cursors[..at].iter().filter_map(|earlier| streams.get(earlier.stream));
+        earlier.into_iter().any(|earlier| earlier.lane == stream.lane)
     }
 
     /// Answers what it has just said outside any log; `ended` of its creates end with that.
@@ -216,7 +234,7 @@ impl Client {
                 self.cursors.remove(at);
                 continue;
             };
-            if cursor.next > stream.log.head() {
+            if cursor.next > stream.log.head() || self.must_wait(at, stream, streams) {
                 at += 1;
                 continue;
             }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fields::Fields;
@@ -23,6 +23,8 @@ pub enum ClientEvent {
     Control {
         lane: Option<String>,
         response_id: Option<String>,
+        /// It brings input of its own.
+        steers: bool,
     },
     /// Ours, from an edge whose client asks for the events of a response again.
     Resume {
@@ -106,7 +108,7 @@ impl ClientEvent {
             "response.interrupt" | "response.steer" => {
                 let response_id =
                     fields.get("response_id").or_else(|| fields.get("previous_response_id"));
-                Self::Control { lane, response_id }
+                Self::Control { lane, response_id, steers: kind == "response.steer" }
             }
             RESUME => {
                 let text = "response_id is needed";
@@ -237,6 +239,34 @@ struct ServerHead<'a> {
     status: Option<&'a RawValue>,
 }
 
+impl<'a> ServerHead<'a> {
+    /// Without the fields that are of another type than they should be: what the event says
+    /// besides still counts, and a turn whose end is not understood would hang.
+    fn read_leniently(fields: &Fields<'a>) -> Self {
+        let object = |name| fields.raw(name).and_then(|raw| Fields::parse(raw.as_bytes()));
+        let response = object("response").map(|response| ResponseHead {
+            id: response.get("id"),
+            incomplete_details: response.get("incomplete_details"),
+            error: response.get("error"),
+        });
+        let code = |error: Fields<'a>| -> Option<Value> { error.get("code") };
+        let code = object("error").and_then(code).and_then(|code| match code {
+            Value::String(text) => Some(text.into()),
+            Value::Number(number) => Some(number.to_string().into()),
+            _ => None,
+        });
+        Self {
+            r#type: fields.get("type").unwrap_or_default(),
+            stream_id: fields.get("stream_id"),
+            response_id: fields.get("response_id"),
+            response,
+            sequence_number: fields.get("sequence_number"),
+            error: Some(ErrorHead { code }),
+            status: fields.get("status"),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct ResponseHead<'a> {
     #[serde(borrow)]
@@ -268,7 +298,10 @@ impl ServerEvent {
         if message.kind != Kind::Text {
             return None;
         }
-        let head: ServerHead<'_> = serde_json::from_slice(&message.payload).ok()?;
+        let head = match serde_json::from_slice(&message.payload) {
+            Ok(head) => head,
+            Err(_) => ServerHead::read_leniently(&Fields::parse(&message.payload)?),
+        };
         let stage = match &*head.r#type {
             "" => return None,
             "response.created" => Stage::Created,
@@ -377,6 +410,24 @@ pub fn last_sequence(batch: &Batch, lane: Option<&str>) -> Option<u64> {
     events.filter(|event| event.lane.as_deref() == lane).filter_map(|event| event.sequence).last()
 }
 
+/// What is told of a `response.steer` whose response has ended: its input was not taken.
+#[must_use]
+pub fn steer_failed(steer: &[u8], response_id: Option<&str>) -> Message {
+    let fields = Fields::parse(steer);
+    let input: Option<Value> = fields.and_then(|fields| fields.get("input"));
+    let event = serde_json::json!({
+        "type": "response.steer.failed",
+        "sequence_number": 0,
+        "steer": { "input": input, "previous_response_id": response_id },
+        "error": {
+            "type": "invalid_request_error",
+            "code": "response_not_active",
+            "message": "the response that this was meant for does not run any more",
+        },
+    });
+    Message::text(Bytes::from(event.to_string()))
+}
+
 /// The same around an upstream's own error body.
 #[must_use]
 pub fn error_event_with(
@@ -447,6 +498,25 @@ mod tests {
         assert_eq!((created.stage, created.response_id.as_deref()), (Stage::Created, Some("r1")));
         assert_eq!(event("42"), None);
         assert_eq!(event(r#"{"a":1}"#), None);
+    }
+
+    #[test]
+    fn an_event_with_a_field_of_another_type_still_says_the_rest() {
+        let event = |json: &'static str| ServerEvent::parse(&Message::text(json)).unwrap();
+        for (json, code) in [
+            (r#"{"type":"error","status":400,"stream_id":"x","error":{"code":400}}"#, Some("400")),
+            (r#"{"type":"error","status":400,"stream_id":"x","error":"text"}"#, None),
+            (r#"{"type":"error","status":400,"stream_id":"x","error":{"code":[]}}"#, None),
+            (r#"{"type":"error","status":400,"stream_id":"x","sequence_number":"1"}"#, None),
+        ] {
+            let event = event(json);
+            assert_eq!((event.stage, event.lane.as_deref()), (Stage::Error, Some("x")), "{json}");
+            assert_eq!((event.status, event.error_code.as_deref()), (Some(400), code), "{json}");
+        }
+        let json = r#"{"type":"response.failed","response":{"id":"r","error":{"code":500},"incomplete_details":"x"}}"#;
+        assert_eq!(event(json).response_id.as_deref(), Some("r"));
+        assert_eq!(event(r#"{"type":"response.completed","response":"r"}"#).response_id, None);
+        assert_eq!(ServerEvent::parse(&Message::text(r#"{"type":1,"error":"x"}"#)), None);
     }
 
     #[test]

@@ -36,7 +36,10 @@ pub fn events(data: &[u8]) {
             b'u' => session.turns.on_upstream(&Batch::one(&message)),
             b'c' => session.turns.on_connected(),
             b'd' => session.turns.on_disconnected(),
-            b's' => session.turns.on_silence(),
+            b's' => {
+                let all: Vec<_> = session.logs.keys().copied().collect();
+                session.turns.on_silence(&all)
+            }
             b'g' => session.turns.on_client_gone(u32::from(b'0')),
             _ => continue,
         };
@@ -72,14 +75,14 @@ impl Session {
     fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Open(turn) => {
+                Action::Open { turn, .. } => {
                     assert_eq!(self.logs.insert(turn, false), None, "opened twice");
                 }
                 Action::Append { turn, done, .. } => {
                     let ended = self.logs.insert(turn, done);
                     assert_eq!(ended, Some(false), "appended to a log that is not open");
                 }
-                Action::Upstream(batch) => {
+                Action::Upstream(batch) | Action::Dispatch { batch, .. } => {
                     for message in batch.messages() {
                         let whole = Fields::parse(&message.payload).is_some();
                         assert!(whole, "the upstream was sent what is no object");

@@ -33,6 +33,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 pub(super) async fn run(mut actor: Box<Actor>) {
     loop {
         match actor.serve().await {
+            Exit::Abandoned | Exit::Unreachable if actor.never_was() => discard(&actor).await,
             Exit::Abandoned => {
                 actor.close_upstream();
                 close(&actor).await;
@@ -200,6 +201,15 @@ async fn release(actor: &Actor) {
         // The row keeps naming this incarnation; whoever asks for the session here claims it
         // anew, and once this node is gone anybody may.
         tracing::warn!(session = %actor.id, %error, "releasing the session failed");
+    }
+}
+
+/// Its row goes: a client whose credential the upstream does not take would otherwise leave one
+/// behind with each request, for as long as closed sessions are kept.
+async fn discard(actor: &Actor) {
+    actor.ctx.events.note("released", &actor.id, format!("never was, epoch {}", actor.epoch));
+    if let Err(error) = actor.ctx.store.discard(actor.id, actor.ctx.me, actor.epoch).await {
+        tracing::warn!(session = %actor.id, %error, "discarding the session failed");
     }
 }
 

@@ -29,7 +29,11 @@ impl Actor {
         for action in actions {
             match action {
                 Action::Upstream(batch) => self.send_upstream(&batch),
-                Action::Open(turn) => self.open_turn(turn),
+                Action::Dispatch { turn, batch } => {
+                    self.heard_of(turn, false);
+                    self.send_upstream(&batch);
+                }
+                Action::Open { turn, lane } => self.open_turn(turn, lane),
                 Action::Subscribe { client, turn } => {
                     // A log that was trimmed begins later; who reads it sees that by the
                     // events' own numbers.
@@ -60,6 +64,7 @@ impl Actor {
                 }
                 Action::Mark { turn, state, response } => self.mark(turn, state, response),
                 Action::Append { turn, batch, done } => {
+                    self.heard_of(turn, done);
                     // Nobody hears of the end of a turn that a crash could still undo (I6):
                     // the conversation is kept first. What comes after it waits too.
                     let copied = if done { self.copying.take() } else { None };
@@ -140,7 +145,7 @@ impl Actor {
         }
     }
 
-    fn open_turn(&mut self, no: TurnNo) {
+    fn open_turn(&mut self, no: TurnNo, lane: Option<String>) {
         let span = tracing::info_span!(
             parent: None,
             "turn",
@@ -159,7 +164,7 @@ impl Actor {
             span,
             queued: Some(self.ctx.metrics.queued_turn(&self.route.path)),
         };
-        self.streams.open(no, Some(watch));
+        self.streams.open(no, lane, Some(watch));
     }
 
     fn append(&mut self, turn: TurnNo, batch: Batch, done: bool) {

@@ -24,7 +24,7 @@ pub use parting::Severed;
 use recall::Recall;
 
 use super::{
-    event::{ClientEvent, Create, error_event},
+    event::{ClientEvent, Create, error_event, steer_failed},
     history::{History, Past},
 };
 use crate::{
@@ -46,10 +46,12 @@ const MAX_ACTIVE: usize = 16;
 /// What the session must do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send to the upstream.
+    /// Send to the upstream, beside its turn or for it.
     Upstream(Batch),
-    /// A turn begins: its log is opened.
-    Open(TurnNo),
+    /// The turn itself is sent to the upstream.
+    Dispatch { turn: TurnNo, batch: Batch },
+    /// A turn begins in a lane: its log is opened.
+    Open { turn: TurnNo, lane: Option<String> },
     /// The client reads the turn's log from its start.
     Subscribe { client: ClientId, turn: TurnNo },
     /// The same, if the log still has its start; if not, the client is told the error.
@@ -92,6 +94,16 @@ pub struct Bounds {
     pub ledger: bool,
 }
 
+/// The upstream connection, as turns see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Connection {
+    None,
+    Open,
+    /// What comes on it may be of a turn that was ended here: nothing more is sent on it, and it
+    /// is given up as soon as nothing runs on it.
+    Spent,
+}
+
 /// All turns of a session.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
@@ -99,7 +111,7 @@ pub struct Turns {
     lanes: Vec<Lane>,
     next: TurnNo,
     bounds: Bounds,
-    connected: bool,
+    connection: Connection,
     /// The session is about to leave.
     holding: bool,
     /// Responses that the present connection made: it knows them, and no other does.
@@ -123,7 +135,7 @@ impl Turns {
             lanes: Vec::new(),
             next: 1,
             bounds,
-            connected: false,
+            connection: Connection::None,
             holding: false,
             known: BTreeSet::new(),
             history: History::new(bounds.history_bytes, past),
@@ -195,17 +207,31 @@ impl Turns {
             Ok(ClientEvent::Resume { response_id }) => {
                 self.resume(client, &response_id, &mut actions);
             }
-            Ok(ClientEvent::Control { lane, response_id }) => {
-                let target = self.lanes.iter().find(|l| {
-                    l.at_upstream().is_some_and(|turn| match &response_id {
-                        Some(id) => turn.response_id.as_ref() == Some(id),
+            Ok(ClientEvent::Control { lane, response_id, steers }) => {
+                let running = |lane: &&mut Lane| lane.at_upstream().is_some();
+                let target = self.lanes.iter_mut().filter(running).find_map(|l| {
+                    let meant = match &response_id {
+                        Some(id) => l.at_upstream()?.response_id.as_ref() == Some(id),
                         None => l.name == lane,
-                    })
+                    };
+                    l.running.as_mut().filter(|_| meant)
                 });
-                // One that comes too late has lost a race that its sender could not see:
-                // the terminal event is on its way to the client, so there is nothing to say.
-                if target.is_some() {
-                    actions.push(Action::Upstream(Batch::one(message)));
+                match target {
+                    Some(turn) => {
+                        if steers {
+                            turn.forget();
+                        }
+                        actions.push(Action::Upstream(Batch::one(message)));
+                    }
+                    // What it says is lost with it, so its sender has to know.
+                    None if steers => {
+                        let event = steer_failed(&message.payload, response_id.as_deref());
+                        let batch = Batch::one(&event);
+                        actions.push(Action::Reply { client, batch, ended: 0 });
+                    }
+                    // It has lost a race that its sender could not see: the terminal event is on
+                    // its way to the client, so there is nothing to say.
+                    None => {}
                 }
             }
             Ok(ClientEvent::Other { lane }) => {
@@ -255,7 +281,7 @@ impl Turns {
         }
         let held: usize = self.lanes.iter().map(Lane::held_bytes).sum();
         let lane = &self.lanes[at];
-        let busy = lane.running.is_some() || !self.connected;
+        let busy = lane.running.is_some() || self.connection != Connection::Open;
         if (busy && lane.queue.len() >= self.bounds.queue.max(1))
             || (held > 0 && held + message.payload.len() > self.bounds.payload_bytes)
         {
@@ -263,23 +289,29 @@ impl Turns {
             reply(actions, client, &error, name.as_deref(), 1);
             return;
         }
-        let superseded = create.previous_response_id.is_none()
-            && lane.at_upstream().is_some_and(Turn::is_abandoned)
-            && self.running() == 1;
         let turn = Turn::new(self.next, client, create, message.payload.clone());
         self.next += 1;
-        actions.push(Action::Open(turn.no));
+        actions.push(Action::Open { turn: turn.no, lane: name });
         actions.push(Action::Subscribe { client, turn: turn.no });
         self.lanes[at].queue.push_back(turn);
-        if superseded {
-            // Nobody waits for the turn that runs, and the new one brings its whole
-            // history: do what the client's own connection would have done, hang up.
+        self.supersede(at, actions);
+        self.dispatch(actions);
+    }
+
+    /// Where nobody waits for the turn that runs, and the next one brings its whole history: does
+    /// what the client's own connection would have done, hangs up.
+    fn supersede(&mut self, at: usize, actions: &mut Vec<Action>) {
+        let lane = &self.lanes[at];
+        let next = lane.queue.front().filter(|turn| turn.client.is_some());
+        if next.is_some_and(|turn| turn.create.previous_response_id.is_none())
+            && lane.at_upstream().is_some_and(Turn::is_abandoned)
+            && self.running() == 1
+        {
             let text = "superseded after its client went away; whether it finished is unknown";
             self.end(at, text, actions);
             self.lost_connection();
             actions.push(Action::HangUp);
         }
-        self.dispatch(actions);
     }
 
     /// The events of a response once more: of the one that runs, or of one that ended and
@@ -327,13 +359,18 @@ impl Turns {
                 lane.adopt(&mut actions);
             }
         }
+        // A request that came before this loss was noticed need not wait either.
+        let abandoned = |lane: &Lane| lane.at_upstream().is_some_and(Turn::is_abandoned);
+        if let Some(at) = self.lanes.iter().position(abandoned) {
+            self.supersede(at, &mut actions);
+        }
         actions
     }
 
     /// The upstream connection is there.
     pub fn on_connected(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.connected = true;
+        self.connection = Connection::Open;
         self.dispatch(&mut actions);
         actions
     }

@@ -17,9 +17,9 @@ use tokio::{sync::watch, time::Instant};
 pub use self::audit::{Audited, Change};
 use self::table::Table;
 use super::{
-    Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Cursor, Death, Heartbeat, NewMember, NewPart,
     NewTurn, Part, Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError,
-    Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
+    Sweep, Swept, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -46,6 +46,8 @@ pub struct Memory {
     transfers: Mutex<VecDeque<Fault>>,
     /// The same for leaves.
     leaves: Mutex<VecDeque<Fault>>,
+    /// The same for steps of sweeps.
+    sweeps: Mutex<VecDeque<Fault>>,
     /// The same for what is asked and said of principals' turns.
     quotas: Mutex<VecDeque<Fault>>,
     #[cfg(feature = "simulation")]
@@ -69,6 +71,7 @@ impl Memory {
             version: watch::Sender::new(0),
             transfers: Mutex::default(),
             leaves: Mutex::default(),
+            sweeps: Mutex::default(),
             quotas: Mutex::default(),
             #[cfg(feature = "simulation")]
             audit: Mutex::default(),
@@ -83,6 +86,11 @@ impl Memory {
     /// Has the next leaves fail like this, one after another.
     pub fn fail_leaves(&self, faults: impl IntoIterator<Item = Fault>) {
         self.leaves.lock().extend(faults);
+    }
+
+    /// Has the next steps of sweeps fail like this, one after another.
+    pub fn fail_sweeps(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.sweeps.lock().extend(faults);
     }
 
     /// Has the next questions for principals' turns, and the next news of their ends, fail
@@ -214,6 +222,10 @@ impl Store for Memory {
         Ok(self.call(|table, _| table.alias(principal, kind, digest)))
     }
 
+    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        Ok(self.call(|table, _| table.discard(id, me, epoch)))
+    }
+
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
         Ok(self.call(|table, now| table.close(id, me, epoch, now)))
     }
@@ -227,8 +239,9 @@ impl Store for Memory {
         Ok(self.call(|table, _| table.parts_of(session, limit)))
     }
 
-    async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
-        Ok(self.call(|table, now| table.sweep(now, age, limit)))
+    async fn sweep(&self, what: Sweep, age: Duration, limit: u32, _: Cursor) -> Result<Swept> {
+        let sweep = |table: &mut Table, now| Swept::of(table.sweep(what, now, age, limit), limit);
+        self.faulty(&self.sweeps, sweep)
     }
 
     async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
@@ -241,10 +254,6 @@ impl Store for Memory {
 
     async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
         Ok(self.call(|table, _| table.turn_by_key(session, key)))
-    }
-
-    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
-        Ok(self.call(|table, now| table.sweep_turns(now, age, limit)))
     }
 
     async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission> {

@@ -25,8 +25,9 @@ pub use self::{
     quotas::{Pace, TurnAdmission, TurnWish},
     turns::{Began, NewTurn, TurnKey, TurnMark, TurnRow, TurnState},
     types::{
-        Alias, AliasKind, Claim, Claimed, Cluster, Death, Heartbeat, LeaseEnd, Member, MemberState,
-        NewMember, NewPart, Part, RingView, SessionFilter, SessionRow, SessionState, Transferred,
+        Alias, AliasKind, Claim, Claimed, Cluster, Cursor, Death, Heartbeat, LeaseEnd, Member,
+        MemberState, NewMember, NewPart, Part, RingView, SessionFilter, SessionRow, SessionState,
+        Sweep, Swept, Transferred,
     },
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
@@ -227,6 +228,10 @@ pub trait Store: Send + Sync + 'static {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>>;
 
+    /// Ends a session in which nothing was said or sent: its row goes, and who comes next finds
+    /// a new one, under a higher epoch. False if the row is not ours in that epoch.
+    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;
+
     /// Ends a session: as [`Store::release`], and what it has said is deleted with it.
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;
 
@@ -238,17 +243,10 @@ pub trait Store: Send + Sync + 'static {
     /// The first `limit` parts of a session's conversation, in their order.
     async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>>;
 
-    /// Deletes what ended at least `age` ago, at most `limit` rows of each kind: closed
-    /// sessions with their turns, aliases whose session has no owner, dead or gone members
-    /// that no session names, parts of conversations whose session has no living owner, and
-    /// what is counted for nodes that are no more and of principals that rest. Sessions whose
-    /// owner died that long ago are closed, and go by a later sweep.
-    /// Answers how many rows went or were closed. Several nodes may sweep at once.
-    async fn sweep(&self, age: Duration, limit: u32) -> Result<u64>;
-
-    /// Deletes at most `limit` turns that were begun at least `age` ago, whatever became of
-    /// them. Answers how many went.
-    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64>;
+    /// One step of a sweep of what ended at least `age` ago. It takes at most `limit` rows, and
+    /// of aliases and conversations, most of which may have to stay, it looks at no more than
+    /// that, from the oldest after `from`. Several nodes may sweep at once.
+    async fn sweep(&self, what: Sweep, age: Duration, limit: u32, from: Cursor) -> Result<Swept>;
 }
 
 /// How to reach a store.

@@ -10,6 +10,7 @@ mod hint;
 mod members;
 mod quotas;
 mod sessions;
+mod sweeping;
 mod turns;
 
 use std::{
@@ -30,9 +31,10 @@ use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use self::hint::Hint;
 use super::{
-    Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Cursor, Death, Heartbeat, NewMember, NewPart,
     NewTurn, Part, Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError,
-    StoreOptions, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish, schema,
+    StoreOptions, Sweep, Swept, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
+    schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -274,6 +276,10 @@ impl Store for Postgres {
         self.alias(principal, kind, digest).await
     }
 
+    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.discard(id, me, epoch).await
+    }
+
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
         self.close(id, me, epoch).await
     }
@@ -286,8 +292,8 @@ impl Store for Postgres {
         self.parts_of(session, limit).await
     }
 
-    async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
-        self.sweep(age, limit).await
+    async fn sweep(&self, what: Sweep, age: Duration, limit: u32, from: Cursor) -> Result<Swept> {
+        self.sweep(what, age, limit, from).await
     }
 
     async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
@@ -300,10 +306,6 @@ impl Store for Postgres {
 
     async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
         self.turn_by_key(session, key).await
-    }
-
-    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
-        self.sweep_turns(age, limit).await
     }
 
     async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission> {

@@ -9,6 +9,7 @@ mod conversations;
 mod members;
 mod quotas;
 mod sessions;
+mod sweeping;
 mod turns;
 
 use std::{path::PathBuf, time::Duration};
@@ -22,9 +23,10 @@ use tokio::sync::Mutex;
 
 use self::clock::{boot_id, now_ms};
 use super::{
-    Alias, AliasKind, Began, Claim, Claimed, Cluster, Death, Heartbeat, NewMember, NewPart,
+    Alias, AliasKind, Began, Claim, Claimed, Cluster, Cursor, Death, Heartbeat, NewMember, NewPart,
     NewTurn, Part, Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError,
-    StoreOptions, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish, schema,
+    StoreOptions, Sweep, Swept, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
+    schema,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -265,6 +267,10 @@ impl Store for Sqlite {
         self.bounded(self.alias(principal, kind, digest)).await
     }
 
+    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.bounded(self.discard(id, me, epoch)).await
+    }
+
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
         self.bounded(self.close(id, me, epoch)).await
     }
@@ -277,8 +283,8 @@ impl Store for Sqlite {
         self.bounded(self.parts_of(session, limit)).await
     }
 
-    async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
-        self.bounded(self.sweep(age, limit)).await
+    async fn sweep(&self, what: Sweep, age: Duration, limit: u32, from: Cursor) -> Result<Swept> {
+        self.bounded(self.sweep(what, age, limit, from)).await
     }
 
     async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
@@ -291,10 +297,6 @@ impl Store for Sqlite {
 
     async fn turn_by_key(&self, session: SessionId, key: TurnKey) -> Result<Option<TurnRow>> {
         self.bounded(self.turn_by_key(session, key)).await
-    }
-
-    async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
-        self.bounded(self.sweep_turns(age, limit)).await
     }
 
     async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission> {

@@ -325,3 +325,81 @@ pub struct NewPart {
     /// It takes the place of all that is ordered before it.
     pub whole: bool,
 }
+
+/// What a sweep deletes or closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sweep {
+    /// Closed sessions, with their turns.
+    Sessions,
+    /// Aliases whose session has no owner.
+    Aliases,
+    /// Dead or gone members that no session names.
+    Members,
+    /// Parts of conversations whose session has no living owner.
+    Conversations,
+    /// What is counted for nodes that are no more, whatever its age.
+    Shares,
+    /// What is counted of principals that rest.
+    Paces,
+    /// Sessions whose owner is dead: they are closed, and go by a later sweep.
+    Orphans,
+    /// Turns, by when they were begun and whatever became of them.
+    Turns,
+}
+
+impl Sweep {
+    /// All kinds, in the order in which one leads to another.
+    pub const ALL: [Self; 8] = [
+        Self::Sessions,
+        Self::Aliases,
+        Self::Members,
+        Self::Conversations,
+        Self::Shares,
+        Self::Paces,
+        Self::Orphans,
+        Self::Turns,
+    ];
+
+    /// The word for operators.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Aliases => "aliases",
+            Self::Members => "members",
+            Self::Conversations => "conversations",
+            Self::Shares => "shares",
+            Self::Paces => "paces",
+            Self::Orphans => "orphans",
+            Self::Turns => "turns",
+        }
+    }
+}
+
+/// How far a sweep has come: the last row that it looked at, by its time and part of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    pub(super) since: i64,
+    pub(super) key: [u8; 16],
+}
+
+impl Cursor {
+    /// Before every row.
+    pub const START: Self = Self { since: -1, key: [0; 16] };
+}
+
+/// What a step of a sweep did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// Rows that went or were closed.
+    pub rows: u64,
+    /// Where the next step goes on; None at the end.
+    pub next: Option<Cursor>,
+}
+
+impl Swept {
+    /// A step that looks only at what it takes: the next one begins where this one did.
+    pub(super) fn of(rows: u64, limit: u32) -> Self {
+        Self { rows, next: (rows >= u64::from(limit)).then_some(Cursor::START) }
+    }
+}

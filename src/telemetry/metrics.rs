@@ -5,9 +5,11 @@
 //! are counted by guards, so that no way out of a function can forget to count down.
 
 mod catalogue;
+mod classic;
 mod families;
 mod labels;
 mod process;
+mod zero;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -58,23 +60,11 @@ pub enum BreakerState {
 }
 
 impl Metrics {
-    /// All metrics at their zero.
+    /// All metrics at their zero, but for those of routes and upstreams, which have to be named.
     #[must_use]
     pub fn new() -> Self {
         let metrics = Self(Arc::new(Families::new()));
-        // Rare, and watched by their increase: a counter that is first seen with its first
-        // event shows none.
-        let reasons = [HandoffReason::Drain, HandoffReason::Deadline, HandoffReason::Balance];
-        for reason in reasons {
-            for outcome in [Outcome::Ok, Outcome::Failed] {
-                let labels = ByHandoff { reason, outcome };
-                drop(metrics.0.handoffs.get_or_create(&labels));
-                drop(metrics.0.handoff_seconds.get_or_create(&labels));
-            }
-        }
-        for reason in [TakeoverReason::Dead, TakeoverReason::Gone] {
-            drop(metrics.0.takeovers.get_or_create(&ByTakeover { reason }));
-        }
+        metrics.touch_all();
         metrics
     }
 
@@ -82,6 +72,12 @@ impl Metrics {
     #[must_use]
     pub fn encode(&self) -> String {
         self.0.catalogue.encode()
+    }
+
+    /// The same as text of version 0.0.4.
+    #[must_use]
+    pub fn encode_classic(&self) -> String {
+        classic::classic(&self.encode())
     }
 
     /// What there is to be measured, by name.

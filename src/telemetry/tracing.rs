@@ -72,21 +72,19 @@ impl Guard {
     }
 }
 
-/// Installs logs, and what is to be exported: see [`Target::of`] for when that is. Call
-/// once, inside the runtime.
+/// Installs logs, and what is to be exported. Call once, inside the runtime.
 ///
 /// # Errors
 /// See [`InitError`]; nothing is installed then.
 pub fn init(config: &Telemetry, node_id: &str, metrics: &Metrics) -> Result<Guard, InitError> {
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let base = config.otlp_endpoint.as_deref();
-    let target = |signal| Target::of(signal, base, &env);
+    let target = |signal| Target::of(signal, &config.otlp);
     let resource = otlp::resource(node_id, env);
     let mut guard = Guard::default();
     let mut layers = vec![logs(config.log_format, EnvFilter::try_new(&config.log_filter)?)];
     // The exporters' own spans and logs would feed on themselves.
     let ours = || filter_fn(|meta| meta.target().starts_with("ringspan"));
-    if let Some(target) = target(Signal::Traces)? {
+    if let Some(target) = target(Signal::Traces) {
         let provider = otlp::traces(&target, resource.clone(), metrics, env)?;
         // Where in the code a span was made is of no use to an operator.
         let spans = tracing_opentelemetry::layer()
@@ -98,13 +96,13 @@ pub fn init(config: &Telemetry, node_id: &str, metrics: &Metrics) -> Result<Guar
         layers.push(spans.with_filter(ours()).boxed());
         guard.traces = Some(provider);
     }
-    if let Some(target) = target(Signal::Logs)? {
+    if let Some(target) = target(Signal::Logs) {
         let provider = otlp::logs(&target, resource.clone(), metrics, env)?;
         let filter = EnvFilter::try_new(&config.log_filter)?.and(ours());
         layers.push(OpenTelemetryTracingBridge::new(&provider).with_filter(filter).boxed());
         guard.logs = Some(provider);
     }
-    let pusher = target(Signal::Metrics)?
+    let pusher = target(Signal::Metrics)
         .map(|target| Pusher::new(target, &resource, metrics.clone(), &env))
         .transpose()?;
     tracing_subscriber::registry().with(layers).try_init()?;

@@ -39,6 +39,7 @@ pub struct Permit {
 impl Pool {
     #[must_use]
     pub fn new(upstream: &Arc<Upstream>, rules: BreakerRules, metrics: Metrics) -> Arc<Self> {
+        metrics.upstream(&upstream.name);
         for endpoint in &upstream.endpoints {
             metrics.breaker(&upstream.name, &endpoint.name, BreakerState::Closed);
         }

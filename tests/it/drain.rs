@@ -11,7 +11,7 @@ use std::{
 use tokio::task::JoinHandle;
 
 use crate::support::{
-    ALICE, Received, Ring, RingOptions, Ws,
+    ALICE, Received, Ring, RingOptions, Store, Timing, Ws,
     codexish::{Codexish, Hidden},
     eventually,
     history::History,
@@ -224,6 +224,40 @@ async fn a_second_sigterm_stops_at_once() {
     .await;
     ring.node(0).sigterm();
     assert_eq!(ring.node(0).wait_exit(Duration::from_secs(5)).await, 1, "not a clean drain");
+}
+
+#[tokio::test]
+async fn a_database_that_says_nothing_holds_up_neither_a_drain_nor_its_last_words() {
+    let options = RingOptions::nodes(1)
+        .store(Store::OwnPostgres)
+        .timing(Timing::Default)
+        .setting("lease_ttl", "\"3s\"")
+        .setting("heartbeat_interval", "\"400ms\"")
+        .setting("drain_dwell", "\"300ms\"")
+        .setting("drain_timeout", "\"6s\"")
+        .setting("drain_cleanup", "\"1s\"");
+    let limit = Duration::from_millis(7300);
+    let ring = Ring::start(options).await;
+    let (node, server) = (ring.node(0), ring.server.as_ref().unwrap());
+    let open =
+        async |key| Ws::open(&node.url("/v1/responses"), &[ALICE, ("session-id", key)]).await;
+    let (mut idle, mut busy) = (open("idle").await, open("busy").await);
+    Turn::run(&mut idle, &create(&[user("hello")], None)).await;
+    busy.json(&create(&[user("[hang]")], None)).await;
+    busy.data().await.json();
+    server.freeze();
+    node.sigterm();
+    let began = tokio::time::Instant::now();
+    assert!(idle.end().await.is_end());
+    let closed = began.elapsed();
+    let turn = Turn::read(&mut busy).await;
+    // The chart and the systemd unit allow for 5 s more than a drain takes.
+    let left = (limit + Duration::from_secs(5)).saturating_sub(began.elapsed());
+    let code = node.wait_exit(left).await;
+    server.thaw();
+    assert_eq!(code, 1, "others wait for its lease: {}", node.log());
+    assert!(closed < limit, "an idle socket closed after {closed:?} of {limit:?}");
+    assert_eq!(turn.last()["error"]["code"], "outcome_unknown", "{:?}", turn.cut);
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ mod responses;
 mod responses_http;
 mod resume;
 mod roll;
+mod scrape;
 mod slow_client;
 mod smuggling;
 mod soak;

@@ -124,6 +124,25 @@ async fn a_certificate_of_another_authority_an_expired_one_and_one_of_another_na
 }
 
 #[tokio::test]
+async fn connections_that_say_nothing_keep_no_peer_out() {
+    let ring = migrated().await;
+    let authority = Authority::new();
+    let certificate = |id: &str| authority.sign(id, "IP:127.0.0.1", 30);
+    let one = node(&ring, "one", &certificate("one"), &authority.pem());
+    let two = node(&ring, "two", &certificate("two"), &authority.pem());
+    start(&one).await;
+    start(&two).await;
+    let mut silent = Vec::new();
+    for _ in 0..700 {
+        silent.push(tokio::net::TcpStream::connect(&one.peer).await.unwrap());
+        silent.push(tokio::net::TcpStream::connect(&two.peer).await.unwrap());
+    }
+    // Less than one of them may take for its handshake.
+    let reached = assert_reach_each_other(&one, &two, "beside");
+    tokio::time::timeout(Duration::from_secs(4), reached).await.expect("peers are kept out");
+}
+
+#[tokio::test]
 async fn a_peer_token_is_replaced_node_by_node() {
     let (old, new) = ("the-old-token-0123456789", "the-new-token-0123456789");
     let ring = migrated().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ringspan::{
     ids::{Principal, SessionId},
-    store::{Alias, AliasKind, SessionState},
+    store::{Alias, AliasKind, Cursor, SessionState, Sweep},
 };
 
 use crate::ring::{ALICE, BOB, LONG, Ring, id};
@@ -57,15 +57,15 @@ pub async fn a_sweep_takes_what_ended_and_spares_what_is_named(ring: Ring) {
         .map(|(byte, key)| alias(ALICE, AliasKind::Response, byte, id(key)));
     ring.store.put_aliases(&aliases).await.unwrap();
 
-    assert_eq!(ring.other.sweep(LONG, 100).await, Ok(0), "nothing is that old");
-    assert_eq!(ring.other.sweep(Duration::ZERO, 1).await, Ok(4), "one of each kind");
+    assert_eq!(ring.sweep(LONG, 100).await, 0, "nothing is that old");
+    assert_eq!(ring.sweep(Duration::ZERO, 1).await, 4, "one of each kind");
     assert_eq!(ring.store.session(id("closed")).await, Ok(None));
     let orphan = ring.row("orphan").await;
     assert_eq!((orphan.owner, orphan.state), (None, SessionState::Closed), "a fence for a while");
 
     // What was closed goes, its alias, the other alias, and the member that it named.
-    assert_eq!(ring.other.sweep(Duration::ZERO, 100).await, Ok(4));
-    assert_eq!(ring.other.sweep(Duration::ZERO, 100).await, Ok(0));
+    assert_eq!(ring.sweep(Duration::ZERO, 100).await, 4);
+    assert_eq!(ring.sweep(Duration::ZERO, 100).await, 0);
     assert_eq!(ring.store.session(id("orphan")).await, Ok(None));
     assert_eq!(ring.row("live").await.owner, Some(me));
     for (byte, found) in [(1, None), (2, Some("live")), (3, None), (4, None)] {
@@ -78,7 +78,43 @@ pub async fn an_epoch_outlives_the_row_that_held_it(ring: Ring) {
     let me = ring.node("n1").await;
     let first = ring.win(me, "k", None).await;
     assert!(ring.store.release(id("k"), me, first).await.unwrap());
-    assert_eq!(ring.other.sweep(Duration::ZERO, 100).await, Ok(1));
+    assert_eq!(ring.sweep(Duration::ZERO, 100).await, 1);
     let second = ring.win(me, "k", Some(first)).await;
     assert!(second > first);
+}
+
+pub async fn a_sweep_gets_past_aliases_that_have_to_stay(ring: Ring) {
+    let me = ring.node("n1").await;
+    ring.win(me, "live", None).await;
+    for (bytes, key) in [(0..7, "live"), (7..9, "never was"), (9..12, "live")] {
+        let aliases: Vec<_> =
+            bytes.map(|byte| alias(ALICE, AliasKind::Response, byte, id(key))).collect();
+        ring.store.put_aliases(&aliases).await.unwrap();
+    }
+    let (mut from, mut rows, mut steps) = (Cursor::START, 0, 0);
+    loop {
+        let swept = ring.other.sweep(Sweep::Aliases, Duration::ZERO, 2, from).await.unwrap();
+        (rows, steps) = (rows + swept.rows, steps + 1);
+        assert!(swept.rows <= 2 && steps < 10, "step {steps}: {swept:?}");
+        let Some(next) = swept.next else { break };
+        from = next;
+    }
+    assert_eq!(rows, 2);
+    for byte in 0..12 {
+        let alias = ring.other.alias(ALICE, AliasKind::Response, [byte; 16]).await.unwrap();
+        assert_eq!(alias.is_some(), !(7..9).contains(&byte), "{byte}");
+    }
+}
+
+pub async fn a_session_that_never_was_leaves_its_row_to_nobody(ring: Ring) {
+    let (me, other) = (ring.node("n1").await, ring.node("n2").await);
+    let first = ring.win(me, "k", None).await;
+    let second = ring.win(me, "k", Some(first)).await;
+    assert_eq!(ring.other.discard(id("k"), me, first).await, Ok(false), "of an earlier epoch");
+    assert_eq!(ring.other.discard(id("k"), other, second).await, Ok(false), "another's");
+    assert_eq!(ring.row("k").await.owner, Some(me));
+    assert_eq!(ring.other.discard(id("k"), me, second).await, Ok(true));
+    assert_eq!(ring.store.session(id("k")).await, Ok(None));
+    assert_eq!(ring.store.release(id("k"), me, second).await, Ok(false), "it is not ours any more");
+    assert!(ring.win(other, "k", None).await > second);
 }

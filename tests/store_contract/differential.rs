@@ -10,9 +10,9 @@ use proptest::{
 use ringspan::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
-        Alias, AliasKind, Began, Claim, Claimed, Death, NewMember, NewTurn, Result, SessionFilter,
-        SessionRow, Store, StoreError, StoreOptions, Transferred, TurnKey, TurnMark, TurnRow,
-        TurnState, memory::Memory, schema,
+        Alias, AliasKind, Began, Claim, Claimed, Cursor, Death, NewMember, NewTurn, Result,
+        SessionFilter, SessionRow, Store, StoreError, StoreOptions, Sweep, Transferred, TurnKey,
+        TurnMark, TurnRow, TurnState, memory::Memory, schema,
     },
 };
 use sqlx::{Connection, Executor, PgConnection};
@@ -309,7 +309,7 @@ impl Subject {
             }
             Call::Sweep { all } => {
                 let age = if all { Duration::ZERO } else { LONG };
-                format!("{:?}", store.sweep(age, 1000).await?)
+                format!("{:?}", crate::ring::sweep(&*store, age, 1000).await?)
             }
         })
     }
@@ -351,7 +351,7 @@ impl Subject {
             }
             Call::SweepTurns { all, limit } => {
                 let (age, limit) = if all { (Duration::ZERO, 1000) } else { (LONG, limit) };
-                format!("{:?}", store.sweep_turns(age, limit).await?)
+                format!("{:?}", store.sweep(Sweep::Turns, age, limit, Cursor::START).await?.rows)
             }
             _ => String::new(),
         })

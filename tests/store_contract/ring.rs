@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use ringspan::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
-        self, Claim, Claimed, Death, LeaseEnd, NewMember, SessionRow, Store, StoreOptions,
-        memory::Memory, schema,
+        self, Claim, Claimed, Cursor, Death, LeaseEnd, NewMember, SessionRow, Store, StoreOptions,
+        Sweep, memory::Memory, schema,
     },
 };
 
@@ -91,9 +91,23 @@ impl Ring {
         self.other.mark_dead(node, death).await.unwrap()
     }
 
+    /// One step of each sweep but that of the turns; how many rows went or were closed.
+    pub async fn sweep(&self, age: Duration, limit: u32) -> u64 {
+        sweep(&*self.other, age, limit).await.unwrap()
+    }
+
     pub async fn kill(&self, node: Incarnation) {
         assert!(self.store.mark_dead(node, Death::Proven).await.unwrap());
     }
+}
+
+/// One step of each sweep but that of the turns.
+pub async fn sweep(store: &dyn Store, age: Duration, limit: u32) -> store::Result<u64> {
+    let mut rows = 0;
+    for what in Sweep::ALL.into_iter().filter(|what| *what != Sweep::Turns) {
+        rows += store.sweep(what, age, limit, Cursor::START).await?.rows;
+    }
+    Ok(rows)
 }
 
 pub fn member(name: &str) -> NewMember {

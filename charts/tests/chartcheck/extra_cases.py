@@ -44,6 +44,33 @@ CASES = [
         },
     ),
     Case("a mounted address of a Cluster", {"database": {"mode": "cloudnativepg"}, "secrets": {"mount": True}}),
+    Case(
+        "all that a Secret of one's own may hold",
+        {
+            "config": KEEPING,
+            "admin": {"token": True},
+            "database": {"external": {"direct": {"enabled": True}}},
+            "secrets": {"env": [{"name": "OPENAI_API_KEY", "key": "openai"}]},
+        },
+    ),
+    Case(
+        "a trial database with a Secret of one's own",
+        {"database": {"mode": "dev", "dev": {"acknowledgeDataLoss": True}}, "secrets": {"mount": True}},
+    ),
+    Case(
+        "credentials that are being replaced",
+        {
+            "config": KEEPING,
+            "secrets": {
+                "source": "inline",
+                "inline": {
+                    "databaseUrl": "postgres://u@db/ringspan",
+                    "peerToken": "not-a-secret-0123456789,not-a-secret-9876543210",
+                    "historyKey": "A" * 43 + "=, " + "B" * 42 + "A=\n",
+                },
+            },
+        },
+    ),
     Case("migrations elsewhere", {"migrations": {"strategy": "external"}}),
     Case("no policy, no test", {"networkPolicy": {"enabled": False}, "test": {"enabled": False}}),
     Case(

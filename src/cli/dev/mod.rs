@@ -23,6 +23,7 @@ use self::{
 use super::{Exit, args::DevArgs, selfcheck, signals::Signals};
 use crate::{
     admin::client::Client,
+    app::Addresses,
     net::TcpListener,
     sample::{self, SampleOptions},
     store::{StoreOptions, schema},
@@ -74,8 +75,7 @@ pub(super) async fn run(args: DevArgs) -> anyhow::Result<Exit> {
 struct Member {
     name: String,
     pid: u32,
-    client: SocketAddr,
-    admin: SocketAddr,
+    at: Addresses,
 }
 
 /// Serves the sample upstream in this process until `stop`.
@@ -118,8 +118,8 @@ async fn start(plan: &mut Plan, nodes: &mut Nodes, screen: &Screen) -> anyhow::R
             ready = timeout_at(limit, &mut starting.ready).await;
         }
         let ready = ready.with_context(|| format!("{name} is not ready in time"))?;
-        let (client, admin) = ready.with_context(|| format!("{name} ended at its start"))?;
-        members.push(Member { name, pid: starting.pid, client, admin });
+        let at = ready.with_context(|| format!("{name} ended at its start"))?;
+        members.push(Member { name, pid: starting.pid, at });
     }
     screen.progress("waiting for the nodes to see each other");
     let complete = timeout_at(limit, complete(&members)).await;
@@ -131,7 +131,7 @@ async fn start(plan: &mut Plan, nodes: &mut Nodes, screen: &Screen) -> anyhow::R
 /// Waits until every node sees all others as active.
 async fn complete(members: &[Member]) -> anyhow::Result<()> {
     for member in members {
-        let admin = Client::new(&member.admin.to_string())?;
+        let admin = Client::new(&member.at.admin.to_string())?;
         while selfcheck::active(&admin.ring().await?) < members.len() {
             tokio::time::sleep(LOOK_AGAIN).await;
         }

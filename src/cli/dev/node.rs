@@ -1,8 +1,6 @@
 //! The processes of a ring: started, listened to, ended.
 
-use std::{
-    io, net::SocketAddr, os::unix::process::ExitStatusExt as _, process::ExitStatus, time::Duration,
-};
+use std::{io, os::unix::process::ExitStatusExt as _, process::ExitStatus, time::Duration};
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,7 +13,7 @@ use tokio::{
 };
 
 use super::screen::Screen;
-use crate::cli::serve::parse_ready;
+use crate::{app::Addresses, cli::serve::parse_ready};
 
 /// Longest piece of a node's line that is shown as one, bytes.
 const MAX_LINE: u64 = 16 << 10;
@@ -36,7 +34,7 @@ enum Stage {
 pub(super) struct Starting {
     pub(super) pid: u32,
     /// Client and admin address once it serves; an error if it ended first.
-    pub(super) ready: oneshot::Receiver<(SocketAddr, SocketAddr)>,
+    pub(super) ready: oneshot::Receiver<Addresses>,
 }
 
 /// A process that has ended.
@@ -177,7 +175,7 @@ async fn pump(
     from: impl AsyncRead + Unpin,
     name: String,
     screen: Screen,
-    mut told: Option<oneshot::Sender<(SocketAddr, SocketAddr)>>,
+    mut told: Option<oneshot::Sender<Addresses>>,
 ) -> bool {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();

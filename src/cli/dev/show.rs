@@ -34,12 +34,13 @@ fn write_summary(
     let width = members.iter().map(|it| it.name.len()).max().unwrap_or_default();
     writeln!(
         text,
-        "  {:width$}  {:29}  {:29}  process",
-        "node", "clients", "status page, API, metrics"
+        "  {:width$}  {:29}  {:29}  {:21}  process",
+        "node", "clients", "status page, API, metrics", "peers (gRPC)"
     )?;
-    for Member { name, pid, client, admin } in members {
-        let (client, admin) = (format!("http://{client}"), format!("http://{admin}/"));
-        writeln!(text, "  {name:width$}  {client:29}  {admin:29}  {pid}")?;
+    for Member { name, pid, at } in members {
+        let (client, admin) = (format!("http://{}", at.client), format!("http://{}/", at.admin));
+        let peer = at.peer.to_string();
+        writeln!(text, "  {name:width$}  {client:29}  {admin:29}  {peer:21}  {pid}")?;
     }
     let sample = plan.sample;
     writeln!(text)?;
@@ -67,7 +68,7 @@ fn write_summary(
 }
 
 fn what_to_try(text: &mut String, one: &Member, other: &Member) -> std::fmt::Result {
-    let (client, admin) = (one.client, one.admin);
+    let (client, admin) = (one.at.client, one.at.admin);
     let program = std::env::args().next().unwrap_or_else(|| "ringspan".to_owned());
     writeln!(
         text,
@@ -100,7 +101,7 @@ fn what_to_try(text: &mut String, one: &Member, other: &Member) -> std::fmt::Res
     kill -9 {}
     {program} drain {} --admin-url http://{admin}
 "#,
-        other.client, other.pid, one.name
+        other.at.client, other.pid, one.name
     )
 }
 
@@ -110,10 +111,10 @@ pub(super) async fn forwarding(members: &[Member]) -> anyhow::Result<String> {
     let [first, second, ..] = members else {
         return Ok("One node alone has nobody to forward to; more with --nodes.\n".to_owned());
     };
-    let first_base = selfcheck::base(first.client)?;
+    let first_base = selfcheck::base(first.at.client)?;
     let target = Target::new(&first_base, ROUTE, None);
     let mut by_first = target.attach().await.with_context(|| format!("at {}", first.name))?;
-    let admin = Client::new(&first.admin.to_string())?;
+    let admin = Client::new(&first.at.admin.to_string())?;
     let info = admin.session(&by_first.session).await?;
     let owner = info.owner_node.context("the session has no owner")?;
     // The two of them are the owner and a forwarder, whichever the owner is.
@@ -121,7 +122,7 @@ pub(super) async fn forwarding(members: &[Member]) -> anyhow::Result<String> {
         Some(member) if member.name != first.name => member,
         _ => second,
     };
-    let target = target.via(&selfcheck::base(partner.client)?);
+    let target = target.via(&selfcheck::base(partner.at.client)?);
     let mut by_partner = target.attach().await.with_context(|| format!("at {}", partner.name))?;
     anyhow::ensure!(
         by_partner.session == by_first.session,

@@ -3,6 +3,7 @@
 mod database;
 mod documents;
 mod faults;
+mod otlp;
 mod precedence;
 
 use std::collections::HashMap;

@@ -96,7 +96,7 @@ fn standard_variables_are_honoured_below_our_own() {
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
     let telemetry = given.config().telemetry;
     assert_eq!(telemetry.log_filter, "debug");
-    assert_eq!(telemetry.otlp_endpoint.as_deref(), Some("http://collector:4317"));
+    assert_eq!(telemetry.otlp.traces.unwrap().endpoint, "http://collector:4317");
     let telemetry = given.env("RINGSPAN_LOG_FILTER", "warn").config().telemetry;
     assert_eq!(telemetry.log_filter, "warn");
 }

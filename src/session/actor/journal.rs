@@ -8,8 +8,9 @@ use std::{
 
 use super::{Actor, Exit};
 use crate::{
-    error::Error,
+    error::{Code, Error},
     session::{
+        event::error_event,
         ledger::Unwritten,
         quota::Slot,
         turns::{Answer, ClientId, Journaled, TurnNo, Turns},
@@ -147,7 +148,10 @@ impl Actor {
     pub(in crate::session) fn rejoin(&mut self, client: ClientId, turn: TurnNo, otherwise: Batch) {
         let whole = self.streams.get(turn).is_some_and(|stream| stream.log.floor() <= 1);
         let Some(client) = self.clients.iter_mut().find(|c| c.id == client) else { return };
-        if whole {
+        if !client.may_rejoin() {
+            let error = Error::new(Code::QueueFull, "too much is to be told; retry later");
+            client.answer(Batch::one(&error_event(&error, None)), 1);
+        } else if whole {
             client.subscribe(turn, 1);
         } else {
             client.answer(otherwise, 1);

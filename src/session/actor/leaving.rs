@@ -88,7 +88,7 @@ impl Actor {
         let Some(turns) = &mut self.turns else { return };
         for cut in cuts {
             let turn = turns.adopt(cut.response_id);
-            self.streams.open(turn, None);
+            self.streams.open(turn, None, None);
             if let Some(stream) = self.streams.get_mut(turn) {
                 stream.log.push(cut.events, now);
                 stream.done = Some(now);

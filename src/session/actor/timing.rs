@@ -5,7 +5,7 @@ use std::{future::Future, sync::atomic::Ordering::Relaxed, task::Context as Cx, 
 use tokio::time::Instant;
 
 use super::{Actor, Exit, OPAQUE, Upstream};
-use crate::session::turns::Turns;
+use crate::session::turns::{TurnNo, Turns};
 
 impl Actor {
     /// The detach time of a session without clients begins when its last turn ends.
@@ -14,6 +14,23 @@ impl Actor {
         self.alone_since = self.alone_since.map(|_| now);
         self.retime = true;
         self.trim(now);
+    }
+
+    /// The upstream was sent a turn or spoke of it; `done`: it has ended.
+    pub(in crate::session) fn heard_of(&mut self, turn: TurnNo, done: bool) {
+        let known = self.heard.iter().position(|(no, _)| *no == turn);
+        match known {
+            Some(at) if done => drop(self.heard.swap_remove(at)),
+            Some(at) => self.heard[at].1 = self.polled_at,
+            None if done => {}
+            None => self.heard.push((turn, self.polled_at)),
+        }
+    }
+
+    /// When a turn that was heard of `at` that time is over. While nobody could listen, the
+    /// upstream could not be heard.
+    fn silent_at(&self, at: Instant) -> Instant {
+        at.max(self.listening_since) + self.ctx.limits.turn_idle_timeout
     }
 
     pub(super) fn poll_timer(&mut self, cx: &mut Cx<'_>, progress: &mut bool) -> Option<Exit> {
@@ -31,11 +48,16 @@ impl Actor {
         self.retime = true;
         let now = Instant::now();
         self.trim(now);
-        let limits = &self.ctx.limits;
         let running = self.turns.as_ref().map_or(0, Turns::running);
-        if running > 0 && now >= self.last_upstream + limits.turn_idle_timeout {
-            self.upstream_silent();
-            let actions = self.turns.as_mut().map(Turns::on_silence).unwrap_or_default();
+        let heard = self.heard.iter().filter(|(_, at)| now >= self.silent_at(*at));
+        let silent: Vec<_> = heard.map(|(turn, _)| *turn).collect();
+        if let Some(turns) = &mut self.turns
+            && !silent.is_empty()
+        {
+            let actions = turns.on_silence(&silent);
+            if !actions.is_empty() {
+                self.upstream_silent();
+            }
             self.perform(actions);
         }
         if running == 0 && self.is_idle() {
@@ -73,8 +95,8 @@ impl Actor {
         {
             deadline = deadline.min(connection.since + self.route.upstream.max_connection_age);
         }
-        if self.turns.as_ref().is_some_and(|turns| turns.running() > 0) {
-            deadline = deadline.min(self.last_upstream + limits.turn_idle_timeout);
+        if let Some(oldest) = self.heard.iter().map(|(_, at)| *at).min() {
+            deadline = deadline.min(self.silent_at(oldest));
         }
         let expires = self.streams.expires(limits.replay_ttl);
         let expires = match self.streams.get(OPAQUE) {

@@ -67,12 +67,13 @@ impl Actor {
                 self.headers.clone_from(&connection.headers);
                 self.subprotocol.clone_from(&connection.subprotocol);
                 let gauge = self.ctx.metrics.upstream_connection(name);
-                self.last_upstream = Instant::now();
+                self.listening_since = Instant::now();
                 self.stats.set_upstream(UpstreamState::Connected);
                 self.strikes = 0;
                 let text = format!("connected to {name}, endpoint {}", connection.member.name());
                 self.ctx.events.note("upstream", &self.id, text);
                 self.upstream = Upstream::Connected(Box::new(connection), gauge);
+                self.reached = true;
                 for (attach, reply) in std::mem::take(&mut self.waiting) {
                     self.admit(&attach, reply);
                 }
@@ -111,7 +112,6 @@ impl Actor {
     pub(in crate::session) fn send_upstream(&mut self, batch: &Batch) {
         if let Upstream::Connected(connection, _) = &mut self.upstream {
             connection.socket.queue(batch);
-            self.last_upstream = self.polled_at;
             // Only a turn has to hear something from it within some time.
             self.retime |= self.turns.is_some();
         }
@@ -135,7 +135,6 @@ impl Actor {
                 Some(Ok(Incoming::Messages(batch))) => batch.weight(),
                 _ => ITEM,
             });
-            self.last_upstream = self.polled_at;
             match incoming {
                 Some(Ok(Incoming::Messages(batch))) if self.turns.is_none() => {
                     // Nothing follows from it but its delivery, so all else is not asked
@@ -159,7 +158,7 @@ impl Actor {
     fn may_read(&mut self, cx: &mut Cx<'_>) -> bool {
         let blocked = self.is_blocked(cx);
         if std::mem::replace(&mut self.blocked, blocked) || blocked {
-            self.last_upstream = self.polled_at;
+            self.listening_since = self.polled_at;
         }
         !blocked
     }
@@ -204,7 +203,7 @@ impl Actor {
             self.judge_endpoint(&actions);
             self.perform(actions);
         } else if let Some(stream) = self.streams.get_mut(OPAQUE) {
-            let now = self.last_upstream;
+            let now = self.polled_at;
             self.retime |= stream.log.bytes() == 0;
             stream.log.push(batch, now);
             stream.log.trim(self.ctx.limits.replay_bytes, self.ctx.limits.replay_ttl, now);
@@ -230,6 +229,7 @@ impl Actor {
     /// Takes the connection out. If that is in a turn, the next one is made elsewhere.
     fn disconnect(&mut self) -> Option<(Box<Connection>, GaugeGuard)> {
         self.lost_in_turn();
+        self.heard.clear();
         self.stats.set_upstream(UpstreamState::None);
         match std::mem::replace(&mut self.upstream, Upstream::None) {
             Upstream::Connected(connection, gauge) => Some((connection, gauge)),

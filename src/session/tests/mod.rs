@@ -11,14 +11,18 @@ mod phases;
 mod turns;
 mod warm;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use node::{Gate, Node, Reader, eventually, limits, route, soon, wish};
 
 use super::*;
 use crate::{
-    config::Profile, error::Code, link::Frame, sample::SampleAuth, store::memory::Memory,
+    config::Profile,
+    error::Code,
+    link::Frame,
+    sample::SampleAuth,
+    store::{Store as _, memory::Memory},
     wire::CloseFrame,
 };
 
@@ -136,19 +140,32 @@ async fn fifty_clients_at_once_make_one_claim_and_one_dial() {
 }
 
 #[tokio::test]
-async fn the_upstreams_refusal_reaches_whoever_asked_and_frees_the_session() {
+async fn the_upstreams_refusal_reaches_whoever_asked_and_leaves_nothing_of_the_session() {
     let gate = Gate::open(SampleAuth::AnyBearer).await;
-    let route = Arc::new(route(Profile::Opaque, &gate));
-    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
-    let attach = wish(&route, "room");
-    match node.attach(&attach).await.unwrap_err() {
-        AttachError::Refused(refusal) => assert_eq!(refusal.status, 401),
-        other => panic!("{other:?}"),
+    for profile in [Profile::Opaque, Profile::Responses] {
+        let route = Arc::new(route(profile, &gate));
+        let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+        let attach = wish(&route, "room");
+        match node.attach(&attach).await.unwrap_err() {
+            AttachError::Refused(refusal) => assert_eq!(refusal.status, 401),
+            other => panic!("{other:?}"),
+        }
+        eventually("the session's row is gone", async || {
+            node.registry.is_empty() && node.store.session(attach.session).await == Ok(None)
+        })
+        .await;
     }
-    eventually("the session is released", async || {
-        node.registry.is_empty() && node.row(attach.session).await.owner.is_none()
-    })
-    .await;
+}
+
+#[tokio::test]
+async fn a_session_that_an_upstream_knew_leaves_a_fence() {
+    let (node, gate, mut route) = echo().await;
+    Arc::make_mut(&mut route).detach_ttl = Duration::from_millis(30);
+    let attach = wish(&route, "room");
+    drop(node.attach(&attach).await.unwrap().link);
+    eventually("the session ends", async || node.registry.is_empty()).await;
+    assert_eq!(gate.dials(), 1);
+    assert_eq!(node.row(attach.session).await.state, crate::store::SessionState::Closed);
 }
 
 #[tokio::test]

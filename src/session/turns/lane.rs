@@ -122,10 +122,16 @@ impl Turn {
         let Some(item) = done_item(event) else { return };
         self.output_bytes += item.len();
         if input.len() + self.output_bytes > max_bytes {
-            (self.input, self.output) = (None, Vec::new());
+            self.forget();
         } else {
             self.output.push(item);
         }
+    }
+
+    /// Nothing of it is remembered: it is too long, or was steered by input that the upstream may
+    /// take, return or keep for the next turn. A conversation without it would be a wrong one.
+    pub(super) fn forget(&mut self) {
+        (self.input, self.output) = (None, Vec::new());
     }
 
     /// Bytes of output held.
@@ -139,9 +145,10 @@ impl Turn {
         self.client == Some(client) || self.also.contains(&client)
     }
 
-    /// Whether it is of the same request. Two keys say that they are two requests.
-    fn asks_for(&self, create: &Create, key: Option<TurnKey>) -> bool {
-        self.create.fingerprint == create.fingerprint && (self.key.is_none() || key.is_none())
+    /// Whether it answers that request too. One with a key joins a turn of that key only: under
+    /// another name, or without one, nothing would know of it when the key comes again.
+    fn answers(&self, create: &Create, key: Option<TurnKey>) -> bool {
+        self.create.fingerprint == create.fingerprint && (key.is_none() || key == self.key)
     }
 
     /// Another client waits for it.
@@ -270,7 +277,7 @@ impl Lane {
 
     /// A turn of the same request whose client went away.
     pub(super) fn orphan(&mut self, create: &Create, key: Option<TurnKey>) -> Option<&mut Turn> {
-        let same = |turn: &&mut Turn| turn.client.is_none() && turn.asks_for(create, key);
+        let same = |turn: &&mut Turn| turn.client.is_none() && turn.answers(create, key);
         self.running.iter_mut().chain(&mut self.queue).find(same)
     }
 
@@ -281,7 +288,7 @@ impl Lane {
         let same = |waiting: &Turn| {
             waiting.client.is_some()
                 && !waiting.redispatched
-                && waiting.asks_for(&turn.create, turn.key)
+                && turn.answers(&waiting.create, waiting.key)
         };
         let at = self.queue.iter().position(same);
         let Some(waiting) = at.and_then(|at| self.queue.remove(at)) else { return };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Action, MAX_ACTIVE, TurnNo, Turns,
+    Action, Connection, MAX_ACTIVE, TurnNo, Turns,
     keys::refusal,
     lane::{Progress, Turn},
     losses::LOST,
@@ -71,7 +71,8 @@ impl Turn {
         let payload = self.request(known, history)?;
         self.progress = Progress::Dispatched;
         self.sent = true;
-        Some(Action::Upstream(Batch::one(&Message::text(payload))))
+        let batch = Batch::one(&Message::text(payload));
+        Some(Action::Dispatch { turn: self.no, batch })
     }
 }
 
@@ -80,7 +81,7 @@ impl Turns {
     pub(super) fn dispatch(&mut self, actions: &mut Vec<Action>) {
         // Reading takes as long as dialling: both at once.
         self.ask(actions);
-        if !self.connected {
+        if self.connection != Connection::Open {
             return;
         }
         let mut active = self.lanes.iter().filter(|lane| lane.running.is_some()).count();

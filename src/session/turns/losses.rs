@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Turns, lane::Turn, parting::Severed};
+use super::{Action, Connection, TurnNo, Turns, lane::Turn, parting::Severed};
 use crate::{
     error::{Code, Error},
     session::event::{error_event_with, unknown_event},
@@ -32,7 +32,7 @@ impl Turns {
     }
 
     pub(super) fn lost_connection(&mut self) {
-        self.connected = false;
+        self.connection = Connection::None;
         self.known.clear();
         for lane in &mut self.lanes {
             lane.withdraw();
@@ -77,18 +77,33 @@ impl Turns {
         actions
     }
 
-    /// The upstream has been silent for too long: what runs ends as unknown, and the connection
-    /// with it.
-    pub fn on_silence(&mut self) -> Vec<Action> {
+    /// The upstream has said nothing of these turns for too long: those that run end as unknown.
+    /// Their connection ends when nothing else runs on it.
+    pub fn on_silence(&mut self, silent: &[TurnNo]) -> Vec<Action> {
         let mut actions = Vec::new();
         let text = "the upstream fell silent during this turn; whether it finished is unknown";
         for at in 0..self.lanes.len() {
-            self.lanes[at].withdraw();
-            self.end(at, text, &mut actions);
+            if self.lanes[at].at_upstream().is_some_and(|turn| silent.contains(&turn.no)) {
+                self.end(at, text, &mut actions);
+                self.connection = Connection::Spent;
+            }
         }
-        self.lost_connection();
-        actions.push(Action::HangUp);
+        self.renew(&mut actions);
         actions
+    }
+
+    /// Gives up a connection that is spent, as soon as that costs no turn anything.
+    pub(super) fn renew(&mut self, actions: &mut Vec<Action>) {
+        if self.connection != Connection::Spent {
+            return;
+        }
+        for lane in &mut self.lanes {
+            lane.withdraw();
+        }
+        if self.running() == 0 {
+            actions.extend(self.on_disconnected());
+            actions.push(Action::HangUp);
+        }
     }
 
     /// Ends a turn that the upstream had and of which nobody will know whether it finished. Its

@@ -41,8 +41,10 @@ impl Desk {
     pub(super) fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Upstream(batch) => self.sent.extend(values(&batch)),
-                Action::Open(turn) => {
+                Action::Upstream(batch) | Action::Dispatch { batch, .. } => {
+                    self.sent.extend(values(&batch));
+                }
+                Action::Open { turn, .. } => {
                     assert!(self.logs.insert(turn, Log::default()).is_none(), "opened twice");
                 }
                 Action::Subscribe { client, turn } => {
@@ -328,6 +330,45 @@ fn interrupt_and_steer_reach_a_running_response_and_no_other() {
 }
 
 #[test]
+fn a_steer_that_comes_too_late_is_returned_to_its_sender() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.answers("r1");
+    let input = json!([{ "type": "message", "role": "user", "content": "no, b" }]);
+    let steer = json!({ "type": "response.steer", "previous_response_id": "r1", "input": input });
+    let actions = session.turns.on_client(1, &Message::text(steer.to_string()), None);
+    let [Action::Reply { client: 1, batch, ended: 0 }] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    let told = &values(batch)[0];
+    assert_eq!(told["type"], "response.steer.failed");
+    assert_eq!(told["error"]["code"], "response_not_active");
+    assert_eq!(told["steer"], json!({ "input": input, "previous_response_id": "r1" }));
+}
+
+#[test]
+fn a_conversation_is_not_told_without_what_steered_it() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session
+        .says(1, &json!({ "type": "response.steer", "previous_response_id": "r1", "input": "b" }));
+    let steered = json!({ "type": "response.incomplete", "response":
+        { "id": "r1", "incomplete_details": { "reason": "steered" } } });
+    session.upstream(&[steered, created("r2"), completed("r2")]);
+    assert!(session.desk.is_done(1));
+    let after = with(create("c"), json!({ "previous_response_id": "r2" }));
+    session.says(1, &after);
+    assert_eq!(session.desk.sent.last(), Some(&after), "this connection knows it");
+    session.upstream(&[created("r3"), completed("r3")]);
+    session.disconnect();
+    session.connect();
+    let last = with(create("d"), json!({ "previous_response_id": "r3" }));
+    session.says(1, &last);
+    assert_eq!(session.desk.sent.last(), Some(&last), "for the upstream to say that it does not");
+}
+
+#[test]
 fn an_event_of_an_unknown_type_passes_only_beside_the_clients_own_turn() {
     let mut session = Session::connected();
     let other = json!({ "type": "response.new_thing" });
@@ -595,7 +636,7 @@ fn what_a_client_left_waiting_never_runs_and_its_running_turn_goes_on() {
     let mut session = Session::connected();
     session.asks(1, "a");
     session.asks(1, "b");
-    session.asks(2, "c");
+    session.says(2, &with(create("c"), json!({ "previous_response_id": "r0" })));
     session.turns.on_client_gone(1);
     assert_eq!((session.turns.running(), session.turns.queued()), (1, 1));
     session.answers("r1");
@@ -608,7 +649,7 @@ fn silence_ends_what_runs_and_hangs_up_so_that_what_waits_gets_a_fresh_connectio
     session.asks(1, "a");
     session.asks(1, "b");
     session.asks_in(1, "x", "c");
-    let actions = session.turns.on_silence();
+    let actions = session.turns.on_silence(&[1, 3]);
     session.desk.perform(actions);
     assert_eq!(session.desk.types(1), ["outcome_unknown"]);
     assert_eq!(session.desk.types(3), ["outcome_unknown"]);

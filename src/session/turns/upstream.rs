@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    Action, TurnNo, Turns,
+    Action, Connection, TurnNo, Turns,
     keys::Keyed,
     lane::{Lane, Progress},
 };
@@ -59,6 +59,7 @@ impl Turns {
             actions.extend(self.on_disconnected());
             actions.push(Action::HangUp);
         }
+        self.renew(&mut actions);
         // Only now: nothing in this batch can be of a turn that the upstream did not have.
         self.dispatch(&mut actions);
         actions
@@ -125,11 +126,14 @@ impl Turns {
         }
         if asides && turn.response_id.is_none() && event.blames_a_request() {
             // The answer to the create, or to an event beside an earlier turn. A new connection
-            // tells, where that costs nobody anything; else it counts for the create, and where
-            // nobody else needs the connection nothing runs on unseen on it.
+            // tells, where that costs nobody anything; else it counts for the create, which may
+            // run on unseen: nothing that follows on this connection may be taken for it.
             *doubt = alone.then_some(turn.no);
             if alone && turn.may_redispatch(&self.history) {
                 return None;
+            }
+            if !alone {
+                self.connection = Connection::Spent;
             }
         }
         if event.error_code.as_deref() == Some(NOT_FOUND) && turn.may_tell_all(&self.history) {

@@ -50,11 +50,14 @@ impl Table {
     }
 
     /// Removes what is counted for nodes that are no more and of principals that rest.
-    pub(super) fn sweep_quotas(&mut self, limit: u32, old: impl Fn(Instant) -> bool) -> u64 {
+    pub(super) fn sweep_shares(&mut self, limit: u32) -> u64 {
         let mut quotas = std::mem::take(&mut self.quotas);
-        let mut gone = remove(&mut quotas.shares, limit, |(_, node), _| !self.is_alive(*node));
-        gone += remove(&mut quotas.paces, limit, |_, next| old(*next));
+        let gone = remove(&mut quotas.shares, limit, |(_, node), _| !self.is_alive(*node));
         self.quotas = quotas;
         gone
+    }
+
+    pub(super) fn sweep_paces(&mut self, limit: u32, old: impl Fn(Instant) -> bool) -> u64 {
+        remove(&mut self.quotas.paces, limit, |_, next| old(*next))
     }
 }

@@ -5,12 +5,14 @@
 mod rows;
 #[cfg(test)]
 mod sabotage;
+mod sweeping;
 mod turns;
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use tokio::time::Instant;
 
+pub(super) use self::sweeping::remove;
 use self::turns::TurnEntry;
 use super::{conversations::Conversations, quotas::Quotas};
 use crate::{
@@ -306,32 +308,6 @@ impl Table {
         self.aliases.get(&(principal, kind.as_str(), digest)).map(|(session, _)| *session)
     }
 
-    pub(super) fn sweep(&mut self, now: Instant, age: Duration, limit: u32) -> u64 {
-        let old = |since: Instant| now.saturating_duration_since(since) >= age;
-        let mut gone = 0;
-        gone += remove(&mut self.sessions, limit, |_, row| {
-            row.state == SessionState::Closed && old(row.updated)
-        });
-        let sessions = &self.sessions;
-        self.turns.retain(|(session, ..), _| sessions.contains_key(session));
-        gone += remove(&mut self.aliases, limit, |_, (session, since)| {
-            old(*since) && sessions.get(session).is_none_or(|row| row.owner.is_none())
-        });
-        gone += remove(&mut self.members, limit, |me, member| {
-            member.ended.is_some_and(old) && !sessions.values().any(|row| row.owner == Some(*me))
-        });
-        gone += self.sweep_conversations(limit, old);
-        gone += self.sweep_quotas(limit, old);
-        let members = &self.members;
-        let dead = |me: Incarnation| members.get(&me).is_some_and(|it| it.ended.is_some_and(old));
-        let orphans = self.sessions.values_mut().filter(|row| row.owner.is_some_and(dead));
-        for row in orphans.take(limit as usize) {
-            (row.owner, row.state, row.updated) = (None, SessionState::Closed, now);
-            gone += 1;
-        }
-        gone
-    }
-
     fn is_full(&self, claim: &Claim) -> bool {
         let other = |id: &SessionId| *id != claim.id && self.is_served(*id);
         let own = self.sessions.iter().filter(|(_, row)| row.principal == claim.principal);
@@ -383,24 +359,6 @@ impl Table {
             .filter(|member| member.state.is_alive())
             .ok_or(StoreError::Fenced(me))
     }
-}
-
-/// Removes at most `limit` entries; answers how many went.
-pub(super) fn remove<K: Ord + Clone, V>(
-    map: &mut BTreeMap<K, V>,
-    limit: u32,
-    which: impl Fn(&K, &V) -> bool,
-) -> u64 {
-    let keys: Vec<K> = map
-        .iter()
-        .filter(|(key, value)| which(key, value))
-        .map(|(key, _)| key.clone())
-        .take(limit as usize)
-        .collect();
-    for key in &keys {
-        map.remove(key);
-    }
-    keys.len() as u64
 }
 
 impl MemberEntry {

@@ -44,16 +44,6 @@ const ADMIT: &str = "WITH held AS MATERIALIZED (SELECT COALESCE(sum(s.turns), 0)
      ON CONFLICT (principal) DO UPDATE SET next_at = excluded.next_at) \
      SELECT room, wait FROM verdict";
 
-pub(super) const SWEEP_SHARES: &str = "DELETE FROM turn_share WHERE (principal, incarnation) IN \
-     (SELECT principal, incarnation FROM turn_share s WHERE $1::bigint >= 0 AND NOT EXISTS \
-     (SELECT 1 FROM member m WHERE m.incarnation = s.incarnation \
-     AND m.state IN ('JOINING', 'ACTIVE', 'DRAINING')) LIMIT $2 FOR UPDATE SKIP LOCKED)";
-
-pub(super) const SWEEP_PACES: &str = "DELETE FROM turn_pace WHERE principal IN \
-     (SELECT principal FROM turn_pace \
-     WHERE next_at <= clock_timestamp() - $1 * interval '1 microsecond' \
-     ORDER BY next_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
-
 /// Lets wishes of one principal pass one at a time, until the transaction ends.
 async fn lock(connection: &mut PgConnection, principal: Principal) -> Result<(), sqlx::Error> {
     const LOCK: &str = "SELECT pg_advisory_xact_lock($1, $2)";

@@ -1,6 +1,6 @@
-//! Claims and their fences, aliases, and what is swept.
+//! Claims and their fences, aliases.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use sqlx::{Postgres as Db, QueryBuilder, Row, postgres::PgRow, query::Query};
 
@@ -10,7 +10,7 @@ use crate::{
     store::{
         Alias, AliasKind, Claim, Claimed, Result, SessionFilter, SessionRow, SessionState,
         StoreError, Transferred,
-        sql::{bytes16, foreign_row, micros, session},
+        sql::{bytes16, foreign_row, session},
     },
 };
 
@@ -75,35 +75,6 @@ const TRANSFER: &str = "UPDATE session SET owner = $4, state = 'LIVE', \
 /// Why a transfer of a quiescing session was refused.
 const HEIR_FIT: &str = "SELECT EXISTS (SELECT 1 FROM member WHERE incarnation = $1 \
      AND state = 'ACTIVE' AND lease_expires_at > clock_timestamp()) AS fit";
-
-const SWEEP: [&str; 7] = [
-    "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE state = 'CLOSED' \
-     AND updated_at <= clock_timestamp() - $1 * interval '1 microsecond' \
-     ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
-    "DELETE FROM alias WHERE (principal, kind, digest) IN (SELECT principal, kind, digest \
-     FROM alias a WHERE updated_at <= clock_timestamp() - $1 * interval '1 microsecond' \
-     AND NOT EXISTS (SELECT 1 FROM session s WHERE s.id = a.session AND s.owner IS NOT NULL) \
-     ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
-    "DELETE FROM member WHERE incarnation IN (SELECT incarnation FROM member m \
-     WHERE state IN ('DEAD', 'GONE') \
-     AND ended_at <= clock_timestamp() - $1 * interval '1 microsecond' \
-     AND NOT EXISTS (SELECT 1 FROM session s WHERE s.owner = m.incarnation) \
-     ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
-    "DELETE FROM conversation WHERE (session, epoch, part_no) IN \
-     (SELECT session, epoch, part_no FROM conversation c \
-     WHERE updated_at <= clock_timestamp() - $1 * interval '1 microsecond' \
-     AND NOT EXISTS (SELECT 1 FROM session s JOIN member m ON m.incarnation = s.owner \
-     WHERE s.id = c.session AND m.state IN ('JOINING', 'ACTIVE', 'DRAINING')) \
-     ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
-    super::quotas::SWEEP_SHARES,
-    super::quotas::SWEEP_PACES,
-    // From the few that are dead to their rows, by the index: most sweeps find none.
-    "UPDATE session SET owner = NULL, state = 'CLOSED', \
-     updated_at = clock_timestamp() WHERE id IN (SELECT s.id FROM member m CROSS JOIN LATERAL \
-     (SELECT id FROM session WHERE owner = m.incarnation ORDER BY id LIMIT $2 \
-     FOR UPDATE SKIP LOCKED) s WHERE m.state IN ('DEAD', 'GONE') \
-     AND m.ended_at <= clock_timestamp() - $1 * interval '1 microsecond' LIMIT $2)",
-];
 
 /// A statement that touches one session only while it is ours in that epoch.
 fn fenced(
@@ -191,6 +162,17 @@ impl Postgres {
         Ok(self.execute(fenced(RELEASE, id, me, epoch)).await? > 0)
     }
 
+    /// The turns go with the row, by its trigger.
+    pub(super) async fn discard(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+    ) -> Result<bool> {
+        const DISCARD: &str = "DELETE FROM session WHERE id = $1 AND owner = $2 AND epoch = $3";
+        Ok(self.execute(fenced(DISCARD, id, me, epoch)).await? > 0)
+    }
+
     pub(super) async fn set_state(
         &self,
         id: SessionId,
@@ -260,14 +242,5 @@ impl Postgres {
             .await?
             .map(|row| bytes16(&row.try_get::<Vec<u8>, _>(0)?, "alias.session").map(SessionId))
             .transpose()
-    }
-
-    pub(super) async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
-        let mut gone = 0;
-        for sql in SWEEP {
-            let query = sqlx::query(sql).bind(micros(age)).bind(i64::from(limit));
-            gone += self.execute(query).await?;
-        }
-        Ok(gone)
     }
 }

@@ -1,7 +1,5 @@
 //! The ledger of turns.
 
-use std::time::Duration;
-
 use sqlx::{Postgres as Db, Row, postgres::PgArguments, query::Query};
 
 use super::Postgres;
@@ -9,7 +7,7 @@ use crate::{
     ids::{Incarnation, SessionId},
     store::{
         Began, NewTurn, Result, StoreError, TurnKey, TurnMark, TurnRow,
-        sql::{micros, turn, turn_no},
+        sql::{turn, turn_no},
     },
 };
 
@@ -60,11 +58,6 @@ const MARK: &str = "UPDATE turn t SET state = m.state, \
      AS m (session, epoch, turn_no, state, response) \
      WHERE t.session = m.session AND t.epoch = m.epoch AND t.turn_no = m.turn_no \
      AND t.state IN ('DISPATCHED', 'VISIBLE')";
-
-const SWEEP: &str = "DELETE FROM turn WHERE (session, epoch, turn_no) IN \
-     (SELECT session, epoch, turn_no FROM turn \
-     WHERE begun_at <= clock_timestamp() - $1 * interval '1 microsecond' \
-     ORDER BY begun_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
 fn bind<'q>(
     sql: &'static str,
@@ -147,9 +140,5 @@ impl Postgres {
              FROM turn WHERE session = $1 AND idem_key = $2";
         let query = sqlx::query(BY_KEY).bind(session.0.to_vec()).bind(key.0.to_vec());
         self.optional(query).await?.as_ref().map(turn).transpose()
-    }
-
-    pub(super) async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
-        self.execute(sqlx::query(SWEEP).bind(micros(age)).bind(i64::from(limit))).await
     }
 }

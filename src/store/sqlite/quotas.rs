@@ -27,14 +27,6 @@ const NEXT: &str = "SELECT next_at FROM turn_pace WHERE principal = ?1";
 const PACE: &str = "INSERT INTO turn_pace (principal, next_at) VALUES (?1, ?2) \
      ON CONFLICT (principal) DO UPDATE SET next_at = excluded.next_at";
 
-pub(super) const SWEEP_SHARES: &str = "DELETE FROM turn_share WHERE (principal, incarnation) IN \
-     (SELECT principal, incarnation FROM turn_share s WHERE ?1 IS NOT NULL AND NOT EXISTS \
-     (SELECT 1 FROM member m WHERE m.incarnation = s.incarnation \
-     AND m.state IN ('JOINING', 'ACTIVE', 'DRAINING')) LIMIT ?2)";
-
-pub(super) const SWEEP_PACES: &str = "DELETE FROM turn_pace WHERE principal IN \
-     (SELECT principal FROM turn_pace WHERE next_at <= ?1 * 1000 ORDER BY next_at LIMIT ?2)";
-
 /// Whether the principal has as many other sessions as it may.
 pub(super) async fn is_full(connection: &mut SqliteConnection, claim: &Claim) -> Result<bool> {
     let Some(limit) = claim.limit.map(i64::from) else { return Ok(false) };

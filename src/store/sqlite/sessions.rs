@@ -1,10 +1,8 @@
-//! Claims and their fences, aliases, and what is swept.
-
-use std::time::Duration;
+//! Claims and their fences, aliases.
 
 use sqlx::{QueryBuilder, Row, Sqlite as Db, query::Query, sqlite::SqliteArguments};
 
-use super::{Sqlite, members::millis, now_ms};
+use super::{Sqlite, now_ms};
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
@@ -30,31 +28,6 @@ macro_rules! select_sessions {
 const SESSION: &str = select_sessions!("s.id = ?2");
 
 const NEXT_EPOCH: &str = "UPDATE ring_meta SET epoch = epoch + 1 RETURNING epoch";
-
-const SWEEP: [&str; 6] = [
-    "DELETE FROM session WHERE id IN (SELECT id FROM session \
-     WHERE state = 'CLOSED' AND updated_at <= ?1 ORDER BY updated_at LIMIT ?2)",
-    "DELETE FROM alias WHERE (principal, kind, digest) IN (SELECT principal, kind, digest \
-     FROM alias a WHERE updated_at <= ?1 \
-     AND NOT EXISTS (SELECT 1 FROM session s WHERE s.id = a.session AND s.owner IS NOT NULL) \
-     ORDER BY updated_at LIMIT ?2)",
-    "DELETE FROM member WHERE incarnation IN (SELECT incarnation FROM member m \
-     WHERE state IN ('DEAD', 'GONE') AND ended_at <= ?1 \
-     AND NOT EXISTS (SELECT 1 FROM session s WHERE s.owner = m.incarnation) \
-     ORDER BY ended_at LIMIT ?2)",
-    "DELETE FROM conversation WHERE (session, epoch, part_no) IN \
-     (SELECT session, epoch, part_no FROM conversation c WHERE updated_at <= ?1 \
-     AND NOT EXISTS (SELECT 1 FROM session s JOIN member m ON m.incarnation = s.owner \
-     WHERE s.id = c.session AND m.state IN ('JOINING', 'ACTIVE', 'DRAINING')) \
-     ORDER BY updated_at LIMIT ?2)",
-    super::quotas::SWEEP_SHARES,
-    super::quotas::SWEEP_PACES,
-];
-
-/// Sessions of the dead that nobody came for.
-const SWEEP_ORPHANS: &str = "UPDATE session SET owner = NULL, state = 'CLOSED', updated_at = ?3 \
-     WHERE id IN (SELECT s.id FROM member m JOIN session s ON s.owner = m.incarnation \
-     WHERE m.state IN ('DEAD', 'GONE') AND m.ended_at <= ?1 LIMIT ?2)";
 
 /// A statement that touches one session only while it is ours in that epoch: `?1` to `?3`
 /// are its id, owner and epoch, `?4` the time.
@@ -166,6 +139,18 @@ impl Sqlite {
         Ok(done.rows_affected() > 0)
     }
 
+    /// The turns go with the row, by its trigger.
+    pub(super) async fn discard(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+    ) -> Result<bool> {
+        const DISCARD: &str = "DELETE FROM session WHERE id = ?1 AND owner = ?2 AND epoch = ?3";
+        let query = sqlx::query(DISCARD).bind(id.0.to_vec()).bind(me.0).bind(epoch.0);
+        Ok(query.execute(&self.writer).await?.rows_affected() > 0)
+    }
+
     pub(super) async fn set_state(
         &self,
         id: SessionId,
@@ -269,20 +254,5 @@ impl Sqlite {
             .await?
             .map(|row| bytes16(&row.try_get::<Vec<u8>, _>(0)?, "alias.session").map(SessionId))
             .transpose()
-    }
-
-    pub(super) async fn sweep(&self, age: Duration, limit: u32) -> Result<u64> {
-        let mut tx = self.write().await?;
-        let now = now_ms();
-        let before = now.saturating_sub(millis(age));
-        let mut gone = 0;
-        for sql in SWEEP {
-            let query = sqlx::query(sql).bind(before).bind(i64::from(limit));
-            gone += query.execute(&mut *tx).await?.rows_affected();
-        }
-        let orphans = sqlx::query(SWEEP_ORPHANS).bind(before).bind(i64::from(limit)).bind(now);
-        gone += orphans.execute(&mut *tx).await?.rows_affected();
-        tx.commit().await?;
-        Ok(gone)
     }
 }

@@ -1,10 +1,8 @@
 //! The ledger of turns.
 
-use std::time::Duration;
-
 use sqlx::{Row as _, Sqlite as Db, query::Query, sqlite::SqliteArguments};
 
-use super::{Sqlite, members::millis, now_ms};
+use super::{Sqlite, now_ms};
 use crate::{
     ids::{Incarnation, SessionId},
     store::{
@@ -37,9 +35,6 @@ const ROW: &str = "SELECT session, epoch, turn_no, state, request, response FROM
 const MARK: &str = "UPDATE turn SET state = ?4, response = COALESCE(?5, response), \
      updated_at = ?6 WHERE session = ?1 AND epoch = ?2 AND turn_no = ?3 \
      AND state IN ('DISPATCHED', 'VISIBLE')";
-
-const SWEEP: &str = "DELETE FROM turn WHERE (session, epoch, turn_no) IN \
-     (SELECT session, epoch, turn_no FROM turn WHERE begun_at <= ?1 ORDER BY begun_at LIMIT ?2)";
 
 fn bind(
     sql: &'static str,
@@ -127,11 +122,5 @@ impl Sqlite {
              FROM turn WHERE session = ?1 AND idem_key = ?2";
         let query = sqlx::query(BY_KEY).bind(session.0.to_vec()).bind(key.0.to_vec());
         query.fetch_optional(&self.readers).await?.as_ref().map(turn).transpose()
-    }
-
-    pub(super) async fn sweep_turns(&self, age: Duration, limit: u32) -> Result<u64> {
-        let before = now_ms().saturating_sub(millis(age));
-        let query = sqlx::query(SWEEP).bind(before).bind(i64::from(limit));
-        Ok(query.execute(&self.writer).await?.rows_affected())
     }
 }

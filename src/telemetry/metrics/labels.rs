@@ -19,6 +19,9 @@ macro_rules! label_value {
         pub enum $name { $($(#[$doc])* $variant),+ }
 
         impl $name {
+            /// Every value.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
             /// The label's value.
             #[must_use]
             pub const fn as_str(self) -> &'static str {

@@ -163,3 +163,55 @@ fn the_table_has_a_line_for_each_metric() {
     assert_eq!(table.lines().count(), list.len() + 1);
     assert!(table.contains("ringspan_frames_total"));
 }
+
+#[test]
+fn a_node_that_did_nothing_yet_has_a_series_for_every_promised_name() {
+    for profile in [Profile::Opaque, Profile::Responses] {
+        let metrics = Metrics::new();
+        metrics.route("/r", profile);
+        metrics.upstream("u");
+        metrics.breaker("u", "default", BreakerState::Closed);
+        let scraped = scrape(&metrics.encode());
+        for name in PROMISED.split_whitespace() {
+            assert!(scraped.contains_key(&format!("ringspan_{name}")), "{name} is missing");
+        }
+        // What a route costs a scraper for as long as nothing happens.
+        let lines = metrics.encode().lines().filter(|line| line.contains("route=\"/r\"")).count();
+        assert!(lines < 70, "{lines} lines");
+    }
+}
+
+#[test]
+fn the_classic_text_says_the_same_samples_under_names_of_series() {
+    let (metrics, _guards, _replay) = touched();
+    let text = metrics.encode_classic();
+    let (mut helped, mut family, mut kind) = ("", "", "");
+    let mut seen = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            helped = rest.split_once(' ').unwrap().0;
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            (family, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(helped, family);
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(seen.insert(family), "{family} comes twice");
+        } else {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{family}: {line}"));
+            let suffixes =
+                if kind == "histogram" { &["_bucket", "_sum", "_count"][..] } else { &[""] };
+            assert!(suffixes.contains(&suffix), "{family}: {line}");
+        }
+    }
+    let list = metrics.list();
+    assert_eq!(seen, list.iter().map(|info| &*info.name).collect());
+    let samples = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        // What is read from the kernel changes between two looks.
+        let ours = lines.filter(|line| line.starts_with("ringspan_"));
+        ours.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(samples(&text).len(), samples(&metrics.encode()).len());
+    assert!(text.contains("\nringspan_build_info{version="), "{text}");
+    assert!(text.contains("\nringspan_slow_clients_total{route=\"/r\",place=\"local\"} 1\n"));
+}

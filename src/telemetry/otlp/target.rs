@@ -1,5 +1,5 @@
-//! One signal's collector, as the setting and the standard variables say. Pure but for the
-//! certificate, which is read when the connection is set up.
+//! One signal's collector, as the exporters want it. The certificate and the headers are read
+//! when the connection is set up.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,12 +10,12 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tonic::transport::{Certificate, ClientTlsConfig};
 
 use super::Env;
-use crate::telemetry::metrics::Signal;
+use crate::{
+    config::{Collector, Collectors, OtlpProtocol},
+    telemetry::metrics::Signal,
+};
 
-/// What a collector has to take a batch, where `OTEL_EXPORTER_OTLP_TIMEOUT` says nothing.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why a signal cannot be sent; names the variable, never a header's value.
+/// Why a signal cannot be sent; never shows a header's value.
 #[derive(Debug, thiserror::Error)]
 #[error("{signal} by OTLP: {what}")]
 pub struct TargetError {
@@ -39,68 +39,18 @@ pub struct Target {
 }
 
 impl Target {
-    /// None where nobody asked for the signal: no endpoint, `OTEL_SDK_DISABLED=true`, or
-    /// `OTEL_{TRACES,METRICS,LOGS}_EXPORTER` names others than `otlp`. `base` is the
-    /// setting `otlp-endpoint`; a signal's own variable wins over it.
-    ///
-    /// # Errors
-    /// A variable whose value means nothing here.
-    pub(crate) fn of(
-        signal: Signal,
-        base: Option<&str>,
-        env: &impl Env,
-    ) -> Result<Option<Self>, TargetError> {
-        let fault = |what: String| TargetError { signal: signal.as_str(), what };
-        let upper = signal.as_str().to_ascii_uppercase();
-        let is_true = |text: String| text.eq_ignore_ascii_case("true");
-        let exporters = env(&format!("OTEL_{upper}_EXPORTER"));
-        let wanted = exporters.is_none_or(|list| list.split(',').any(|one| one.trim() == "otlp"));
-        if env("OTEL_SDK_DISABLED").is_some_and(is_true) || !wanted {
-            return Ok(None);
-        }
-        let named = |what: &str| {
-            let own = format!("OTEL_EXPORTER_OTLP_{upper}_{what}");
-            let all = format!("OTEL_EXPORTER_OTLP_{what}");
-            env(&own).map(|text| (own, text)).or_else(|| env(&all).map(|text| (all, text)))
+    /// None where the signal is not sent.
+    pub(crate) fn of(signal: Signal, collectors: &Collectors) -> Option<Self> {
+        let Collector { protocol, endpoint, timeout, gzip, certificate } = match signal {
+            Signal::Traces => collectors.traces.clone()?,
+            Signal::Metrics => collectors.metrics.clone()?,
+            Signal::Logs => collectors.logs.clone()?,
         };
-        let protocol = match named("PROTOCOL") {
-            None => Protocol::Grpc,
-            Some((name, text)) => match text.trim() {
-                "grpc" => Protocol::Grpc,
-                "http/protobuf" => Protocol::HttpBinary,
-                _ => return Err(fault(format!("{name} is grpc or http/protobuf"))),
-            },
+        let protocol = match protocol {
+            OtlpProtocol::Grpc => Protocol::Grpc,
+            OtlpProtocol::Http => Protocol::HttpBinary,
         };
-        let own = env(&format!("OTEL_EXPORTER_OTLP_{upper}_ENDPOINT"));
-        let base = base.map(str::to_owned).or_else(|| env("OTEL_EXPORTER_OTLP_ENDPOINT"));
-        let endpoint = match (own, base) {
-            (Some(own), _) => own,
-            (None, Some(base)) if protocol == Protocol::Grpc => base,
-            (None, Some(base)) => {
-                format!("{}/v1/{}", base.trim_end_matches('/'), signal.as_str())
-            }
-            (None, None) => return Ok(None),
-        };
-        if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-            return Err(fault("an endpoint begins with http:// or https://".into()));
-        }
-        let timeout = match named("TIMEOUT") {
-            None => TIMEOUT,
-            Some((name, text)) => match text.trim().parse() {
-                Ok(millis) if millis > 0 => Duration::from_millis(millis),
-                _ => return Err(fault(format!("{name} is a number of milliseconds above 0"))),
-            },
-        };
-        let gzip = match named("COMPRESSION") {
-            None => false,
-            Some((name, text)) => match text.trim() {
-                "gzip" => true,
-                "none" => false,
-                _ => return Err(fault(format!("{name} is gzip or none"))),
-            },
-        };
-        let certificate = named("CERTIFICATE").map(|(_, path)| path.into());
-        Ok(Some(Self { signal, protocol, endpoint, timeout, gzip, certificate }))
+        Some(Self { signal, protocol, endpoint, timeout, gzip, certificate })
     }
 
     /// What the headers variables ask for, percent-decoded. Pairs that are no header are
@@ -194,73 +144,21 @@ fn decoded(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn env<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Env + 'a {
-        move |name: &str| {
-            pairs.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned())
-        }
-    }
-
-    fn of(signal: Signal, base: Option<&str>, pairs: &[(&str, &str)]) -> Option<Target> {
-        Target::of(signal, base, &env(pairs)).unwrap()
-    }
-
-    const BASE: Option<&str> = Some("http://collector:4317");
-
-    #[test]
-    fn a_signal_is_sent_only_where_somebody_asked_for_it() {
-        assert!(of(Signal::Traces, None, &[]).is_none());
-        assert!(of(Signal::Traces, BASE, &[]).is_some());
-        let standard = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")];
-        assert!(of(Signal::Logs, None, &standard).is_some());
-        assert!(of(Signal::Logs, BASE, &[("OTEL_SDK_DISABLED", "True")]).is_none());
-        assert!(of(Signal::Metrics, BASE, &[("OTEL_METRICS_EXPORTER", "prometheus")]).is_none());
-        let both = [("OTEL_METRICS_EXPORTER", "prometheus, otlp")];
-        assert!(of(Signal::Metrics, BASE, &both).is_some());
-        assert!(of(Signal::Traces, BASE, &[("OTEL_METRICS_EXPORTER", "none")]).is_some());
-    }
-
-    #[test]
-    fn a_signals_own_endpoint_is_called_as_it_stands_and_a_base_gets_the_path_of_http() {
-        let own = [("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://logs/in")];
-        assert_eq!(of(Signal::Logs, BASE, &own).unwrap().endpoint, "https://logs/in");
-        assert_eq!(of(Signal::Traces, BASE, &own).unwrap().endpoint, "http://collector:4317");
-        let http = [("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")];
-        let traces = of(Signal::Traces, Some("http://collector:4318/"), &http).unwrap();
-        assert_eq!(traces.endpoint, "http://collector:4318/v1/traces");
-        assert_eq!(traces.protocol, Protocol::HttpBinary);
-    }
-
-    #[test]
-    fn the_variable_of_a_signal_wins_over_the_one_for_all() {
-        let pairs = [
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "1000"),
-            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "250"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
-        ];
-        let traces = of(Signal::Traces, BASE, &pairs).unwrap();
-        assert_eq!(traces.timeout, Duration::from_millis(250));
-        assert!(traces.gzip);
-        assert_eq!(of(Signal::Logs, BASE, &pairs).unwrap().timeout, Duration::from_secs(1));
-    }
-
-    #[test]
-    fn a_value_that_means_nothing_is_refused_with_its_variable() {
-        for (name, value) in [
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli"),
-        ] {
-            let error = Target::of(Signal::Traces, BASE, &env(&[(name, value)])).unwrap_err();
-            assert!(error.to_string().contains(name), "{error}");
-        }
-        assert!(Target::of(Signal::Logs, Some("collector:4317"), &env(&[])).is_err());
-    }
-
     #[test]
     fn headers_are_decoded_and_never_shown() {
-        let pairs = [("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20abc, bad name=x,b=2")];
-        let target = of(Signal::Metrics, BASE, &pairs).unwrap();
-        let headers = target.headers(&env(&pairs));
+        let env = |name: &str| {
+            let pairs = "authorization=Basic%20abc, bad name=x,b=2";
+            (name == "OTEL_EXPORTER_OTLP_HEADERS").then(|| pairs.to_owned())
+        };
+        let collector = Collector {
+            protocol: OtlpProtocol::Grpc,
+            endpoint: "http://collector:4317".into(),
+            timeout: Duration::from_secs(1),
+            gzip: false,
+            certificate: None,
+        };
+        let collectors = Collectors { metrics: Some(collector), ..Collectors::default() };
+        let headers = Target::of(Signal::Metrics, &collectors).unwrap().headers(&env);
         assert_eq!(headers["authorization"], "Basic abc");
         assert_eq!(headers["b"], "2");
         assert_eq!(headers.len(), 2);

@@ -4,14 +4,23 @@ use opentelemetry::trace::TracerProvider;
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
+use crate::config::{Collector, Collectors, OtlpProtocol};
 
 fn target(signal: Signal, endpoint: &str, protocol: &'static str) -> Target {
-    let env = move |name: &str| match name {
-        "OTEL_EXPORTER_OTLP_PROTOCOL" => Some(protocol.to_owned()),
-        "OTEL_EXPORTER_OTLP_TIMEOUT" => Some("1000".to_owned()),
-        _ => None,
+    let is_grpc = protocol == "grpc";
+    let collector = |name: &str| Collector {
+        protocol: if is_grpc { OtlpProtocol::Grpc } else { OtlpProtocol::Http },
+        endpoint: if is_grpc { endpoint.to_owned() } else { format!("{endpoint}/v1/{name}") },
+        timeout: Duration::from_secs(1),
+        gzip: false,
+        certificate: None,
     };
-    Target::of(signal, Some(endpoint), &env).unwrap().unwrap()
+    let collectors = Collectors {
+        traces: Some(collector("traces")),
+        metrics: Some(collector("metrics")),
+        logs: Some(collector("logs")),
+    };
+    Target::of(signal, &collectors).unwrap()
 }
 
 fn unset(_: &str) -> Option<String> {

@@ -37,15 +37,18 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Keys of the Secret that nodes read from files, as JSON. */}}
-{{- define "ringspan.credentialKeys" -}}
+{{/* Keys of the Secret that nodes need, the database's aside, as JSON. */}}
+{{- define "ringspan.nodeKeys" -}}
 {{- $keys := list -}}
-{{- if .Values.secrets.mount -}}
 {{- if and (include "ringspan.hasPeers" .) (eq .Values.peer.auth "token") -}}{{- $keys = append $keys "peer-token" -}}{{- end -}}
 {{- if .Values.admin.token -}}{{- $keys = append $keys "admin-token" -}}{{- end -}}
 {{- if include "ringspan.keepsHistory" . -}}{{- $keys = append $keys "history-key" -}}{{- end -}}
-{{- end -}}
 {{- toJson $keys -}}
+{{- end -}}
+
+{{/* Those that nodes read from files, as JSON. */}}
+{{- define "ringspan.credentialKeys" -}}
+{{- if .Values.secrets.mount -}}{{ include "ringspan.nodeKeys" . }}{{- else -}}[]{{- end -}}
 {{- end -}}
 
 {{/* "true" if a route keeps conversations in the database, for which nodes need a key. */}}

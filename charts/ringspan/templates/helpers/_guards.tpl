@@ -55,8 +55,13 @@ key, what is wrong, what would be right.
 {{- if and $v.autoscaling.enabled (kindIs "invalid" $v.autoscaling.targetCPUUtilizationPercentage) (kindIs "invalid" $v.autoscaling.targetSessions) -}}
 {{- include "ringspan.fault" (list $faults "autoscaling: nothing to scale by; set targetCPUUtilizationPercentage or targetSessions") -}}
 {{- end -}}
-{{- if and $v.pdb.maxUnavailable $v.pdb.minAvailable -}}
+{{- $noMax := kindIs "invalid" $v.pdb.maxUnavailable -}}
+{{- $noMin := kindIs "invalid" $v.pdb.minAvailable -}}
+{{- if not (or $noMax $noMin) -}}
 {{- include "ringspan.fault" (list $faults "pdb: only one of maxUnavailable and minAvailable; set the other to null") -}}
+{{- end -}}
+{{- if and (include "ringspan.hasPdb" $root) $noMax $noMin -}}
+{{- include "ringspan.fault" (list $faults "pdb: maxUnavailable and minAvailable are both null, which limits nothing; set one of them, or pdb.enabled: false") -}}
 {{- end -}}
 {{- $mtls := $v.peer.mtls -}}
 {{- if and (eq $v.peer.auth "mtls") (not $mtls.existingSecret) (not $mtls.certManager.enabled) -}}
@@ -79,7 +84,11 @@ key, what is wrong, what would be right.
 {{- $ttl := int64 (include "ringspan.ms" $v.timing.leaseTtl) -}}
 {{- $margin := int64 (include "ringspan.marginMs" $root) -}}
 {{- $beat := int64 (include "ringspan.ms" $v.timing.heartbeatInterval) -}}
-{{- if gt (mul 3 $beat) (sub $ttl $margin) -}}
+{{- if gt (mul 2 $margin) $ttl -}}
+{{- include "ringspan.fault" (list $faults (printf "timing.leaseMargin: %d ms is more than half of leaseTtl (%s)" $margin $v.timing.leaseTtl)) -}}
+{{- else if lt (mul 8 $margin) $ttl -}}
+{{- include "ringspan.fault" (list $faults (printf "timing.leaseMargin: %d ms is less than an eighth of leaseTtl (%s)" $margin $v.timing.leaseTtl)) -}}
+{{- else if gt (mul 3 $beat) (sub $ttl $margin) -}}
 {{- include "ringspan.fault" (list $faults (printf "timing.heartbeatInterval: three heartbeats (3 × %s) do not fit into leaseTtl less its margin (%s, %d ms); beat more often or lengthen leaseTtl" $v.timing.heartbeatInterval $v.timing.leaseTtl $margin)) -}}
 {{- end -}}
 {{- if and $v.autoscaling.enabled (gt $grace 1800) -}}
@@ -131,14 +140,27 @@ key, what is wrong, what would be right.
 {{- $s := $v.secrets -}}
 {{- $ownDb := and (eq $v.database.mode "external") (empty $v.database.external.existingSecret) -}}
 {{- if eq $s.source "inline" -}}
-{{- if and (include "ringspan.hasPeers" $root) (eq $v.peer.auth "token") (lt (len $s.inline.peerToken) 16) -}}
-{{- include "ringspan.fault" (list $faults "secrets.inline.peerToken: at least 16 characters (openssl rand -hex 32)") -}}
+{{- /* One token, or the two of a rotation, as the program separates and judges them. */ -}}
+{{- if and (include "ringspan.hasPeers" $root) (eq $v.peer.auth "token") -}}
+{{- $tokens := list -}}
+{{- $short := false -}}
+{{- range compact (splitList "," $s.inline.peerToken) -}}
+{{- $tokens = append $tokens . -}}
+{{- if lt (len .) 16 -}}{{- $short = true -}}{{- end -}}
+{{- end -}}
+{{- if or $short (empty $tokens) (gt (len $tokens) 2) -}}
+{{- include "ringspan.fault" (list $faults "secrets.inline.peerToken: at least 16 characters (openssl rand -hex 32); two such tokens, separated by a comma, while one replaces the other") -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.admin.token (lt (len $s.inline.adminToken) 16) -}}
 {{- include "ringspan.fault" (list $faults "secrets.inline.adminToken: at least 16 characters (openssl rand -hex 32)") -}}
 {{- end -}}
-{{- if and (include "ringspan.keepsHistory" $root) (not (regexMatch "^[A-Za-z0-9+/=_-]{43,}" $s.inline.historyKey)) -}}
-{{- include "ringspan.fault" (list $faults "secrets.inline.historyKey: a route has continuity database; 32 bytes in base64 (openssl rand -base64 32)") -}}
+{{- /* 32 bytes are 43 characters, the last of which has two bits to spare, and one of padding. */ -}}
+{{- $key := "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=" -}}
+{{- $keys := regexFindAll $key $s.inline.historyKey -1 -}}
+{{- $apart := regexMatch (printf "^%s([,\\s]+%s){0,7}$" $key $key) (trim $s.inline.historyKey) -}}
+{{- if and (include "ringspan.keepsHistory" $root) (or (not $apart) (ne (len $keys) (len (uniq $keys)))) -}}
+{{- include "ringspan.fault" (list $faults "secrets.inline.historyKey: a route has continuity database; 32 bytes in padded base64 (openssl rand -base64 32), or up to 8 such keys that differ, separated by commas") -}}
 {{- end -}}
 {{- if and $ownDb $v.database.external.useUrl (not (regexMatch "^postgres(ql)?://.+" $s.inline.databaseUrl)) -}}
 {{- include "ringspan.fault" (list $faults "secrets.inline.databaseUrl: a URL postgres://…") -}}

@@ -67,3 +67,27 @@ def mounted_credentials_are_in_no_environment(release: Release):
                 ref = variable.get("valueFrom", {}).get("secretKeyRef")
                 if ref and variable["name"] not in own | {"OTEL_EXPORTER_OTLP_HEADERS"}:
                     yield f"{title(pod.owner)}/{container['name']}: {variable['name']} is in the environment"
+
+
+@rule
+def notes_name_every_key_of_the_operators_secret(release: Release):
+    """What pods take from a Secret that the chart does not make stands in the notes."""
+    secrets = release.values["secrets"]
+    if secrets["source"] != "existing":
+        return
+    name = secrets["existing"]["name"]
+    needed = set()
+    for pod in release.pods:
+        for container in pod.containers:
+            for variable in container.get("env", []):
+                ref = variable.get("valueFrom", {}).get("secretKeyRef") or {}
+                needed |= {ref["key"]} if ref.get("name") == name else set()
+        for volume in pod.spec.get("volumes", []):
+            secret = volume.get("secret", {})
+            if secret.get("secretName") == name:
+                needed |= {item["key"] for item in secret.get("items", [])}
+    notes = next(text for file, text in release.text.items() if file.endswith("NOTES.txt"))
+    line = next((line for line in notes.splitlines() if "has to hold:" in line), "")
+    told = set(line.partition("has to hold:")[2].split())
+    for key in sorted(needed ^ told):
+        yield f"the Secret {name} {'needs' if key in needed else 'does not need'} {key}"

@@ -20,14 +20,14 @@ impl Protocol {
     pub(super) fn perform(&self, world: &mut World, n: usize, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Upstream(batch) => {
+                Action::Upstream(batch) | Action::Dispatch { batch, .. } => {
                     let payload = batch.messages().next().expect("a request").payload;
                     self.sent(world, &payload);
                     if let Some(upstream) = &mut task(world, n).upstream {
                         upstream.up.push_back(payload);
                     }
                 }
-                Action::Open(turn) => drop(task(world, n).logs.insert(turn, Vec::new())),
+                Action::Open { turn, .. } => drop(task(world, n).logs.insert(turn, Vec::new())),
                 Action::Subscribe { client, turn }
                 | Action::Join { client, turn, .. }
                 | Action::Rejoin { client, turn, .. } => {

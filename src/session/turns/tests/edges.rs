@@ -172,6 +172,28 @@ fn a_refused_request_in_doubt_costs_no_other_lane_its_turn_and_is_told_as_it_cam
 }
 
 #[test]
+fn after_an_error_in_doubt_the_next_turn_gets_no_answer_of_the_one_before() {
+    let mut session = Session::connected();
+    session.asks_in(1, "x", "a");
+    session.asks_in(1, "y", "b");
+    session.upstream(&[in_lane("x", created("r1")), in_lane("y", created("rb"))]);
+    session.says(1, &in_lane("x", new_thing()));
+    session.upstream(&[in_lane("x", completed("r1"))]);
+    session.asks_in(1, "x", "c");
+    session.asks_in(1, "x", "d");
+    // It answers the other event: the upstream runs c.
+    session.upstream(&[in_lane("x", refusal())]);
+    session.upstream(&[in_lane("x", created("rc")), in_lane("x", completed("rc"))]);
+    assert_eq!(session.desk.types(4), [""; 0], "d was told what c had asked for");
+    session.upstream(&[in_lane("y", completed("rb"))]);
+    assert_eq!(session.desk.hang_ups, 1, "nobody needs that connection any more");
+    session.connect();
+    session.upstream(&[in_lane("x", created("rd")), in_lane("x", completed("rd"))]);
+    assert_eq!(session.desk.types(4), ["created", "completed"]);
+    assert_eq!(session.desk.inputs(), ["a", "b", "-", "c", "d"]);
+}
+
+#[test]
 fn an_error_that_no_other_event_gets_ends_the_turn() {
     for code in ["websocket_connection_limit_reached", "rate_limit_exceeded"] {
         let status = if code == "rate_limit_exceeded" { 429 } else { 400 };
@@ -183,6 +205,17 @@ fn an_error_that_no_other_event_gets_ends_the_turn() {
             .upstream(&[json!({ "type": "error", "status": status, "error": { "code": code } })]);
         assert_eq!(session.desk.types(1), ["created", code]);
         assert!(session.desk.is_done(1));
+    }
+}
+
+#[test]
+fn an_error_whose_details_are_not_understood_ends_the_turn_all_the_same() {
+    for details in [json!("no quota"), json!({ "code": 429 }), json!([1]), json!(null)] {
+        let mut session = Session::connected();
+        session.asks(1, "a");
+        session.upstream(&[json!({ "type": "error", "status": 429, "error": details })]);
+        assert!(session.desk.is_done(1), "{details}");
+        assert_eq!(session.desk.logs[&1].events[0]["error"], details, "passed on as it came");
     }
 }
 
@@ -258,15 +291,67 @@ fn a_turn_that_somebody_reads_is_not_superseded_when_who_asked_for_it_goes() {
 }
 
 #[test]
+fn a_request_that_came_before_the_loss_of_the_earlier_socket_was_noticed_does_not_wait_for_it() {
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.asks(2, "other");
+    let actions = session.turns.on_client_gone(1);
+    session.desk.perform(actions);
+    assert_eq!(session.desk.hang_ups, 1);
+    assert_eq!(session.desk.types(1), ["created", "outcome_unknown"]);
+    session.connect();
+    session.answers("r2");
+    assert_eq!(session.desk.inputs(), ["a", "other"]);
+    assert_eq!(session.desk.types(2), ["created", "output_text.delta", "completed"]);
+
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(&[created("r1")]);
+    session.says(2, &with(create("next"), json!({ "previous_response_id": "r1" })));
+    session.asks(2, "other");
+    let actions = session.turns.on_client_gone(1);
+    session.desk.perform(actions);
+    assert_eq!(session.desk.hang_ups, 0, "the next one needs what the connection knows");
+}
+
+#[test]
 fn a_turn_with_an_idempotency_key_is_not_superseded() {
     let mut session = Session::connected();
-    session.says(1, &with(create("a"), json!({ "client_metadata": { "idempotency_key": "k" } })));
+    session.says(1, &keyed("a", "k"));
     session.upstream(&[created("r1")]);
     session.turns.on_client_gone(1);
     session.asks(2, "other");
     assert_eq!(session.desk.hang_ups, 0, "its client may ask for it by its key");
     session.upstream(&[completed("r1")]);
     assert_eq!(session.desk.inputs(), ["a", "other"]);
+}
+
+fn keyed(input: &str, key: &str) -> Value {
+    with(create(input), json!({ "client_metadata": { "idempotency_key": key } }))
+}
+
+#[test]
+fn a_request_with_a_key_joins_no_turn_that_does_not_have_it_and_runs_once_under_it() {
+    for left_first in [true, false] {
+        let mut session = Session::connected();
+        session.asks(1, "a");
+        session.upstream(&[created("r1")]);
+        if left_first {
+            session.turns.on_client_gone(1);
+            session.says(2, &keyed("a", "k"));
+        } else {
+            session.says(2, &keyed("a", "k"));
+            session.turns.on_client_gone(1);
+        }
+        assert_eq!(session.desk.readers, [(1, 1), (2, 2)], "left first: {left_first}");
+        session.disconnect();
+        session.connect();
+        session.answers("r2");
+        session.says(3, &keyed("a", "k"));
+        assert_eq!(session.desk.readers.last(), Some(&(3, 2)), "its end is replayed");
+        assert_eq!(session.desk.inputs(), ["a", "a"], "left first: {left_first}");
+    }
 }
 
 #[test]
@@ -290,7 +375,7 @@ fn however_a_turn_is_lost_its_end_says_how_far_it_was_told_and_its_events_can_be
     type Loss = fn(&mut Turns) -> Vec<Action>;
     let losses: [(&str, Loss); 4] = [
         ("disconnected", Turns::on_disconnected),
-        ("silence", Turns::on_silence),
+        ("silence", |turns| turns.on_silence(&[1])),
         ("fenced", Turns::on_fenced),
         ("severed", |turns| turns.sever().0),
     ];
@@ -308,6 +393,24 @@ fn however_a_turn_is_lost_its_end_says_how_far_it_was_told_and_its_events_can_be
         session.says(2, &json!({ "type": "ringspan.resume", "response_id": "r1" }));
         assert_eq!(session.desk.readers.last(), Some(&(2, 1)), "{how}");
     }
+}
+
+#[test]
+fn a_silent_turn_ends_alone_and_nothing_follows_it_on_its_connection() {
+    let mut session = Session::connected();
+    session.asks_in(1, "x", "a");
+    session.asks_in(1, "y", "b");
+    session.upstream(&[in_lane("x", created("r1")), in_lane("y", created("r2"))]);
+    let actions = session.turns.on_silence(&[1]);
+    session.desk.perform(actions);
+    assert_eq!(session.desk.types(1), ["created", "outcome_unknown"]);
+    session.asks_in(1, "x", "c");
+    assert_eq!(session.desk.inputs(), ["a", "b"], "it would run beside what fell silent");
+    session.upstream(&[in_lane("x", completed("r1")), in_lane("y", completed("r2"))]);
+    assert_eq!(session.desk.types(2), ["created", "completed"], "it was not silent");
+    assert_eq!(session.desk.hang_ups, 1);
+    session.connect();
+    assert_eq!(session.desk.inputs(), ["a", "b", "c"]);
 }
 
 #[test]

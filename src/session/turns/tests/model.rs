@@ -37,7 +37,8 @@ enum Step {
     Says([Option<(usize, Say)>; 4]),
     Connect,
     Disconnect,
-    Silence,
+    /// Of what runs in these lanes.
+    Silence([usize; 2]),
     Unreachable,
     /// The ledger answers the oldest turn that waits for it.
     Journaled(Word),
@@ -106,7 +107,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => says.prop_map(Step::Says),
         3 => Just(Step::Connect),
         1 => Just(Step::Disconnect),
-        1 => Just(Step::Silence),
+        1 => prop::array::uniform2(0..3usize).prop_map(Step::Silence),
         1 => Just(Step::Unreachable),
         8 => word.prop_map(Step::Journaled),
         1 => Just(Step::Fenced),
@@ -319,7 +320,7 @@ impl World {
         };
         let actions = turns.on_client(client, &Message::text(event.to_string()), None);
         let opens = |action: &Action| match action {
-            Action::Open(turn) => Some(*turn),
+            Action::Open { turn, .. } => Some(*turn),
             _ => None,
         };
         let joins = |action: &Action| match action {
@@ -486,7 +487,12 @@ impl World {
                 self.cut();
                 self.perform(turns.on_disconnected());
             }
-            Step::Silence if !self.upstream.is_empty() => self.perform(turns.on_silence()),
+            Step::Silence(lanes) => {
+                let running = lanes.iter().filter_map(|lane| self.upstream.get(lane));
+                let silent: Vec<_> =
+                    running.filter_map(|serving| self.turn_of(serving.n)).collect();
+                self.perform(turns.on_silence(&silent));
+            }
             Step::Journaled(word) => self.journaled(turns, word),
             Step::Fenced if self.ledger => {
                 // The session ends with it; here it only loses what runs.
@@ -514,7 +520,10 @@ impl World {
         let turn = self.desk.journal.remove(0);
         let n = self.opened[&turn];
         // An answer that comes after the connection went is of no use.
-        let waits = self.connected && !self.at_upstream(n) && !self.is_done(n);
+        let waits = self.connected
+            && turns.connection == Connection::Open
+            && !self.at_upstream(n)
+            && !self.is_done(n);
         let journaled = match word {
             Word::Begun => Journaled::Begun,
             Word::Unwritten => Journaled::Unwritten,
@@ -547,7 +556,8 @@ impl World {
         // One that lost both its client and its connection waits, and is no work.
         let journaling = |n: &u64| {
             let turn = self.turn_of(*n);
-            self.connected && turn.is_some_and(|turn| self.desk.journal.contains(&turn))
+            let asked = self.connected && turns.connection == Connection::Open;
+            asked && turn.is_some_and(|turn| self.desk.journal.contains(&turn))
         };
         let wanted =
             |n: &u64| self.asked[n].client.is_some() || self.at_upstream(*n) || journaling(n);
@@ -583,6 +593,8 @@ proptest! {
             while !world.desk.journal.is_empty() {
                 world.run(&mut turns, Step::Journaled(Word::Begun));
             }
+            // One that is given up is followed by another.
+            world.run(&mut turns, Step::Connect);
             for lane in 0..LANES.len() {
                 world.run(&mut turns, Step::Says([Some((lane, Say::Created)), None, None, None]));
                 let last = Some((lane, Say::Terminal("completed")));

@@ -1,10 +1,8 @@
 //! The ledger of turns.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-use super::{Table, remove};
+use super::Table;
 use crate::{
     ids::{Incarnation, SessionId},
     store::{Began, NewTurn, SessionState, TurnKey, TurnMark, TurnRow, TurnState},
@@ -16,7 +14,7 @@ pub(super) struct TurnEntry {
     key: Option<TurnKey>,
     request: [u8; 16],
     response: Option<String>,
-    begun: Instant,
+    pub(super) begun: Instant,
 }
 
 impl Table {
@@ -99,15 +97,6 @@ impl Table {
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn turns(&self) -> impl Iterator<Item = TurnRow> {
         self.turns.keys().filter_map(|at| self.turn_row(*at))
-    }
-
-    pub(in crate::store::memory) fn sweep_turns(
-        &mut self,
-        now: Instant,
-        age: Duration,
-        limit: u32,
-    ) -> u64 {
-        remove(&mut self.turns, limit, |_, turn| now.saturating_duration_since(turn.begun) >= age)
     }
 
     /// A turn of this session is dispatched and has not ended.
