@@ -388,8 +388,14 @@ impl Store for Client {
         remote!(self,; m => m.alias(principal, kind, digest))
     }
 
-    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        remote!(self,; m => m.discard(id, me, epoch))
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool> {
+        remote!(self,; m => m.retire(id, me, epoch, age))
     }
 
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {

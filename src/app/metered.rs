@@ -140,8 +140,14 @@ impl Store for Metered {
         self.timed("alias", self.inner.alias(principal, kind, digest)).await
     }
 
-    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        self.timed("discard", self.inner.discard(id, me, epoch)).await
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool> {
+        self.timed("retire", self.inner.retire(id, me, epoch, age)).await
     }
 
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {

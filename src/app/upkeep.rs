@@ -9,16 +9,16 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::{Node, strays::Strays};
-use crate::store::{Cursor, Store, Sweep};
+use crate::{
+    session::KEEP_CLOSED as KEEP,
+    store::{Cursor, Store, Sweep},
+};
 
 /// How often the load is looked at; heartbeats carry it.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// How often each node sweeps, give or take: a sweep of nothing costs a few index look-ups.
 const SWEEP: Duration = Duration::from_mins(2);
-
-/// How long closed sessions stay as fences and their aliases can be asked for.
-const KEEP: Duration = Duration::from_hours(1);
 
 /// Rows of one statement: some ten milliseconds of the database's time.
 const ROWS: u32 = 2_000;

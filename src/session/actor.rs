@@ -279,7 +279,7 @@ impl Actor {
     }
 
     /// Whether the session began here and no upstream ever knew of it: nobody can ask for
-    /// anything of it, and its row fences nothing.
+    /// anything of it.
     pub(super) fn never_was(&self) -> bool {
         self.first && !self.reached
     }

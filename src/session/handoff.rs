@@ -29,11 +29,18 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long the ledger may take for what became of a session's turns.
 const FLUSH: Duration = Duration::from_secs(2);
 
+/// How long closed sessions stay as fences, and their aliases can be asked for.
+pub const KEEP_CLOSED: Duration = Duration::from_hours(1);
+
+/// For how long one that no upstream ever knew counts as closed when it ends. What is left of
+/// [`KEEP_CLOSED`] is far more than a call to the store may take.
+const AGED: Duration = Duration::from_mins(59);
+
 /// Serves a session and ends it as the reason asks.
 pub(super) async fn run(mut actor: Box<Actor>) {
     loop {
         match actor.serve().await {
-            Exit::Abandoned | Exit::Unreachable if actor.never_was() => discard(&actor).await,
+            Exit::Abandoned | Exit::Unreachable if actor.never_was() => retire(&actor).await,
             Exit::Abandoned => {
                 actor.close_upstream();
                 close(&actor).await;
@@ -204,12 +211,12 @@ async fn release(actor: &Actor) {
     }
 }
 
-/// Its row goes: a client whose credential the upstream does not take would otherwise leave one
-/// behind with each request, for as long as closed sessions are kept.
-async fn discard(actor: &Actor) {
+/// Its row goes by one of the next sweeps: clients whose credential the upstream does not take
+/// would otherwise leave one behind with each request, for as long as closed sessions are kept.
+async fn retire(actor: &Actor) {
     actor.ctx.events.note("released", &actor.id, format!("never was, epoch {}", actor.epoch));
-    if let Err(error) = actor.ctx.store.discard(actor.id, actor.ctx.me, actor.epoch).await {
-        tracing::warn!(session = %actor.id, %error, "discarding the session failed");
+    if let Err(error) = actor.ctx.store.retire(actor.id, actor.ctx.me, actor.epoch, AGED).await {
+        tracing::warn!(session = %actor.id, %error, "releasing the session failed");
     }
 }
 

@@ -35,6 +35,7 @@ pub mod warm;
 use std::sync::Arc;
 
 pub use claiming::owner;
+pub use handoff::KEEP_CLOSED;
 use http::HeaderMap;
 pub use registry::{Context, Handle, Registry, store_error};
 

@@ -222,8 +222,17 @@ impl Store for Memory {
         Ok(self.call(|table, _| table.alias(principal, kind, digest)))
     }
 
-    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        Ok(self.call(|table, _| table.discard(id, me, epoch)))
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool> {
+        Ok(self.call(|table, now| {
+            let since = now.checked_sub(age).unwrap_or(now);
+            table.set_state(id, me, epoch, SessionState::Closed, since)
+        }))
     }
 
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {

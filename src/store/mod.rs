@@ -228,9 +228,17 @@ pub trait Store: Send + Sync + 'static {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>>;
 
-    /// Ends a session in which nothing was said or sent: its row goes, and who comes next finds
-    /// a new one, under a higher epoch. False if the row is not ours in that epoch.
-    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;
+    /// Ends an ownership as [`Store::release`] does, and the row counts as closed for `age`
+    /// already: it is swept so much sooner. It does not go at once, since a claim that is being
+    /// executed may have its epoch already, and would win a session without a row by it after
+    /// a later epoch was held.
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool>;
 
     /// Ends a session: as [`Store::release`], and what it has said is deleted with it.
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;

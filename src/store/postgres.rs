@@ -21,8 +21,8 @@ use std::{
 
 use async_trait::async_trait;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool, Postgres as Db, Row,
-    Transaction,
+    AssertSqlSafe, ConnectOptions, Connection, Executor as _, PgConnection, PgPool, Postgres as Db,
+    Row, Transaction,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
@@ -60,7 +60,12 @@ impl Postgres {
             Some(url) => connect_options(url)?,
             None => connect.clone(),
         };
+        let limit = limits(options.timeout);
         let pool = PgPoolOptions::new()
+            .after_connect(move |connection, _| {
+                let set = AssertSqlSafe(limit.clone());
+                Box::pin(async move { connection.execute(set).await.map(drop) })
+            })
             .max_connections(options.max_connections.max(1))
             .acquire_timeout(options.timeout)
             .test_before_acquire(false)
@@ -133,8 +138,11 @@ impl Checkout {
     /// for as long as TCP believes in the connection, which is hours, and with the ring's lock
     /// nobody could join, leave or be declared dead.
     async fn transaction(&mut self) -> sqlx::Result<Transaction<'_, Db>> {
-        let silence = (2 * self.limit).as_millis();
-        let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {silence}");
+        let (limit, silence) = (self.limit.as_millis(), (2 * self.limit).as_millis());
+        let begin = format!(
+            "BEGIN; SET LOCAL statement_timeout = {limit}; \
+             SET LOCAL idle_in_transaction_session_timeout = {silence}"
+        );
         self.begin_with(AssertSqlSafe(begin)).await
     }
 
@@ -145,7 +153,10 @@ impl Checkout {
             Ok(result) => {
                 // The server answered: the connection is in order, whatever it said.
                 self.settled = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
-                result.map_err(Into::into)
+                result.map_err(|error| match error {
+                    error if is_out_of_time(&error) => StoreError::Timeout(self.limit),
+                    error => error.into(),
+                })
             }
         }
     }
@@ -171,6 +182,25 @@ impl Drop for Checkout {
             drop(connection.detach());
         }
     }
+}
+
+/// Whether the server ended a statement by one of [`limits`].
+fn is_out_of_time(error: &sqlx::Error) -> bool {
+    /// Query canceled, lock not available.
+    const CODES: [&str; 2] = ["57014", "55P03"];
+
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| CODES.contains(&&*code))
+}
+
+/// Has the server end what its caller has given up by then, also while it waits for a lock: a
+/// call that is given up is cut, another one opens a connection in its place, and with a lock that
+/// is held for long the server would run out of them. Set by a statement, because poolers refuse
+/// what they do not know in a start-up message; behind one that lends connections by the
+/// transaction it holds only for transactions (docs/operations.md says what to do).
+fn limits(limit: Duration) -> String {
+    let limit = limit.as_millis();
+    format!("SET statement_timeout = {limit}; SET lock_timeout = {limit}")
 }
 
 /// Reads a URL. What is wrong with it is not repeated: it may hold a password.
@@ -276,8 +306,14 @@ impl Store for Postgres {
         self.alias(principal, kind, digest).await
     }
 
-    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        self.discard(id, me, epoch).await
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool> {
+        self.retire(id, me, epoch, age).await
     }
 
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {

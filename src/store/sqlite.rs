@@ -267,8 +267,14 @@ impl Store for Sqlite {
         self.bounded(self.alias(principal, kind, digest)).await
     }
 
-    async fn discard(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        self.bounded(self.discard(id, me, epoch)).await
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool> {
+        self.bounded(self.retire(id, me, epoch, age)).await
     }
 
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {

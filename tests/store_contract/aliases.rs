@@ -9,6 +9,8 @@ use ringspan::{
 
 use crate::ring::{ALICE, BOB, LONG, Ring, id};
 
+const SECOND: Duration = Duration::from_secs(1);
+
 fn alias(principal: Principal, kind: AliasKind, byte: u8, session: SessionId) -> Alias {
     Alias { principal, kind, digest: [byte; 16], session }
 }
@@ -106,15 +108,17 @@ pub async fn a_sweep_gets_past_aliases_that_have_to_stay(ring: Ring) {
     }
 }
 
-pub async fn a_session_that_never_was_leaves_its_row_to_nobody(ring: Ring) {
+pub async fn a_session_that_is_retired_is_swept_sooner(ring: Ring) {
     let (me, other) = (ring.node("n1").await, ring.node("n2").await);
     let first = ring.win(me, "k", None).await;
     let second = ring.win(me, "k", Some(first)).await;
-    assert_eq!(ring.other.discard(id("k"), me, first).await, Ok(false), "of an earlier epoch");
-    assert_eq!(ring.other.discard(id("k"), other, second).await, Ok(false), "another's");
+    let retire = async |who, epoch| ring.other.retire(id("k"), who, epoch, SECOND).await.unwrap();
+    assert!(!retire(me, first).await, "an earlier epoch");
+    assert!(!retire(other, second).await, "another's");
     assert_eq!(ring.row("k").await.owner, Some(me));
-    assert_eq!(ring.other.discard(id("k"), me, second).await, Ok(true));
-    assert_eq!(ring.store.session(id("k")).await, Ok(None));
-    assert_eq!(ring.store.release(id("k"), me, second).await, Ok(false), "it is not ours any more");
+    assert!(retire(me, second).await);
+    assert_eq!(ring.row("k").await.state, SessionState::Closed, "a fence all the same");
+    assert_eq!(ring.sweep(LONG, 100).await, 0);
+    assert_eq!(ring.sweep(SECOND, 100).await, 1);
     assert!(ring.win(other, "k", None).await > second);
 }

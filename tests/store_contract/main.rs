@@ -13,6 +13,7 @@ mod aliases;
 mod claims;
 mod conversations;
 mod differential;
+mod given_up;
 mod handoff;
 mod measure;
 mod members;
@@ -97,7 +98,7 @@ contract! {
         the_last_of_equal_aliases_in_a_batch_counts
         a_sweep_takes_what_ended_and_spares_what_is_named
         a_sweep_gets_past_aliases_that_have_to_stay
-        a_session_that_never_was_leaves_its_row_to_nobody
+        a_session_that_is_retired_is_swept_sooner
         an_epoch_outlives_the_row_that_held_it;
     turns:
         a_turn_is_begun_by_the_owner_in_its_epoch_alone

@@ -22,7 +22,7 @@ use crate::{
     error::Code,
     link::Frame,
     sample::SampleAuth,
-    store::{Store as _, memory::Memory},
+    store::{Cursor, SessionFilter, Store as _, Sweep, memory::Memory},
     wire::CloseFrame,
 };
 
@@ -140,7 +140,7 @@ async fn fifty_clients_at_once_make_one_claim_and_one_dial() {
 }
 
 #[tokio::test]
-async fn the_upstreams_refusal_reaches_whoever_asked_and_leaves_nothing_of_the_session() {
+async fn the_upstreams_refusal_reaches_whoever_asked_and_leaves_a_fence_for_a_minute() {
     let gate = Gate::open(SampleAuth::AnyBearer).await;
     for profile in [Profile::Opaque, Profile::Responses] {
         let route = Arc::new(route(profile, &gate));
@@ -150,11 +150,20 @@ async fn the_upstreams_refusal_reaches_whoever_asked_and_leaves_nothing_of_the_s
             AttachError::Refused(refusal) => assert_eq!(refusal.status, 401),
             other => panic!("{other:?}"),
         }
-        eventually("the session's row is gone", async || {
-            node.registry.is_empty() && node.store.session(attach.session).await == Ok(None)
+        eventually("the session is released", async || {
+            node.registry.is_empty() && node.row(attach.session).await.owner.is_none()
         })
         .await;
+        let left = sweep(&node, KEEP_CLOSED - Duration::from_mins(2)).await;
+        assert_eq!(left, 0, "it counts as closed for nearly as long as a fence is kept");
     }
+}
+
+/// Sweeps closed sessions of that age; how many are left.
+async fn sweep(node: &Node, age: Duration) -> usize {
+    node.store.sweep(Sweep::Sessions, age, 100, Cursor::START).await.unwrap();
+    let all = SessionFilter { limit: 100, ..SessionFilter::default() };
+    node.store.sessions(&all).await.unwrap().len()
 }
 
 #[tokio::test]
@@ -165,7 +174,7 @@ async fn a_session_that_an_upstream_knew_leaves_a_fence() {
     drop(node.attach(&attach).await.unwrap().link);
     eventually("the session ends", async || node.registry.is_empty()).await;
     assert_eq!(gate.dials(), 1);
-    assert_eq!(node.row(attach.session).await.state, crate::store::SessionState::Closed);
+    assert_eq!(sweep(&node, Duration::from_mins(1)).await, 1, "it stays");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Claims and their fences, aliases.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{Postgres as Db, QueryBuilder, Row, postgres::PgRow, query::Query};
 
@@ -10,7 +10,7 @@ use crate::{
     store::{
         Alias, AliasKind, Claim, Claimed, Result, SessionFilter, SessionRow, SessionState,
         StoreError, Transferred,
-        sql::{bytes16, foreign_row, session},
+        sql::{bytes16, foreign_row, micros, session},
     },
 };
 
@@ -162,15 +162,17 @@ impl Postgres {
         Ok(self.execute(fenced(RELEASE, id, me, epoch)).await? > 0)
     }
 
-    /// The turns go with the row, by its trigger.
-    pub(super) async fn discard(
+    pub(super) async fn retire(
         &self,
         id: SessionId,
         me: Incarnation,
         epoch: Epoch,
+        age: Duration,
     ) -> Result<bool> {
-        const DISCARD: &str = "DELETE FROM session WHERE id = $1 AND owner = $2 AND epoch = $3";
-        Ok(self.execute(fenced(DISCARD, id, me, epoch)).await? > 0)
+        const RETIRE: &str = "UPDATE session SET owner = NULL, state = 'CLOSED', \
+             updated_at = clock_timestamp() - $4 * interval '1 microsecond' \
+             WHERE id = $1 AND owner = $2 AND epoch = $3";
+        Ok(self.execute(fenced(RETIRE, id, me, epoch).bind(micros(age))).await? > 0)
     }
 
     pub(super) async fn set_state(

@@ -1,8 +1,10 @@
 //! Claims and their fences, aliases.
 
+use std::time::Duration;
+
 use sqlx::{QueryBuilder, Row, Sqlite as Db, query::Query, sqlite::SqliteArguments};
 
-use super::{Sqlite, now_ms};
+use super::{Sqlite, members::millis, now_ms};
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
@@ -139,15 +141,16 @@ impl Sqlite {
         Ok(done.rows_affected() > 0)
     }
 
-    /// The turns go with the row, by its trigger.
-    pub(super) async fn discard(
+    pub(super) async fn retire(
         &self,
         id: SessionId,
         me: Incarnation,
         epoch: Epoch,
+        age: Duration,
     ) -> Result<bool> {
-        const DISCARD: &str = "DELETE FROM session WHERE id = ?1 AND owner = ?2 AND epoch = ?3";
-        let query = sqlx::query(DISCARD).bind(id.0.to_vec()).bind(me.0).bind(epoch.0);
+        const RETIRE: &str = "UPDATE session SET owner = NULL, state = 'CLOSED', \
+             updated_at = ?4 - ?5 WHERE id = ?1 AND owner = ?2 AND epoch = ?3";
+        let query = fenced(RETIRE, id, me, epoch).bind(millis(age));
         Ok(query.execute(&self.writer).await?.rows_affected() > 0)
     }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Table;
 use crate::{
-    ids::{Epoch, Incarnation, SessionId},
+    ids::Incarnation,
     store::{SessionState, Sweep},
 };
 
@@ -53,21 +53,6 @@ impl Table {
             }
             Sweep::Turns => remove(&mut self.turns, limit, |_, turn| old(turn.begun)),
         }
-    }
-
-    pub(in crate::store::memory) fn discard(
-        &mut self,
-        id: SessionId,
-        me: Incarnation,
-        epoch: Epoch,
-    ) -> bool {
-        let ours =
-            self.sessions.get(&id).is_some_and(|row| row.owner == Some(me) && row.epoch == epoch);
-        if ours {
-            self.sessions.remove(&id);
-            self.turns.retain(|(session, ..), _| *session != id);
-        }
-        ours
     }
 }
 
