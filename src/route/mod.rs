@@ -211,9 +211,10 @@ impl Router {
         {
             return Ok(Target::There(owner));
         }
-        let row = match attach.fresh {
-            true => None,
-            false => self.store.session(id).await.map_err(|error| store_error(&error))?,
+        let row = if attach.fresh {
+            None
+        } else {
+            self.store.session(id).await.map_err(|error| store_error(&error))?
         };
         if let Some(owner) = row.as_ref().and_then(owner) {
             let here = owner.incarnation == self.me;

@@ -320,8 +320,7 @@ impl Registry {
         ));
         actor.origin = origin.unwrap_or_default();
         actor.adopt(cut);
-        let (registry, slot) = (Arc::downgrade(self), Arc::downgrade(slot));
-        let id = attach.session;
+        let (registry, slot, id) = (Arc::downgrade(self), Arc::downgrade(slot), attach.session);
         self.ctx.tracker.spawn(async move {
             handoff::run(actor).await;
             if let (Some(registry), Some(slot)) = (registry.upgrade(), slot.upgrade()) {

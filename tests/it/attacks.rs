@@ -367,3 +367,44 @@ async fn messages_and_bodies_that_are_never_finished_cost_bounded_memory_and_are
     })
     .await;
 }
+
+#[tokio::test]
+async fn small_bodies_that_say_to_become_gigabytes_cost_a_node_next_to_nothing() {
+    let ring = Ring::start(RingOptions::nodes(1)).await;
+    let node = ring.node(0);
+    // A window of 16 GiB, and 128 KiB in each four bytes.
+    let header = b"\x28\xb5\x2f\xfd\0\xc0";
+    let window = [&header[..], &b"\x02\0\x10 ".repeat(16 * 1024)].concat();
+    // A window of 8 MiB, and in one block 60,000 matches of 65,539 bytes, in two bytes each.
+    let header = b"\x28\xb5\x2f\xfd\0\x68\x40\0\0        ";
+    let matches = [&b"\x08a\xff\x60\x6b\x54\0\0\x34"[..], &[0; 120_000], &[1]].concat();
+    let head = (matches.len() << 3 | 0b101).to_le_bytes();
+    let block = [&header[..], &head[..3], &matches].concat();
+    let before = node.process().peak_bytes().unwrap();
+    let attack = async {
+        let mut attackers = JoinSet::new();
+        for n in 0..16 {
+            let (body, status) = if n % 2 == 0 { (&window, "413") } else { (&block, "400") };
+            let body = body.clone();
+            let mut stream = connect(node).await;
+            attackers.spawn(async move {
+                let head = format!(
+                    "POST /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                     content-encoding: zstd\r\ncontent-length: {}\r\nauthorization: {}\r\n\r\n",
+                    body.len(),
+                    ALICE.1
+                );
+                stream.write_all(head.as_bytes()).await.unwrap();
+                stream.write_all(&body).await.unwrap();
+                let answer = rest(&mut stream, Duration::from_secs(20)).await.unwrap();
+                let answer = String::from_utf8_lossy(&answer).into_owned();
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+            });
+        }
+        attackers.join_all().await;
+    };
+    others_notice_nothing(node, attack).await;
+    let grown = node.process().peak_bytes().unwrap() - before;
+    println!("{} MiB more at its peak", grown >> 20);
+    assert!(grown < MEMORY, "{grown} bytes");
+}
