@@ -377,7 +377,7 @@ async fn small_bodies_that_say_to_become_gigabytes_cost_a_node_next_to_nothing()
     let window = [&header[..], &b"\x02\0\x10 ".repeat(16 * 1024)].concat();
     // A window of 8 MiB, and in one block 60,000 matches of 65,539 bytes, in two bytes each.
     let header = b"\x28\xb5\x2f\xfd\0\x68\x40\0\0        ";
-    let matches = [&b"\x08a\xff\x60\x6b\x54\0\0\x34"[..], &[0; 120_000], &[1]].concat();
+    let matches = [&b"\x08a\xff\x60\x6b\x54\0\0\x34"[..], &[0].repeat(120_000), &[1]].concat();
     let head = (matches.len() << 3 | 0b101).to_le_bytes();
     let block = [&header[..], &head[..3], &matches].concat();
     let before = node.process().peak_bytes().unwrap();
