@@ -153,7 +153,9 @@ async fn a_turn_that_waits_behind_refused_and_repeated_ones_runs_at_the_heir_and
     let ring = ring(2, &[("RINGSPAN_TURN_QUEUE", "1")]).await;
     let edge = ring.node(0);
     let mut talk = owned_elsewhere(&ring, edge, "refused").await;
+    // In a lane of its own, or the repeat would be answered after what waits.
     let mut keyed = create(&[user("keyed")], None);
+    keyed["stream_id"] = "aside".into();
     keyed["client_metadata"] = json!({ "idempotency_key": "once" });
     let repeated = Turn::run(&mut talk.socket, &keyed).await.id();
     let running = "running [deltas=250] [delay=20ms]";
