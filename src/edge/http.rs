@@ -1,7 +1,7 @@
 //! The Responses API over HTTP: one turn a request, as SSE or as JSON, on the same session
 //! and the same link as over WebSocket. Other paths pass through to the upstream.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, extract::Request, response::Response};
 use http::{
@@ -10,6 +10,7 @@ use http::{
 };
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use serde_json::value::RawValue;
+use tokio::time::sleep;
 
 use super::{
     Edge, body,
@@ -180,8 +181,7 @@ async fn resumed(
     let Some(again) = key::again(uri)? else { return Ok(None) };
     let principal = edge.auth.identify(headers).await?.principal;
     let id = uri.path().rsplit_once('/').map_or("", |(_, id)| id);
-    let session = edge.router.alias(principal, AliasKind::Response, id).await?;
-    let Some(session) = session else { return Ok(None) };
+    let Some(session) = session_of(edge, principal, id).await? else { return Ok(None) };
     let upgrade = Upgrade {
         path_and_query: route.path.clone(),
         headers: upgrade_headers(edge.forwarded_headers(headers)),
@@ -203,6 +203,26 @@ async fn resumed(
         return Ok(None);
     }
     Ok(Some(sse::stream(first, events, again.after)))
+}
+
+/// The session that made a response. Its name is written just after the client was told of it, so
+/// who asks at once is given a moment.
+async fn session_of(
+    edge: &Edge,
+    principal: Principal,
+    response_id: &str,
+) -> Result<Option<SessionId>, Error> {
+    const LOOKS: u32 = 4;
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    for look in 1..=LOOKS {
+        let found = edge.router.alias(principal, AliasKind::Response, response_id).await?;
+        if found.is_some() || look == LOOKS {
+            return Ok(found);
+        }
+        sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+    }
+    Ok(None)
 }
 
 /// The attach of one HTTP request: it brings no cursor and knows no epoch.
