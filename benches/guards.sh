@@ -7,6 +7,7 @@
 #   benches/guards.sh          compare
 #   benches/guards.sh write    write the file anew
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 file=benches/guards.txt
 times=2000
@@ -30,6 +31,8 @@ count() {
 
 each() {
     local none all
+    # What fails is not counted, and says why.
+    "$program" "$1" 1 >/dev/null
     none=$(count "$1" 0)
     all=$(count "$1" $times)
     echo $(((all - none) / times))

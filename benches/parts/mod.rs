@@ -210,7 +210,7 @@ pub fn turn(turns: &mut Turns, script: &Script) -> anyhow::Result<u32> {
     });
     let no = no.context("the ledger is not asked")?;
     let sent = turns.on_journaled(no, &Journaled::Begun);
-    ensure!(sent.iter().any(|action| matches!(action, Action::Upstream(_))), "nothing is sent");
+    ensure!(sent.iter().any(|action| matches!(action, Action::Dispatch { .. })), "nothing is sent");
     let (mut messages, mut ended) = (0, false);
     for event in &script.events {
         for action in turns.on_upstream(event) {
