@@ -11,14 +11,23 @@ use crate::{
     },
 };
 
-const HELD: &str = "SELECT EXISTS (SELECT 1 FROM session WHERE id = ?1 AND owner = ?8 \
-     AND epoch = ?2 AND state = 'LIVE')";
-
 /// Here and below, `?1` to `?8`: session, epoch, number, key, request, time, repeatable, owner.
+macro_rules! held {
+    () => {
+        "EXISTS (SELECT 1 FROM session WHERE id = ?1 AND owner = ?8 AND epoch = ?2 \
+         AND state = 'LIVE')"
+    };
+}
+
+const HELD: &str = concat!("SELECT ", held!());
+
 /// Fenced by itself, so that it may stand alone.
-const BEGIN: &str = "INSERT INTO turn (session, epoch, turn_no, idem_key, request, begun_at, \
-     updated_at) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?6 WHERE EXISTS (SELECT 1 FROM session \
-     WHERE id = ?1 AND owner = ?8 AND epoch = ?2 AND state = 'LIVE') ON CONFLICT DO NOTHING";
+const BEGIN: &str = concat!(
+    "INSERT INTO turn (session, epoch, turn_no, idem_key, request, begun_at, updated_at) \
+     SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?6 WHERE ",
+    held!(),
+    " ON CONFLICT DO NOTHING"
+);
 
 /// The turn of that number, which may be dispatched once more while it has named no
 /// response, or the turn of that key, by the same rule.
@@ -53,13 +62,13 @@ fn bind(
         .bind(me.0)
 }
 
-fn mark(mark: &TurnMark, now: i64) -> Query<'static, Db, SqliteArguments> {
+fn mark(mark: TurnMark, now: i64) -> Query<'static, Db, SqliteArguments> {
     sqlx::query(MARK)
         .bind(mark.session.0.to_vec())
         .bind(mark.epoch.0)
         .bind(turn_no(mark.no))
         .bind(mark.state.as_str())
-        .bind(mark.response.clone())
+        .bind(mark.response)
         .bind(now)
 }
 
@@ -102,11 +111,11 @@ impl Sqlite {
         // The next turn of a conversation comes right after the end of the last, and its
         // beginning would wait for this transaction.
         if let [one] = marks {
-            return Ok(mark(one, now).execute(&self.writer).await?.rows_affected());
+            return Ok(mark(one.clone(), now).execute(&self.writer).await?.rows_affected());
         }
         let mut tx = self.write().await?;
         let mut changed = 0;
-        for one in TurnMark::coalesce(marks).values() {
+        for one in TurnMark::coalesce(marks).into_values() {
             changed += mark(one, now).execute(&mut *tx).await?.rows_affected();
         }
         tx.commit().await?;
