@@ -215,14 +215,15 @@ async fn session_of(
     const LOOKS: u32 = 4;
     const PAUSE: Duration = Duration::from_millis(50);
 
-    for look in 1..=LOOKS {
-        let found = edge.router.alias(principal, AliasKind::Response, response_id).await?;
-        if found.is_some() || look == LOOKS {
+    let look = || edge.router.alias(principal, AliasKind::Response, response_id);
+    for _ in 1..LOOKS {
+        let found = look().await?;
+        if found.is_some() {
             return Ok(found);
         }
         sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
     }
-    Ok(None)
+    look().await
 }
 
 /// The attach of one HTTP request: it brings no cursor and knows no epoch.
