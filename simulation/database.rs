@@ -332,8 +332,14 @@ impl Store for Client {
         remote!(self, filter; m => m.sessions(&filter))
     }
 
-    async fn release(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        remote!(self,; m => m.release(id, me, epoch))
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool> {
+        remote!(self,; m => m.retire(id, me, epoch, age))
     }
 
     async fn quiesce(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
@@ -386,16 +392,6 @@ impl Store for Client {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
         remote!(self,; m => m.alias(principal, kind, digest))
-    }
-
-    async fn retire(
-        &self,
-        id: SessionId,
-        me: Incarnation,
-        epoch: Epoch,
-        age: Duration,
-    ) -> Result<bool> {
-        remote!(self,; m => m.retire(id, me, epoch, age))
     }
 
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {

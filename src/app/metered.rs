@@ -104,8 +104,14 @@ impl Store for Metered {
         self.timed("sessions", self.inner.sessions(filter)).await
     }
 
-    async fn release(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        self.timed("release", self.inner.release(id, me, epoch)).await
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool> {
+        self.timed("release", self.inner.retire(id, me, epoch, age)).await
     }
 
     async fn quiesce(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
@@ -138,16 +144,6 @@ impl Store for Metered {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
         self.timed("alias", self.inner.alias(principal, kind, digest)).await
-    }
-
-    async fn retire(
-        &self,
-        id: SessionId,
-        me: Incarnation,
-        epoch: Epoch,
-        age: Duration,
-    ) -> Result<bool> {
-        self.timed("retire", self.inner.retire(id, me, epoch, age)).await
     }
 
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {

@@ -185,8 +185,17 @@ impl Store for Memory {
         Ok(self.call(|table, now| table.sessions(filter, now)))
     }
 
-    async fn release(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        Ok(self.call(|table, now| table.set_state(id, me, epoch, SessionState::Closed, now)))
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool> {
+        Ok(self.call(|table, now| {
+            let since = now.checked_sub(age).unwrap_or(now);
+            table.set_state(id, me, epoch, SessionState::Closed, since)
+        }))
     }
 
     async fn quiesce(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
@@ -220,19 +229,6 @@ impl Store for Memory {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
         Ok(self.call(|table, _| table.alias(principal, kind, digest)))
-    }
-
-    async fn retire(
-        &self,
-        id: SessionId,
-        me: Incarnation,
-        epoch: Epoch,
-        age: Duration,
-    ) -> Result<bool> {
-        Ok(self.call(|table, now| {
-            let since = now.checked_sub(age).unwrap_or(now);
-            table.set_state(id, me, epoch, SessionState::Closed, since)
-        }))
     }
 
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {

@@ -167,7 +167,20 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends an ownership: the row stays, without owner and `Closed`. False if the row is
     /// not ours in that epoch (then nothing changed).
-    async fn release(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;
+    async fn release(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
+        self.retire(id, me, epoch, Duration::ZERO).await
+    }
+
+    /// As [`Store::release`], and the row counts as closed for `age` already: it is swept so much
+    /// sooner. It does not go at once, since a claim that is being executed may have its epoch
+    /// already, and would win a session without a row by it after a later epoch was held.
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool>;
 
     /// `Live` to `Quiescing`: no turn is running any more, a transfer follows. Idempotent.
     /// False if the row is not ours in that epoch.
@@ -227,18 +240,6 @@ pub trait Store: Send + Sync + 'static {
         kind: AliasKind,
         digest: [u8; 16],
     ) -> Result<Option<SessionId>>;
-
-    /// Ends an ownership as [`Store::release`] does, and the row counts as closed for `age`
-    /// already: it is swept so much sooner. It does not go at once, since a claim that is being
-    /// executed may have its epoch already, and would win a session without a row by it after
-    /// a later epoch was held.
-    async fn retire(
-        &self,
-        id: SessionId,
-        me: Incarnation,
-        epoch: Epoch,
-        age: Duration,
-    ) -> Result<bool>;
 
     /// Ends a session: as [`Store::release`], and what it has said is deleted with it.
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool>;

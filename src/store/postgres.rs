@@ -270,8 +270,14 @@ impl Store for Postgres {
         self.sessions(filter).await
     }
 
-    async fn release(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        self.release(id, me, epoch).await
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool> {
+        self.retire(id, me, epoch, age).await
     }
 
     async fn quiesce(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
@@ -304,16 +310,6 @@ impl Store for Postgres {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
         self.alias(principal, kind, digest).await
-    }
-
-    async fn retire(
-        &self,
-        id: SessionId,
-        me: Incarnation,
-        epoch: Epoch,
-        age: Duration,
-    ) -> Result<bool> {
-        self.retire(id, me, epoch, age).await
     }
 
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {

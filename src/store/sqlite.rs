@@ -231,8 +231,14 @@ impl Store for Sqlite {
         self.bounded(self.sessions(filter)).await
     }
 
-    async fn release(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        self.bounded(self.release(id, me, epoch)).await
+    async fn retire(
+        &self,
+        id: SessionId,
+        me: Incarnation,
+        epoch: Epoch,
+        age: Duration,
+    ) -> Result<bool> {
+        self.bounded(self.retire(id, me, epoch, age)).await
     }
 
     async fn quiesce(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
@@ -265,16 +271,6 @@ impl Store for Sqlite {
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
         self.bounded(self.alias(principal, kind, digest)).await
-    }
-
-    async fn retire(
-        &self,
-        id: SessionId,
-        me: Incarnation,
-        epoch: Epoch,
-        age: Duration,
-    ) -> Result<bool> {
-        self.bounded(self.retire(id, me, epoch, age)).await
     }
 
     async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {

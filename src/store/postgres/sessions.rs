@@ -151,17 +151,6 @@ impl Postgres {
         rows.iter().map(session).collect()
     }
 
-    pub(super) async fn release(
-        &self,
-        id: SessionId,
-        me: Incarnation,
-        epoch: Epoch,
-    ) -> Result<bool> {
-        const RELEASE: &str = "UPDATE session SET owner = NULL, state = 'CLOSED', \
-             updated_at = clock_timestamp() WHERE id = $1 AND owner = $2 AND epoch = $3";
-        Ok(self.execute(fenced(RELEASE, id, me, epoch)).await? > 0)
-    }
-
     pub(super) async fn retire(
         &self,
         id: SessionId,

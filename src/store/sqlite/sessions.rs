@@ -129,18 +129,6 @@ impl Sqlite {
         rows.iter().map(session).collect()
     }
 
-    pub(super) async fn release(
-        &self,
-        id: SessionId,
-        me: Incarnation,
-        epoch: Epoch,
-    ) -> Result<bool> {
-        const RELEASE: &str = "UPDATE session SET owner = NULL, state = 'CLOSED', \
-             updated_at = ?4 WHERE id = ?1 AND owner = ?2 AND epoch = ?3";
-        let done = fenced(RELEASE, id, me, epoch).execute(&self.writer).await?;
-        Ok(done.rows_affected() > 0)
-    }
-
     pub(super) async fn retire(
         &self,
         id: SessionId,
