@@ -323,6 +323,13 @@ impl Lane {
         }
     }
 
+    /// The running turn has ended; an answer to what was sent beside it may still come.
+    pub(super) fn finish(&mut self) -> Option<Turn> {
+        let turn = self.running.take()?;
+        self.late_asides = self.late_asides.saturating_add(turn.asides);
+        Some(turn)
+    }
+
     /// The running turn goes back to the head of the queue, to be sent once more.
     pub(super) fn requeue(&mut self) {
         if let Some(mut turn) = self.running.take() {

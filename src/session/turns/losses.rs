@@ -46,7 +46,7 @@ impl Turns {
     pub(super) fn end(&mut self, at: usize, text: &str, actions: &mut Vec<Action>) {
         let lane = &mut self.lanes[at];
         let name = lane.name.clone();
-        if let Some(turn) = lane.running.take() {
+        if let Some(turn) = lane.finish() {
             self.lose(turn, name.as_deref(), text, actions);
         }
     }

@@ -154,8 +154,7 @@ impl Turns {
         let (no, done) = (turn.no, event.stage.is_last());
         if done {
             self.done += 1;
-            let turn = lane.running.take()?;
-            lane.late_asides = lane.late_asides.saturating_add(turn.asides);
+            let turn = lane.finish()?;
             let kept = !turn.create.store && event.stage == Stage::Completed;
             if turn.journaled {
                 let state = match event.stage {

@@ -129,6 +129,16 @@ fn a_late_answer_to_an_event_beside_a_turn_ends_no_turn_of_another_lane() {
     assert!(!session.desk.is_done(2));
     session.upstream(&[in_lane("y", completed("r2"))]);
     assert_eq!(session.desk.types(2), ["created", "completed"]);
+
+    let mut session = Session::connected();
+    session.asks_in(1, "x", "a");
+    session.asks_in(1, "y", "b");
+    session.upstream(&[in_lane("x", created("r1")), in_lane("y", created("r2"))]);
+    session.says(1, &in_lane("x", new_thing()));
+    let actions = session.turns.on_silence(&[1]);
+    session.desk.perform(actions);
+    session.upstream(&[refusal(), in_lane("y", completed("r2"))]);
+    assert_eq!(session.desk.types(2), ["created", "completed"], "it was of the silent turn");
 }
 
 #[test]

@@ -152,6 +152,8 @@ struct World {
     connection: u32,
     connected: bool,
     upstream: HashMap<usize, Serving>,
+    /// Lanes whose turn ended before what was sent beside it was answered.
+    unanswered: HashSet<usize>,
     finished: HashMap<usize, String>,
     ids: u32,
     /// How much of `desk.sent` was looked at.
@@ -209,7 +211,7 @@ impl World {
             .map(|(lane, _)| *lane)
             .collect();
         for lane in ended {
-            self.upstream.remove(&lane);
+            self.leaves(lane);
         }
         let sent = self.desk.sent[self.seen..].iter();
         let creates: Vec<u64> = sent
@@ -289,10 +291,18 @@ impl World {
         }
     }
 
+    /// A lane's turn is over, for the upstream.
+    fn leaves(&mut self, lane: usize) {
+        if self.upstream.remove(&lane).is_some_and(|serving| serving.asides > 0) {
+            self.unanswered.insert(lane);
+        }
+    }
+
     fn cut(&mut self) {
         self.connected = false;
         self.connection += 1;
         self.upstream.clear();
+        self.unanswered.clear();
         self.finished.clear();
     }
 
@@ -420,10 +430,20 @@ impl World {
             Say::Foreign(kind) => {
                 json!({ "type": format!("response.{kind}"), "response": { "id": "rX" }, "n": 0 })
             }
+            Say::Error if self.unanswered.contains(&lane) && !self.upstream.contains_key(&lane) => {
+                // Beside a turn that begins, or that waits for an answer too, nobody could tell.
+                let goes_on = |serving: &Serving| serving.id.is_some() && serving.asides == 0;
+                if !self.upstream.values().all(goes_on) {
+                    return None;
+                }
+                self.unanswered.remove(&lane);
+                json!({ "type": "error", "status": 400, "error": { "code": "bad" }, "n": 0 })
+            }
             _ => {
                 // A response that has begun fails by name: an error without one could be taken
                 // for an answer to another lane.
-                let asides = self.upstream.values().any(|serving| serving.asides > 0);
+                let asides = !self.unanswered.is_empty()
+                    || self.upstream.values().any(|serving| serving.asides > 0);
                 let serving = self.upstream.get_mut(&lane)?;
                 let n = serving.n;
                 let event = match (say, &serving.id) {
@@ -431,6 +451,8 @@ impl World {
                         self.ids += 1;
                         let id = format!("r{}", self.ids);
                         serving.id = Some(id.clone());
+                        // An upstream answers in order.
+                        self.unanswered.remove(&lane);
                         created(&id)
                     }
                     (Say::Delta(named), Some(id)) => {
@@ -448,7 +470,7 @@ impl World {
                         let event =
                             json!({ "type": format!("response.{kind}"), "response": { "id": id } });
                         self.finished.insert(lane, id.clone());
-                        self.upstream.remove(&lane);
+                        self.leaves(lane);
                         event
                     }
                     (Say::Error, Some(_)) if serving.asides > 0 => {
@@ -458,7 +480,7 @@ impl World {
                     }
                     (Say::Error, Some(_)) if asides && lane == 0 => return None,
                     (Say::Error, _) => {
-                        self.upstream.remove(&lane);
+                        self.leaves(lane);
                         json!({ "type": "error", "status": 400, "error": { "code": "bad" } })
                     }
                     _ => return None,
@@ -571,7 +593,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     /// I2 and I3 in any order of events: what is sent is sent once (again only by the rule),
     /// what ends ends once, nothing is forgotten, nobody sees what is another's.
