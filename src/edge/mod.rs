@@ -4,6 +4,7 @@
 
 mod auth;
 mod body;
+mod comeback;
 mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

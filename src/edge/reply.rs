@@ -1,4 +1,4 @@
-//! HTTP answers that are ours, in the one shape of all errors.
+//! Answers that are ours, in the one shape of all errors.
 
 use axum::{body::Body, response::Response};
 use http::{
@@ -9,8 +9,10 @@ use http::{
 use crate::{
     error::{Code, Error},
     route::RouteError,
+    session::event::{error_event, error_event_with},
     telemetry::metrics::Metrics,
     upstream::Refusal,
+    wire::Message,
 };
 
 /// The body of every failure.
@@ -66,6 +68,22 @@ pub(super) fn route_error(failure: &RouteError) -> Response {
     match failure {
         RouteError::Failed(failed) => error(failed),
         RouteError::Refused(refusal) => refused(refusal),
+    }
+}
+
+/// The same to a request on a socket.
+pub(super) fn route_event(failure: &RouteError, lane: Option<&str>) -> Message {
+    match failure {
+        RouteError::Failed(error) => error_event(error, lane),
+        RouteError::Refused(refusal) => {
+            let code = Code::UpstreamUnavailable;
+            let body = serde_json::from_slice::<serde_json::Value>(&refusal.body)
+                .ok()
+                .and_then(|mut body| body.get_mut("error").map(serde_json::Value::take))
+                .filter(serde_json::Value::is_object)
+                .unwrap_or_else(|| Error::new(code, "the upstream refused the connection").body());
+            error_event_with(refusal.status, &body, code.retry_after(), lane)
+        }
     }
 }
 

@@ -10,10 +10,12 @@ use http::HeaderMap;
 
 use super::{
     Drain, Edge,
+    comeback::Comeback,
     events::lost,
     key,
     outstanding::Outstanding,
     pump::{Event, Pump},
+    reply,
     upgrade::Pending,
 };
 use crate::{
@@ -24,7 +26,7 @@ use crate::{
     route::{RouteError, TURN_PATIENCE, UPGRADE_PATIENCE},
     session::{
         Attach, Attached, ClientKind,
-        event::{ClientEvent, Create, error_event, error_event_with},
+        event::{ClientEvent, Create, error_event},
     },
     store::AliasKind,
     telemetry::{metrics::Direction, propagation},
@@ -90,6 +92,8 @@ struct Client {
     session: Option<SessionId>,
     epoch: Epoch,
     link: Option<Link>,
+    /// When the session is looked for; None while there is a link, or was none yet.
+    comeback: Option<Comeback>,
     creates: Outstanding,
     /// It is closed at the last call of a drain only.
     kept: bool,
@@ -127,6 +131,7 @@ impl Client {
             session,
             epoch: Epoch::default(),
             link: None,
+            comeback: None,
             creates: Outstanding::default(),
             kept: keeps(route, headers),
             closing: None,
@@ -165,13 +170,41 @@ impl Client {
             () = cut.cancelled() => return Err(leaving().into()),
         };
         self.epoch = attached.epoch;
+        self.comeback = None;
         Ok(attached)
+    }
+
+    /// Attaches to the session that this socket has lost, so that it does not end for want of
+    /// clients while this one reads its last answer. Cancel-safe.
+    async fn come_back(&mut self) -> Link {
+        let ttl = self.route.detach_ttl;
+        loop {
+            self.comeback.get_or_insert_with(|| Comeback::new(ttl)).due().await;
+            match self.attach(Duration::ZERO).await {
+                Ok(attached) => return attached.link,
+                Err(error) => {
+                    tracing::debug!(error = error.as_str(), "an idle socket has no session yet");
+                }
+            }
+            if let Some(comeback) = &mut self.comeback {
+                comeback.later(ttl);
+            }
+        }
     }
 
     async fn serve(mut self, mut pump: Box<Pump>) {
         loop {
             let mut link = self.link.take();
-            let event = pump.next(&mut link).await;
+            // One that never had the session has nothing to lose.
+            let absent = link.is_none() && self.epoch > Epoch::default();
+            let event = tokio::select! {
+                biased;
+                event = pump.next(&mut link) => event,
+                found = self.come_back(), if absent => {
+                    self.link = Some(found);
+                    continue;
+                }
+            };
             self.link = link;
             let next = match event {
                 Event::FromClient(Incoming::Messages(batch)) => {
@@ -409,17 +442,5 @@ fn leaving() -> Error {
 }
 
 fn send_route_error(pump: &mut Pump, error: &RouteError, lane: Option<&str>) {
-    let event = match error {
-        RouteError::Failed(error) => error_event(error, lane),
-        RouteError::Refused(refusal) => {
-            let code = Code::UpstreamUnavailable;
-            let body = serde_json::from_slice::<serde_json::Value>(&refusal.body)
-                .ok()
-                .and_then(|mut body| body.get_mut("error").map(serde_json::Value::take))
-                .filter(serde_json::Value::is_object)
-                .unwrap_or_else(|| Error::new(code, "the upstream refused the connection").body());
-            error_event_with(refusal.status, &body, code.retry_after(), lane)
-        }
-    };
-    pump.send(&Batch::one(&event));
+    pump.send(&Batch::one(&reply::route_event(error, lane)));
 }

@@ -265,7 +265,7 @@ label_set!(Build { version: &'static str, revision: &'static str });
 impl From<&StoreError> for StoreFailure {
     fn from(error: &StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => Self::Unreachable,
+            StoreError::Unavailable(_) | StoreError::Away(_) => Self::Unreachable,
             StoreError::Timeout(_) => Self::Timeout,
             _ => Self::Other,
         }
