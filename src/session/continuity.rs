@@ -85,13 +85,13 @@ impl Actor {
     }
 
     /// Copies this part of the conversation to the heir, which has the rest; or all of it.
-    fn replicate(&mut self, part: Option<Past>) -> Option<oneshot::Receiver<()>> {
+    fn replicate(&mut self, added: Option<Past>) -> Option<oneshot::Receiver<()>> {
         if !self.ctx.replicator.has_heir(self.id, &self.stats) {
             // All of it is much to put together at each turn for nobody.
             self.replicated = false;
             return None;
         }
-        let prepared = match part {
+        let prepared = match added {
             Some(past) => {
                 let (from, warm) = (Some(self.ctx.me), self.warm(vec![past]));
                 Prepared { session: self.id, from, append: true, warm }
