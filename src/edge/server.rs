@@ -65,9 +65,9 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
         };
         let Ok(permit) = Arc::clone(&clients).try_acquire_owned() else {
             tracing::warn!("as many clients as allowed; refusing one");
+            edge.metrics.error(full.code, full.blame);
             // Not waited for: it fits into an empty socket buffer, or the client is no loss.
             drop(stream.try_write(&told_full));
-            edge.metrics.error(full.code, full.blame);
             continue;
         };
         net::tune(&stream, KEEPALIVE);
