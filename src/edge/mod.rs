@@ -22,6 +22,7 @@ mod server;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod told;
 mod upgrade;
 
 #[cfg(test)]
@@ -30,17 +31,14 @@ use std::sync::Arc;
 
 use ::http::{HeaderMap, header::AUTHORIZATION};
 pub use auth::Authenticator;
-use axum::response::Response;
 pub use server::serve;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Span;
 
 use crate::{
-    config::{Limits, Route},
-    error::Error,
-    route::{RouteError, Router},
+    config::{Limits, Route, SocketsAtDrain},
+    route::Router,
     session::{ClientKind, ClientLabel},
-    telemetry::{metrics::Metrics, propagation},
+    telemetry::metrics::Metrics,
     upstream::HttpClient,
     wire::{Budget, handshake},
 };
@@ -75,27 +73,6 @@ impl Edge {
         key::remove_own(&mut forwarded);
         hygiene::remove_claims(&mut forwarded);
         forwarded
-    }
-
-    /// Counts and answers a failure.
-    pub(super) fn refuse(&self, error: &Error) -> Response {
-        self.metrics.error(error);
-        reply::error(error)
-    }
-
-    /// Counts and answers a failure to reach a session.
-    pub(super) fn refuse_route(&self, error: &RouteError) -> Response {
-        if let RouteError::Failed(error) = error {
-            self.metrics.error(error);
-        }
-        reply::route_error(error)
-    }
-
-    /// The same, said in the request's span too.
-    pub(super) fn refuse_traced(&self, span: &Span, error: &RouteError) -> Response {
-        let response = self.refuse_route(error);
-        propagation::answered(span, response.status());
-        response
     }
 }
 
@@ -137,3 +114,14 @@ const UNAUTHORIZED: &str = "credential expired or revoked";
 
 /// RFC 6455 registry: service restart.
 const CLOSE_RESTART: u16 = 1012;
+
+/// Whether a drain of this node leaves the socket open for as long as it can. A client that
+/// sends its whole history after a reconnect notices no close between turns; the SDKs do not
+/// reconnect, so for them every close is a failure.
+fn keeps(route: &Route, headers: &HeaderMap) -> bool {
+    match route.sockets_at_drain {
+        SocketsAtDrain::Boundary => false,
+        SocketsAtDrain::Deadline => true,
+        SocketsAtDrain::Auto => !key::is_codex(headers),
+    }
+}

@@ -161,7 +161,7 @@ impl Outstanding {
     }
 
     /// Lanes of all of them, which are over.
-    pub(super) fn take_lanes(&mut self) -> impl Iterator<Item = Option<String>> {
+    pub(super) fn take_lanes(&mut self) -> impl Iterator<Item = Option<String>> + use<> {
         std::mem::take(&mut self.creates).into_iter().map(|create| create.lane)
     }
 }

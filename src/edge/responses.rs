@@ -6,20 +6,19 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{extract::Request, response::Response};
-use http::HeaderMap;
 
 use super::{
     Drain, Edge,
     comeback::Comeback,
     events::lost,
-    key,
+    keeps, key,
     outstanding::Outstanding,
     pump::{Event, Pump},
-    reply,
+    reply, told,
     upgrade::Pending,
 };
 use crate::{
-    config::{Route, SocketsAtDrain},
+    config::Route,
     error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     link::{Frame, Link},
@@ -42,11 +41,11 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     };
     let identity = match edge.auth.identify(request.headers()).await {
         Ok(identity) => identity,
-        Err(error) => return edge.refuse(&error),
+        Err(error) => return reply::error(&error),
     };
     let mut client = match Client::new(&edge, &route, identity.principal, &request, &pending) {
         Ok(client) => client,
-        Err(error) => return edge.refuse(&error),
+        Err(error) => return reply::error(&error),
     };
     let span = propagation::request("GET", &route.path);
     propagation::enter(&span, &mut client.upgrade.headers);
@@ -55,7 +54,7 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     let attached = match client.session {
         Some(_) => match client.attach(UPGRADE_PATIENCE).await {
             Ok(attached) => Some(attached),
-            Err(error) => return edge.refuse_traced(&span, &error),
+            Err(error) => return reply::traced(&span, &error),
         },
         None => None,
     };
@@ -271,7 +270,7 @@ impl Client {
             let create = match read(&message) {
                 Ok(create) => create,
                 Err(error) => {
-                    pump.send(&Batch::one(&error_event(&error, None)));
+                    self.tell(&error, &[error_event(&error, None)], pump);
                     continue;
                 }
             };
@@ -280,7 +279,7 @@ impl Client {
             }
             if let Some(error) = &unreachable {
                 let lane = create.as_ref().and_then(|create| create.lane.as_deref());
-                send_route_error(pump, error, lane);
+                self.tell_unreachable(error, lane, pump);
                 continue;
             }
             let ledger = self.route.ledger;
@@ -344,6 +343,10 @@ impl Client {
     async fn on_frame(&mut self, frame: Frame, pump: &mut Pump) -> Next {
         match frame {
             Frame::Messages { batch, ended, create, .. } => {
+                // What ends no request and is of none answers another event.
+                if ended > 0 || create == 0 {
+                    told::last(&self.edge.metrics, &batch);
+                }
                 pump.send(&batch);
                 self.creates.seen(&batch, create, ended);
                 self.boundary()
@@ -385,7 +388,7 @@ impl Client {
             }
             Err(error) => {
                 for lane in self.creates.take_lanes() {
-                    send_route_error(pump, &error, lane.as_deref());
+                    self.tell_unreachable(&error, lane.as_deref(), pump);
                 }
             }
         }
@@ -405,11 +408,21 @@ impl Client {
     }
 
     fn tell(&self, error: &Error, said: &[Message], pump: &mut Pump) {
-        if !said.is_empty() {
-            self.edge.metrics.error(error);
-        }
         for message in said {
+            told::own(&self.edge.metrics, error, message);
             pump.send(&Batch::one(message));
+        }
+    }
+
+    /// A request found no session; `lane` is its own.
+    fn tell_unreachable(&self, error: &RouteError, lane: Option<&str>, pump: &mut Pump) {
+        match error {
+            RouteError::Failed(error) => self.tell(error, &[error_event(error, lane)], pump),
+            RouteError::Refused(refusal) => {
+                let batch = Batch::one(&reply::refused_event(refusal, lane));
+                told::last(&self.edge.metrics, &batch);
+                pump.send(&batch);
+            }
         }
     }
 }
@@ -427,21 +440,6 @@ fn read(message: &Message) -> Result<Option<Create>> {
     }
 }
 
-/// Whether a drain of this node leaves the socket open for as long as it can. A client that
-/// sends its whole history after a reconnect notices no close between turns; the SDKs do not
-/// reconnect, so for them every close is a failure.
-fn keeps(route: &Route, headers: &HeaderMap) -> bool {
-    match route.sockets_at_drain {
-        SocketsAtDrain::Boundary => false,
-        SocketsAtDrain::Deadline => true,
-        SocketsAtDrain::Auto => !key::is_codex(headers),
-    }
-}
-
 fn leaving() -> Error {
     Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere")
-}
-
-fn send_route_error(pump: &mut Pump, error: &RouteError, lane: Option<&str>) {
-    pump.send(&Batch::one(&reply::route_event(error, lane)));
 }

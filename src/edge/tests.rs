@@ -3,6 +3,7 @@
 
 mod bodies;
 mod limits;
+mod told;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 

@@ -85,15 +85,15 @@ impl Actor {
     }
 
     /// Copies this part of the conversation to the heir, which has the rest; or all of it.
-    fn replicate(&mut self, added: Option<Past>) -> Option<oneshot::Receiver<()>> {
+    fn replicate(&mut self, part: Option<Past>) -> Option<oneshot::Receiver<()>> {
         if !self.ctx.replicator.has_heir(self.id, &self.stats) {
             // All of it is much to put together at each turn for nobody.
             self.replicated = false;
             return None;
         }
-        let prepared = match added {
-            Some(past) => {
-                let (from, warm) = (Some(self.ctx.me), self.warm(vec![past]));
+        let prepared = match part {
+            Some(part) => {
+                let (from, warm) = (Some(self.ctx.me), self.warm(vec![part]));
                 Prepared { session: self.id, from, append: true, warm }
             }
             None => self.prepared()?,
