@@ -69,12 +69,12 @@ pub(super) fn route_error(failure: &RouteError) -> Response {
     }
 }
 
-/// The upstream's own words, but for 426: clients take it as "never try this again".
+/// The upstream's own words, where they are an error that clients may see.
 fn refused(refusal: &Refusal) -> Response {
-    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    if status == StatusCode::UPGRADE_REQUIRED || status.is_informational() || status.is_success() {
-        return error(&Error::new(Code::UpstreamUnavailable, "the upstream refused the upgrade"));
+    if !refusal.may_be_passed_on() {
+        return error(&Refusal::unspoken());
     }
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut response = Response::new(Body::from(refusal.body.clone()));
     *response.status_mut() = status;
     *response.headers_mut() = refusal.headers.clone();

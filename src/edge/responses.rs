@@ -412,13 +412,8 @@ fn send_route_error(pump: &mut Pump, error: &RouteError, lane: Option<&str>) {
     let event = match error {
         RouteError::Failed(error) => error_event(error, lane),
         RouteError::Refused(refusal) => {
-            let code = Code::UpstreamUnavailable;
-            let body = serde_json::from_slice::<serde_json::Value>(&refusal.body)
-                .ok()
-                .and_then(|mut body| body.get_mut("error").map(serde_json::Value::take))
-                .filter(serde_json::Value::is_object)
-                .unwrap_or_else(|| Error::new(code, "the upstream refused the connection").body());
-            error_event_with(refusal.status, &body, code.retry_after(), lane)
+            let told = refusal.told();
+            error_event_with(told.status, &told.error, told.retry_after, lane)
         }
     };
     pump.send(&Batch::one(&event));

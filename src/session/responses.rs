@@ -20,7 +20,7 @@ use crate::{
     error::{Code, Error},
     store::{Alias, AliasKind},
     telemetry::{metrics::TurnOutcome, propagation},
-    upstream::DialError,
+    upstream::{DialError, Told},
     wire::Batch,
 };
 
@@ -238,13 +238,11 @@ fn outcome(batch: &Batch) -> TurnOutcome {
 /// where it had any.
 pub(super) fn dial_error(error: &DialError) -> (u16, Value, Option<Duration>) {
     let told = error.told();
-    let retry = told.retry_after();
-    let DialError::Refused(refusal) = error else {
-        return (told.code.status(), told.body(), retry);
-    };
-    let own = serde_json::from_slice::<Value>(&refusal.body).ok();
-    let own = own.map(|mut body| body["error"].take()).filter(Value::is_object);
-    (refusal.status, own.unwrap_or_else(|| told.body()), retry)
+    if let DialError::Refused(refusal) = error {
+        let Told { status, error, retry_after } = refusal.told();
+        return (status, error, retry_after);
+    }
+    (told.code.status(), told.body(), told.retry_after())
 }
 
 #[cfg(test)]

@@ -50,9 +50,7 @@ impl DialError {
     #[must_use]
     pub fn told(&self) -> Error {
         match self {
-            Self::Refused(_) => {
-                Error::new(Code::UpstreamUnavailable, "the upstream refused the connection")
-            }
+            Self::Refused(_) => Refusal::unspoken(),
             Self::Unavailable(_) => {
                 Error::new(Code::UpstreamUnavailable, "the upstream could not be reached")
             }
