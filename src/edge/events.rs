@@ -155,7 +155,8 @@ pub(super) fn error_response(message: &Message) -> Option<Response> {
     let mut event: Value = serde_json::from_slice(&message.payload).ok()?;
     let status = event["status"].as_u64().and_then(|status| u16::try_from(status).ok());
     let status = status.filter(|status| (400..600).contains(status)).unwrap_or(502);
-    let body = serde_json::json!({ "error": event["error"].take() }).to_string();
+    let error = event.get_mut("error").map(Value::take);
+    let body = serde_json::json!({ "error": error }).to_string();
     let mut response = reply::json(status, body);
     if let Some(after) = event["headers"]["retry-after"].as_str()
         && let Ok(after) = HeaderValue::from_str(after)
