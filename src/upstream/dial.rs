@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{BreakerRules, Endpoint, Upstream, UpstreamAuth},
     error::{Code, Error},
-    net::{self, TcpStream},
+    net,
     telemetry::metrics::{Metrics, Outcome},
     wire::{
         Incoming, Role, Socket, SocketOptions,
@@ -308,7 +308,7 @@ impl Dialer {
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
         let secure = is_tls(url);
         let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let tcp = TcpStream::connect((host, port)).await.map_err(|error| unavailable(&error))?;
+        let tcp = net::connect(host, port).await.map_err(|error| unavailable(&error))?;
         net::tune(&tcp, KEEPALIVE);
         if !secure {
             return Ok(Stream::Plain(tcp));
