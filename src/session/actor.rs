@@ -28,6 +28,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+pub(super) use self::endpoint::Unused;
 use self::{journal::Entry, pace::Pace};
 use super::{
     Attach, AttachError, Attached, Context,
@@ -164,6 +165,7 @@ pub(super) struct Actor {
     shunned: Option<usize>,
     /// Turns in a row that failed by the fault of the endpoint, on this connection.
     strikes: u32,
+    pub(super) unused: Unused,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
     /// What the session's spans point back at: the transfer that brought it here, or what
@@ -250,6 +252,7 @@ impl Actor {
             pace: Pace::default(),
             shunned: None,
             strikes: 0,
+            unused: Unused::default(),
             upgrade: attach.upgrade.clone(),
             origin: TraceContext::default(),
             headers: HeaderMap::new(),

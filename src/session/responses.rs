@@ -10,7 +10,7 @@ use tokio::{
 use tracing::field::Empty;
 
 use super::{
-    actor::Actor,
+    actor::{Actor, Unused},
     clients::TurnWatch,
     event::{ServerEvent, Stage, error_event},
     numbering::Numbering,
@@ -30,6 +30,7 @@ impl Actor {
             match action {
                 Action::Upstream(batch) => self.send_upstream(&batch),
                 Action::Dispatch { turn, batch } => {
+                    self.unused = Unused::default();
                     self.heard_of(turn, false);
                     self.send_upstream(&batch);
                 }

@@ -72,6 +72,7 @@ impl Actor {
                 self.strikes = 0;
                 let text = format!("connected to {name}, endpoint {}", connection.member.name());
                 self.ctx.events.note("upstream", &self.id, text);
+                self.unused.connected(connection.member.clone());
                 self.upstream = Upstream::Connected(Box::new(connection), gauge);
                 self.reached = true;
                 for (attach, reply) in std::mem::take(&mut self.waiting) {
@@ -201,6 +202,7 @@ impl Actor {
         if let Some(turns) = &mut self.turns {
             let actions = turns.on_upstream(&batch);
             self.judge_endpoint(&actions);
+            self.unused.listen(&batch);
             self.perform(actions);
         } else if let Some(stream) = self.streams.get_mut(OPAQUE) {
             let now = self.polled_at;
@@ -224,6 +226,7 @@ impl Actor {
         self.perform(actions);
         self.want_upstream();
         None
+        self.unused_gone();
     }
 
     /// Takes the connection out. If that is in a turn, the next one is made elsewhere.
