@@ -94,9 +94,11 @@ impl Actor {
                 for (_, reply) in std::mem::take(&mut self.waiting) {
                     drop(reply.send(Err(attach_error(&error))));
                 }
-                // A session that has something to remember waits for its client.
-                let nothing =
-                    self.turns.as_ref().is_none_or(|turns| turns.history().all().is_empty());
+                // A session that remembers something, or holds what can be asked for, waits for
+                // its client.
+                let nothing = self.turns.as_ref().is_none_or(|turns| {
+                    turns.history().all().is_empty() && self.streams.is_empty()
+                });
                 (self.clients.is_empty() && nothing).then_some(Exit::Unreachable)
             }
         }

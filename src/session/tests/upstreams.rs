@@ -5,11 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::*;
-use crate::config::{Endpoint, Route};
+use crate::{
+    config::{Endpoint, Route},
+    session::{
+        stats::UpstreamState,
+        warm::{Cut, Prepared, Warm},
+    },
+    wire::{Batch, Message},
+};
 
 fn create(input: &str) -> String {
     format!(r#"{{"type":"response.create","model":"m","store":false,"input":"{input}"}}"#)
@@ -129,4 +137,85 @@ async fn a_refusal_without_an_error_object_is_told_with_its_status_to_a_turn_tha
         assert_eq!(end["error"]["code"], "upstream_unavailable", "{end}");
         assert_eq!(end["headers"]["retry-after"], "7", "{end}");
     }
+}
+
+/// The events of a response, as a later client is told them once more, up to its end.
+async fn asked_again(node: &Node, attach: &Attach, id: &str) -> Vec<Value> {
+    let mut later = Reader::new(node.attach(attach).await.unwrap().link);
+    later.send(&format!(r#"{{"type":"ringspan.resume","response_id":"{id}"}}"#));
+    let mut events: Vec<Value> = Vec::new();
+    while events.last().is_none_or(|event| event["type"] != "error") {
+        events.push(serde_json::from_str(&later.text().await).unwrap());
+    }
+    events
+}
+
+/// The session has no upstream, and dials none.
+async fn upstream_given_up(node: &Node, attach: &Attach) {
+    eventually("the dial has failed", async || {
+        let handle = node.registry.get(attach.session).expect("the session is still there");
+        handle.stats.upstream() == UpstreamState::None
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_said_before_the_upstream_was_lost_can_be_asked_for_while_it_is_away() {
+    let gate = Gate::with_permits(SampleAuth::Open, 1).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let short = crate::config::Limits { dial_timeout: Duration::from_millis(200), ..limits() };
+    let node = Node::start(&Arc::new(Memory::default()), "a", short, [&route]).await;
+    for kind in [ClientKind::Http, ClientKind::WebSocket] {
+        let client = ClientLabel { edge_node: "edge".into(), kind };
+        let attach = Attach { client, ..wish(&route, kind.as_str()) };
+        let mut client = Reader::new(node.attach(&attach).await.unwrap().link);
+        client.send(&create("[deltas=20][delay=2ms][close=0][close_after=5] long"));
+        let created = client.until("response.created").await;
+        let end = client.until("error").await;
+        assert_eq!(end["error"]["code"], "outcome_unknown");
+        drop(client);
+        // The gate lets nobody through any more.
+        let id = created["response"]["id"].as_str().unwrap();
+        for _ in 0..2 {
+            let events = asked_again(&node, &attach, id).await;
+            assert_eq!((&events[0], events.last()), (&created, Some(&end)));
+            upstream_given_up(&node, &attach).await;
+        }
+        gate.permits.add_permits(1);
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_owner_severed_can_be_asked_for_while_the_upstream_is_away() {
+    // Only the earlier owner reached it.
+    let gate = Gate::with_permits(SampleAuth::Open, 1).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let store = Arc::new(Memory::default());
+    let short = crate::config::Limits { dial_timeout: Duration::from_millis(200), ..limits() };
+    let (node, earlier) = tokio::join!(
+        Node::start(&store, "a", short, [&route]),
+        Node::start(&store, "b", short, [&route])
+    );
+    let attach = wish(&route, "thread");
+    let _client = earlier.attach(&attach).await.unwrap();
+    let stop = Error::new(Code::OwnerMoving, "moved");
+    earlier.registry.get(attach.session).unwrap().stop(stop).await;
+    eventually("it has no owner", async || node.row(attach.session).await.owner.is_none()).await;
+    let end = r#"{"type":"error","status":502,"error":{"code":"outcome_unknown"}}"#;
+    let events = Batch::one(&Message::text(end));
+    let warm = Warm {
+        principal: attach.principal,
+        route: Arc::clone(&route),
+        key_label: attach.key_label.clone(),
+        upgrade: attach.upgrade.clone(),
+        past: Vec::new(),
+        cut: vec![Cut { response_id: "r1".into(), events }],
+    };
+    let prepared = Prepared { session: attach.session, from: None, append: false, warm };
+    assert!(node.registry.keep(prepared));
+    node.registry.activate(attach.session).await.unwrap();
+    eventually("the heir dials", async || gate.dials() == 2).await;
+    upstream_given_up(&node, &attach).await;
+    let told = asked_again(&node, &attach, "r1").await;
+    assert_eq!(told, [serde_json::from_str::<Value>(end).unwrap()]);
 }
