@@ -60,12 +60,11 @@ impl Actor {
             }
             self.perform(actions);
         }
-        if running == 0 && self.is_idle() {
-            if self.alone_since.is_some_and(|since| now >= since + self.route.detach_ttl) {
-                return Some(Exit::Abandoned);
-            }
-            self.rotate(now);
+        let idle = running == 0 && self.is_idle();
+        if idle && self.alone_since.is_some_and(|since| now >= since + self.route.detach_ttl) {
+            return Some(Exit::Abandoned);
         }
+        self.rotate(now, idle);
         None
     }
 
@@ -91,7 +90,7 @@ impl Actor {
             deadline = deadline.min(since + self.route.detach_ttl);
         }
         if let Upstream::Connected(connection, _) = &self.upstream
-            && self.turns.is_some()
+            && self.turns.as_ref().is_some_and(|turns| !turns.is_spent())
         {
             deadline = deadline.min(connection.since + self.route.upstream.max_connection_age);
         }

@@ -202,9 +202,9 @@ impl Actor {
 
     pub(super) fn on_upstream(&mut self, batch: Batch) {
         if let Some(turns) = &mut self.turns {
+            self.unused.listen(&batch);
             let actions = turns.on_upstream(&batch);
             self.judge_endpoint(&actions);
-            self.unused.listen(&batch);
             self.perform(actions);
         } else if let Some(stream) = self.streams.get_mut(OPAQUE) {
             let now = self.polled_at;
@@ -226,9 +226,9 @@ impl Actor {
         let Some(turns) = &mut self.turns else { return Some(Exit::UpstreamClosed(frame)) };
         let actions = turns.on_disconnected();
         self.perform(actions);
+        self.unused_gone();
         self.want_upstream();
         None
-        self.unused_gone();
     }
 
     /// Takes the connection out. If that is in a turn, the next one is made elsewhere.
@@ -287,18 +287,24 @@ impl Actor {
         }
     }
 
-    /// Between turns, an upstream connection that is near its limit is given up before the
-    /// upstream gives it up in the middle of one.
-    pub(super) fn rotate(&mut self, now: Instant) {
-        let Upstream::Connected(connection, _) = &mut self.upstream else { return };
-        if self.turns.is_some() && now >= connection.since + self.route.upstream.max_connection_age
-        {
-            tracing::info!(session = %self.id, "upstream connection reached its age, renewing it");
-            self.let_go();
-            // Without a client the next request brings it back.
-            if !self.clients.is_empty() {
-                self.dial();
-            }
+    /// An upstream connection that is near its limit is given up before the upstream gives it up
+    /// in the middle of a turn: at once between turns, else when those that run have ended.
+    pub(super) fn rotate(&mut self, now: Instant, idle: bool) {
+        let Upstream::Connected(connection, _) = &self.upstream else { return };
+        let Some(turns) = &mut self.turns else { return };
+        if turns.is_spent() || now < connection.since + self.route.upstream.max_connection_age {
+            return;
+        }
+        tracing::info!(session = %self.id, idle, "upstream connection reached its age, renewing it");
+        if !idle {
+            let actions = turns.on_aged();
+            self.perform(actions);
+            return;
+        }
+        self.let_go();
+        // Without a client the next request brings it back.
+        if !self.clients.is_empty() {
+            self.dial();
         }
     }
 }

@@ -219,3 +219,26 @@ async fn what_an_earlier_owner_severed_can_be_asked_for_while_the_upstream_is_aw
     let told = asked_again(&node, &attach, "r1").await;
     assert_eq!(told, [serde_json::from_str::<Value>(end).unwrap()]);
 }
+
+#[tokio::test]
+async fn a_session_that_is_never_idle_is_renewed_before_its_upstream_would_end_it() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let mut route = route(Profile::Responses, &gate);
+    Arc::make_mut(&mut route.upstream).max_connection_age = Duration::from_millis(200);
+    let route = Arc::new(route);
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let mut client = Reader::new(node.attach(&wish(&route, "thread")).await.unwrap().link);
+    for turn in 0..8 {
+        for lane in ["x", "y"] {
+            let text = create(&format!("[deltas=10][delay=10ms] turn {turn}"));
+            client.send(&text.replacen('{', &format!(r#"{{"stream_id":"{lane}","#), 1));
+        }
+    }
+    let mut ended = 0;
+    while ended < 16 {
+        let event: Value = serde_json::from_str(&client.text().await).unwrap();
+        assert_ne!(event["type"], "error", "{event}");
+        ended += usize::from(event["type"] == "response.completed");
+    }
+    assert!(gate.dials() >= 3, "{} connections in eight tenths of a second", gate.dials());
+}
