@@ -44,6 +44,7 @@ use crate::{
 };
 
 /// What all sessions of a node share.
+#[cfg_attr(test, derive(Clone))]
 pub struct Context {
     pub me: Incarnation,
     pub node_id: Arc<str>,

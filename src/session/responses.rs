@@ -238,11 +238,11 @@ fn outcome(batch: &Batch) -> TurnOutcome {
 /// How a dial's failure is told to the turns that waited for it: the upstream's own words
 /// where it had any.
 pub(super) fn dial_error(error: &DialError) -> (u16, Value, Option<Duration>) {
-    let told = error.told();
     if let DialError::Refused(refusal) = error {
         let Told { status, error, retry_after } = refusal.told();
         return (status, error, retry_after);
     }
+    let told = error.told();
     (told.code.status(), told.body(), told.retry_after())
 }
 

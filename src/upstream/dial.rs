@@ -412,7 +412,7 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_is_not_dialled_without_time_and_not_blamed_for_it() {
         /// Until an endpoint that failed once is dialled again, at most.
-        const OPEN: Duration = Duration::from_millis(50);
+        const OPEN: Duration = Duration::from_millis(500);
 
         // Both accept, one after the other is tried; neither ever answers the upgrade.
         let silent = [
