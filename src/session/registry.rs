@@ -237,8 +237,7 @@ impl Registry {
                 kind: ClientKind::Http,
             },
         };
-        let slot = self.slot(id)?;
-        let opening = Opening { registry: self, id, slot };
+        let opening = Opening { registry: self, id, slot: self.slot(id)? };
         let slot = &opening.slot;
         let handle = slot.0.get_or_try_init(|| self.open(&attach, slot)).await?;
         drop(handle.inbox.try_send(Command::WarmUp));
