@@ -98,7 +98,7 @@ mod tests {
         let mute = listener.local_addr().unwrap();
         let mut queue = Vec::new();
         while let Ok(stream) =
-            tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(mute)).await
+            tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(mute)).await
         {
             queue.push(stream.unwrap());
         }

@@ -10,7 +10,7 @@ use crate::{
     error::{Code, Error},
     route::RouteError,
     telemetry::metrics::Metrics,
-    upstream::Refusal,
+    upstream::{self, Refusal},
 };
 
 /// The body of every failure.
@@ -71,7 +71,7 @@ pub(super) fn route_error(failure: &RouteError) -> Response {
 
 /// The upstream's own words, where they are an error that clients may see.
 fn refused(refusal: &Refusal) -> Response {
-    if !refusal.may_be_passed_on() {
+    if !upstream::may_be_told(refusal.status) {
         return error(&Refusal::unspoken());
     }
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);

@@ -194,6 +194,8 @@ pub(super) struct Actor {
     timer: Pin<Box<Sleep>>,
     /// When the timer stands, to be asked without it.
     timer_at: Instant,
+    /// When it went off last.
+    timer_rang: Instant,
     retime: bool,
     /// Something that operators see may have changed.
     unpublished: bool,
@@ -270,6 +272,7 @@ impl Actor {
             last_close: None,
             timer: Box::pin(sleep_until(now + route.detach_ttl)),
             timer_at: now + route.detach_ttl,
+            timer_rang: now,
             retime: true,
             unpublished: true,
             polled_at: now,

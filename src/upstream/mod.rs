@@ -44,12 +44,19 @@ pub struct Refusal {
 /// A refusal as clients are told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// 400 to 599, and not 426.
+    /// One that [`may_be_told`].
     pub status: u16,
     /// The `error` object.
     pub error: Value,
     /// Only where the upstream itself said so.
     pub retry_after: Option<Duration>,
+}
+
+/// Whether a client may be told this status of an upstream: it is an error, and not 426, which
+/// clients take for "never try this again".
+#[must_use]
+pub fn may_be_told(status: u16) -> bool {
+    (400..600).contains(&status) && status != 426
 }
 
 impl Refusal {
@@ -59,18 +66,11 @@ impl Refusal {
         Error::new(Code::UpstreamUnavailable, "the upstream refused the connection")
     }
 
-    /// Whether a client may get its status and body as they are: it is an error, and not 426,
-    /// which clients take for "never try this again".
-    #[must_use]
-    pub fn may_be_passed_on(&self) -> bool {
-        (400..600).contains(&self.status) && self.status != 426
-    }
-
     /// What clients are told where they cannot be given the whole answer.
     #[must_use]
     pub fn told(&self) -> Told {
         let ours = Self::unspoken();
-        if !self.may_be_passed_on() {
+        if !may_be_told(self.status) {
             let (status, retry_after) = (ours.code.status(), ours.retry_after());
             return Told { status, error: ours.body(), retry_after };
         }

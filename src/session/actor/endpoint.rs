@@ -9,7 +9,7 @@ use crate::{
         event::{ServerEvent, Stage, Verdict},
         turns::{Action, Turns},
     },
-    upstream::{Member, Told},
+    upstream::{Member, Told, may_be_told},
     wire::Batch,
 };
 
@@ -51,7 +51,7 @@ impl Unused {
             let Some(event) = event.filter(|_| message.payload.len() <= MAX_SAID) else { continue };
             let body = serde_json::from_slice::<Value>(&message.payload).ok();
             let error = body.and_then(|mut body| body.get_mut("error").map(Value::take));
-            let status = event.status.filter(|status| (400..600).contains(status)).unwrap_or(502);
+            let status = event.status.filter(|status| may_be_told(*status)).unwrap_or(502);
             self.said = error
                 .filter(Value::is_object)
                 .map(|error| Box::new(Told { status, error, retry_after: None }));

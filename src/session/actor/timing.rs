@@ -47,6 +47,7 @@ impl Actor {
         *progress = true;
         self.retime = true;
         let now = Instant::now();
+        self.timer_rang = now;
         self.trim(now);
         let running = self.turns.as_ref().map_or(0, Turns::running);
         let heard = self.heard.iter().filter(|(_, at)| now >= self.silent_at(*at));
@@ -105,9 +106,10 @@ impl Actor {
         if let Some(expires) = expires {
             deadline = deadline.min(expires);
         }
-        // A deadline that has passed and moved nothing must not spin, and a log under
-        // steady flow is trimmed in strides.
-        deadline.max(now + (limits.replay_ttl / 8).min(Duration::from_millis(100)))
+        // A deadline that has passed and moved nothing must not spin, and a log under steady flow
+        // is trimmed in strides. From the last time on, or what happens all the time would put it
+        // off for ever.
+        deadline.max(self.timer_rang + (limits.replay_ttl / 8).min(Duration::from_millis(100)))
     }
 
     /// Brings the figures for operators up to date.

@@ -163,7 +163,7 @@ async fn upstream_given_up(node: &Node, attach: &Attach) {
 async fn what_was_said_before_the_upstream_was_lost_can_be_asked_for_while_it_is_away() {
     let gate = Gate::with_permits(SampleAuth::Open, 1).await;
     let route = Arc::new(route(Profile::Responses, &gate));
-    let short = crate::config::Limits { dial_timeout: Duration::from_millis(200), ..limits() };
+    let short = crate::config::Limits { dial_timeout: Duration::from_secs(1), ..limits() };
     let node = Node::start(&Arc::new(Memory::default()), "a", short, [&route]).await;
     for kind in [ClientKind::Http, ClientKind::WebSocket] {
         let client = ClientLabel { edge_node: "edge".into(), kind };
@@ -191,7 +191,7 @@ async fn what_an_earlier_owner_severed_can_be_asked_for_while_the_upstream_is_aw
     let gate = Gate::with_permits(SampleAuth::Open, 1).await;
     let route = Arc::new(route(Profile::Responses, &gate));
     let store = Arc::new(Memory::default());
-    let short = crate::config::Limits { dial_timeout: Duration::from_millis(200), ..limits() };
+    let short = crate::config::Limits { dial_timeout: Duration::from_secs(1), ..limits() };
     let (node, earlier) = tokio::join!(
         Node::start(&store, "a", short, [&route]),
         Node::start(&store, "b", short, [&route])
