@@ -13,7 +13,7 @@ use crate::{
     route::RouteError,
     session::event::error_event_with,
     telemetry::propagation,
-    upstream::Refusal,
+    upstream::{self, Refusal},
     wire::Message,
 };
 
@@ -87,21 +87,16 @@ pub(super) fn traced(span: &Span, failure: &RouteError) -> Response {
 
 /// An upstream's refusal of the connection, in its own words if it had any.
 pub(super) fn refused_event(refusal: &Refusal, lane: Option<&str>) -> Message {
-    let code = Code::UpstreamUnavailable;
-    let body = serde_json::from_slice::<serde_json::Value>(&refusal.body)
-        .ok()
-        .and_then(|mut body| body.get_mut("error").map(serde_json::Value::take))
-        .filter(serde_json::Value::is_object)
-        .unwrap_or_else(|| Error::new(code, "the upstream refused the connection").body());
-    error_event_with(refusal.status, &body, code.retry_after(), lane)
+    let told = refusal.told();
+    error_event_with(told.status, &told.error, told.retry_after, lane)
 }
 
-/// The upstream's own words, but for 426: clients take it as "never try this again".
+/// The upstream's own words, where they are an error that clients may see.
 fn refused(refusal: &Refusal) -> Response {
-    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    if status == StatusCode::UPGRADE_REQUIRED || status.is_informational() || status.is_success() {
-        return error(&Error::new(Code::UpstreamUnavailable, "the upstream refused the upgrade"));
+    if !upstream::may_be_told(refusal.status) {
+        return error(&Refusal::unspoken());
     }
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut response = Response::new(Body::from(refusal.body.clone()));
     *response.status_mut() = status;
     *response.headers_mut() = refusal.headers.clone();

@@ -10,6 +10,7 @@ mod moves;
 mod phases;
 mod turns;
 mod unheard;
+mod upstreams;
 mod warm;
 
 use std::{sync::Arc, time::Duration};
