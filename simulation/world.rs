@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ringspan::{
-    app::App,
+    app::{App, Joined},
     config::{Config, ServeArgs, settings::Key},
     net::TcpListener,
     sample::{self, SampleOptions},
@@ -394,7 +394,7 @@ async fn serve(config: Config, process: Arc<Process>) -> turmoil::Result {
     let term = Arc::new(Notify::new());
     *process.term.lock() = Arc::clone(&term);
     let served = async {
-        let app = App::start(config, Metrics::new()).await?;
+        let app = App::start(Joined::new(config).await?, Metrics::new()).await?;
         app.run(async || term.notified().await).await
     };
     let ended: anyhow::Result<()> = served.await;

@@ -2,20 +2,70 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
+use super::core_files;
 use crate::{
     config::Config,
     ids::Incarnation,
+    net::TcpListener,
     ownership::{lease::LeaseHandle, outage::Bounds, process},
-    store::{Death, NewMember, Store, StoreError},
+    store::{self, Cluster, Death, NewMember, Store, StoreError, schema},
 };
 
 /// Longest pause between two looks at the holder of our node id.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// A member of the ring that nobody renews and that serves nobody yet.
+pub struct Joined {
+    pub(super) config: Config,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) cluster: Cluster,
+    pub(super) client: TcpListener,
+    pub(super) peer: TcpListener,
+    pub(super) admin: TcpListener,
+    pub(super) lease: LeaseHandle,
+    pub(super) me: Incarnation,
+    /// When the registration was sent.
+    pub(super) registered: Instant,
+}
+
+impl Joined {
+    /// Opens the store, binds the listeners and registers, which may have to wait for whoever had
+    /// the node id. Dropped, it has done nothing, but where the registration is just under way:
+    /// that goes with its lease.
+    ///
+    /// # Errors
+    /// A store that cannot be reached or has the wrong schema, an address in use, a node id
+    /// that another live process holds.
+    pub async fn new(config: Config) -> anyhow::Result<Self> {
+        core_files::forbid();
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        if config.migrate_on_start {
+            schema::migrate(&config.store, |step| tracing::info!(?step, "schema"))
+                .await
+                .context("migrating the database")?;
+        }
+        let store = store::open(&config.store).await.context("opening the database")?;
+        let cluster = store.cluster().await.context("reading the cluster's identity")?;
+        let client = bind(config.node.listen, "listen").await?;
+        let peer = bind(config.node.peer_listen, "peer-listen").await?;
+        let admin = bind(config.node.admin_listen, "admin-listen").await?;
+        let lease = LeaseHandle::default();
+        let (me, registered) = join(&*store, &config, peer.local_addr()?, &lease).await?;
+        Ok(Self { config, store, cluster, client, peer, admin, lease, me, registered })
+    }
+}
+
+async fn bind(addr: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("binding --{what} {addr}"))
+}
 
 /// Registers this process, and takes the lease that comes with it. Returns also when the
 /// registration was sent.
@@ -24,7 +74,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// otherwise when another member has declared it, or when it has been silent for longer
 /// than it could outlive its lease ([`Bounds::stranger`]). One that a live process holds is
 /// refused.
-pub(super) async fn join(
+async fn join(
     store: &dyn Store,
     config: &Config,
     bound: SocketAddr,

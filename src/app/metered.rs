@@ -39,7 +39,7 @@ impl Metered {
     ) -> Result<T> {
         let begun = Instant::now();
         let result = match self.witness.cut_off(begun.into_std()) {
-            Some(since) => Err(StoreError::Unavailable(format!("no answer for {since:.0?}"))),
+            Some(since) => Err(StoreError::Away(since)),
             None => call.await,
         };
         self.metrics.store(operation, begun.elapsed());

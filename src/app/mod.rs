@@ -31,13 +31,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use self::deadline::Times;
+pub use self::join::Joined;
 use crate::{
     admin::{self, access},
-    config::{Config, Timing},
+    config::Timing,
     edge::{self, Authenticator, Edge},
     error::{Code, Error},
     ids::Incarnation,
-    net::TcpListener,
     ownership::{lease::LeaseHandle, outage::Bounds, renewer::Renewer, witness::Witness},
     peer::{self, Identity, Incoming, Peers},
     ring::{Membership, Ring},
@@ -50,7 +50,7 @@ use crate::{
         quota::Quotas,
         replica::{Heirs, Replicator},
     },
-    store::{self, Store, schema},
+    store::Store,
     telemetry::{events::Events, metrics::Metrics},
     upstream::{Dialer, HttpClient},
 };
@@ -116,38 +116,20 @@ struct Servers {
 }
 
 impl App {
-    /// Opens the store, binds the listeners, registers, and starts everything. The node is
-    /// in placement when it returns.
+    /// Starts everything. The node is in placement when it returns.
     ///
     /// # Errors
-    /// A store that cannot be reached or has the wrong schema, an address in use, a node id
-    /// that another live process holds, a certificate that cannot be read.
+    /// A store that does not answer, a certificate that cannot be read.
     #[expect(clippy::too_many_lines, reason = "wiring reads best as one list")]
-    pub async fn start(config: Config, metrics: Metrics) -> anyhow::Result<Self> {
-        core_files::forbid();
-        for warning in &config.warnings {
-            tracing::warn!("{warning}");
-        }
-        if config.migrate_on_start {
-            schema::migrate(&config.store, |step| tracing::info!(?step, "schema"))
-                .await
-                .context("migrating the database")?;
-        }
-        let store = store::open(&config.store).await.context("opening the database")?;
-        let cluster = store.cluster().await.context("reading the cluster's identity")?;
-        let client = bind(config.node.listen, "listen").await?;
-        let peer = bind(config.node.peer_listen, "peer-listen").await?;
-        let admin = bind(config.node.admin_listen, "admin-listen").await?;
+    pub async fn start(joined: Joined, metrics: Metrics) -> anyhow::Result<Self> {
+        let Joined { config, store, cluster, client, peer, admin, lease, me, registered } = joined;
         let addresses = Addresses {
             client: client.local_addr()?,
             peer: peer.local_addr()?,
             admin: admin.local_addr()?,
         };
-
         let events = Events::default();
         let stop = Stop::default();
-        let lease = LeaseHandle::default();
-        let (me, registered) = join::join(&*store, &config, addresses.peer, &lease).await?;
         let witness = Witness::new(me, Bounds::new(config.timing.lease_ttl), registered);
         let store: Arc<dyn Store> =
             Arc::new(metered::Metered::new(store, witness.clone(), metrics.clone()));
@@ -415,10 +397,6 @@ impl Node {
         self.sessions.close();
         drop(tokio::time::timeout(LIMIT, self.sessions.wait()).await);
     }
-}
-
-async fn bind(addr: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("binding --{what} {addr}"))
 }
 
 fn failure(

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Exit, block_on, complain, env};
 use crate::{
-    app::{Addresses, App},
+    app::{Addresses, App, Joined},
     config::{Config, LogFormat, ServeArgs},
     telemetry::{self, InitError, Metrics},
 };
@@ -57,11 +57,21 @@ async fn serve(config: Config) -> anyhow::Result<Exit> {
 
 async fn run_app(config: Config, metrics: Metrics) -> anyhow::Result<()> {
     let node = config.node.id.clone();
-    let app = App::start(config, metrics).await?;
+    // Before all that may take its time: the first process of a container is not ended by a
+    // signal that it does not handle.
+    let mut signals = Signals::new()?;
+    let joined = tokio::select! {
+        joined = Joined::new(config) => joined?,
+        () = signals.wanted() => {
+            tracing::info!(node, "told to stop before it was a member of the ring");
+            return Ok(());
+        }
+    };
+    // From here on a signal is a drain.
+    let app = App::start(joined, metrics).await?;
     let mut out = io::stdout();
     // A node whose stdout is closed serves as well as any other.
     let _ = writeln!(out, "{}", ready_line(&node, &app.addresses())).and_then(|()| out.flush());
-    let mut signals = Signals::new()?;
     app.run(async || signals.wanted().await).await
 }
 

@@ -4,6 +4,7 @@
 
 mod auth;
 mod body;
+mod comeback;
 mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -34,7 +35,7 @@ pub use server::serve;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{Limits, Route},
+    config::{Limits, Route, SocketsAtDrain},
     route::Router,
     session::{ClientKind, ClientLabel},
     telemetry::metrics::Metrics,
@@ -113,3 +114,14 @@ const UNAUTHORIZED: &str = "credential expired or revoked";
 
 /// RFC 6455 registry: service restart.
 const CLOSE_RESTART: u16 = 1012;
+
+/// Whether a drain of this node leaves the socket open for as long as it can. A client that
+/// sends its whole history after a reconnect notices no close between turns; the SDKs do not
+/// reconnect, so for them every close is a failure.
+fn keeps(route: &Route, headers: &HeaderMap) -> bool {
+    match route.sockets_at_drain {
+        SocketsAtDrain::Boundary => false,
+        SocketsAtDrain::Deadline => true,
+        SocketsAtDrain::Auto => !key::is_codex(headers),
+    }
+}

@@ -1,4 +1,4 @@
-//! HTTP answers that are ours, in the one shape of all errors.
+//! Answers that are ours, in the one shape of all errors.
 
 use axum::{body::Body, response::Response};
 use http::{
@@ -11,8 +11,10 @@ use super::told::Told;
 use crate::{
     error::{Code, Error},
     route::RouteError,
+    session::event::error_event_with,
     telemetry::propagation,
     upstream::{self, Refusal},
+    wire::Message,
 };
 
 /// The body of every failure.
@@ -81,6 +83,12 @@ pub(super) fn traced(span: &Span, failure: &RouteError) -> Response {
     let response = route_error(failure);
     propagation::answered(span, response.status());
     response
+}
+
+/// An upstream's refusal of the connection, in its own words if it had any.
+pub(super) fn refused_event(refusal: &Refusal, lane: Option<&str>) -> Message {
+    let told = refusal.told();
+    error_event_with(told.status, &told.error, told.retry_after, lane)
 }
 
 /// The upstream's own words, where they are an error that clients may see.

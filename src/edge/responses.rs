@@ -6,30 +6,30 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{extract::Request, response::Response};
-use http::HeaderMap;
 
 use super::{
     Drain, Edge,
+    comeback::Comeback,
     events::lost,
-    key,
+    keeps, key,
     outstanding::Outstanding,
     pump::{Event, Pump},
     reply, told,
     upgrade::Pending,
 };
 use crate::{
-    config::{Route, SocketsAtDrain},
+    config::Route,
     error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     link::{Frame, Link},
     route::{RouteError, TURN_PATIENCE, UPGRADE_PATIENCE},
     session::{
         Attach, Attached, ClientKind,
-        event::{ClientEvent, Create, error_event, error_event_with},
+        event::{ClientEvent, Create, error_event},
     },
     store::AliasKind,
     telemetry::{metrics::Direction, propagation},
-    upstream::{Refusal, Upgrade},
+    upstream::Upgrade,
     wire::{Batch, Incoming, Kind, Message},
 };
 
@@ -91,6 +91,8 @@ struct Client {
     session: Option<SessionId>,
     epoch: Epoch,
     link: Option<Link>,
+    /// When the session is looked for; None while there is a link, or was none yet.
+    comeback: Option<Comeback>,
     creates: Outstanding,
     /// It is closed at the last call of a drain only.
     kept: bool,
@@ -128,6 +130,7 @@ impl Client {
             session,
             epoch: Epoch::default(),
             link: None,
+            comeback: None,
             creates: Outstanding::default(),
             kept: keeps(route, headers),
             closing: None,
@@ -167,13 +170,41 @@ impl Client {
             () = cut.cancelled() => return Err(leaving().into()),
         };
         self.epoch = attached.epoch;
+        self.comeback = None;
         Ok(attached)
+    }
+
+    /// Attaches to the session that this socket has lost, so that it does not end for want of
+    /// clients while this one reads its last answer. Cancel-safe.
+    async fn come_back(&mut self) -> Link {
+        let ttl = self.route.detach_ttl;
+        loop {
+            self.comeback.get_or_insert_with(|| Comeback::new(ttl)).due().await;
+            match self.attach(Duration::ZERO).await {
+                Ok(attached) => return attached.link,
+                Err(error) => {
+                    tracing::debug!(error = error.as_str(), "an idle socket has no session yet");
+                }
+            }
+            if let Some(comeback) = &mut self.comeback {
+                comeback.later(ttl);
+            }
+        }
     }
 
     async fn serve(mut self, mut pump: Box<Pump>) {
         loop {
             let mut link = self.link.take();
-            let event = pump.next(&mut link).await;
+            // One that never had the session has nothing to lose.
+            let absent = link.is_none() && self.epoch > Epoch::default();
+            let event = tokio::select! {
+                biased;
+                event = pump.next(&mut link) => event,
+                found = self.come_back(), if absent => {
+                    self.link = Some(found);
+                    continue;
+                }
+            };
             self.link = link;
             let next = match event {
                 Event::FromClient(Incoming::Messages(batch)) => {
@@ -388,7 +419,7 @@ impl Client {
         match error {
             RouteError::Failed(error) => self.tell(error, &[error_event(error, lane)], pump),
             RouteError::Refused(refusal) => {
-                let batch = Batch::one(&refused_event(refusal, lane));
+                let batch = Batch::one(&reply::refused_event(refusal, lane));
                 told::last(&self.edge.metrics, &batch);
                 pump.send(&batch);
             }
@@ -409,23 +440,6 @@ fn read(message: &Message) -> Result<Option<Create>> {
     }
 }
 
-/// Whether a drain of this node leaves the socket open for as long as it can. A client that
-/// sends its whole history after a reconnect notices no close between turns; the SDKs do not
-/// reconnect, so for them every close is a failure.
-fn keeps(route: &Route, headers: &HeaderMap) -> bool {
-    match route.sockets_at_drain {
-        SocketsAtDrain::Boundary => false,
-        SocketsAtDrain::Deadline => true,
-        SocketsAtDrain::Auto => !key::is_codex(headers),
-    }
-}
-
 fn leaving() -> Error {
     Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere")
-}
-
-/// An upstream's refusal of the connection, in its own words if it had any.
-fn refused_event(refusal: &Refusal, lane: Option<&str>) -> Message {
-    let told = refusal.told();
-    error_event_with(told.status, &told.error, told.retry_after, lane)
 }

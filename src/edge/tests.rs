@@ -24,7 +24,10 @@ use crate::{
     peer::{Identity, Peers},
     sample::SampleAuth,
     session::tests::node::{Gate, Node, PATIENCE, eventually, limits, route, soon},
-    store::{Store as _, memory::Memory},
+    store::{
+        Store as _,
+        memory::{Fault, Memory},
+    },
 };
 
 /// A node with a client listener, an opaque and a responses route.
@@ -248,4 +251,13 @@ async fn a_responses_clients_ping_is_answered_by_its_edge() {
     client.send(Message::Ping("x".into())).await;
     assert_eq!(client.message().await.unwrap().unwrap(), Message::Pong("x".into()));
     assert_eq!(front.gate.dials(), 0, "a ping needs no upstream");
+}
+
+#[tokio::test]
+async fn a_store_that_fails_for_a_moment_refuses_no_client() {
+    let front = Front::start(limits()).await;
+    front.node.store.fail_reads([Fault::RequestLost; 2]);
+    let mut client = front.client_of("/v1/responses", "t").await;
+    client.create("hello").await;
+    client.until("response.completed").await;
 }

@@ -130,7 +130,7 @@ impl Stat {
 
 #[cfg(test)]
 #[cfg(target_os = "linux")]
-mod tests {
+pub(super) mod tests {
     use std::process::{Child, Command};
 
     use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -141,6 +141,14 @@ mod tests {
         let child = Command::new("sleep").arg("600").spawn().unwrap();
         let identity = identity_of(child.id()).unwrap();
         (child, identity)
+    }
+
+    /// Identity of a process that has ended.
+    pub(in crate::ownership) fn ended() -> String {
+        let (mut child, identity) = child();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        identity
     }
 
     fn pid(child: &Child) -> Pid {
@@ -186,9 +194,7 @@ mod tests {
 
     #[test]
     fn another_boot_another_namespace_and_nonsense_prove_nothing() {
-        let (mut child, identity) = child();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let identity = ended();
         assert!(is_proven_dead(&identity));
         let fields: Vec<&str> = identity.split(':').collect();
         for (field, other) in [(0, "plan9"), (1, "another-boot"), (2, "1-2"), (3, "x"), (4, "")] {

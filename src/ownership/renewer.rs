@@ -16,7 +16,7 @@ use super::{lease::LeaseHandle, process, witness::Witness};
 use crate::{
     config::Timing,
     ids::Incarnation,
-    store::{self, Death, Member, RingView, Store, StoreError, StoreOptions},
+    store::{self, Death, Member, MemberState, RingView, Store, StoreError, StoreOptions},
     telemetry::metrics::Metrics,
 };
 
@@ -223,10 +223,10 @@ impl Task {
         Ok(())
     }
 
-    async fn sleep_until(&self, deadline: Instant, store: Option<&dyn Store>) {
+    async fn sleep_until(&mut self, deadline: Instant, store: Option<&dyn Store>) {
         while Instant::now() < deadline && !self.stop.load(Relaxed) {
             if let Some(store) = store
-                && let Err(error) = self.prove_deaths(store).await
+                && let Err(error) = prove_deaths(store, self.me, &mut self.view, deadline).await
             {
                 tracing::debug!(%error, "looking for proven deaths failed");
             }
@@ -234,23 +234,76 @@ impl Task {
             tokio::time::sleep(left.min(TICK)).await;
         }
     }
+}
 
-    /// A process of this machine that is gone need not be waited for.
-    async fn prove_deaths(&self, store: &dyn Store) -> store::Result<()> {
-        let me = self.me;
-        let others = |member: &&Member| member.state.is_alive() && member.incarnation != me;
-        for member in self.view.members.iter().filter(others) {
-            if process::is_proven_dead(&member.process)
-                && store.mark_dead(member.incarnation, Death::Proven).await?
-            {
-                tracing::warn!(incarnation = %member.incarnation, node = %member.node_id, "process is gone, declared dead");
-            }
+/// Declares dead whose processes on this machine are gone: they need not be waited for. As
+/// [`Task::declare`], begins with none after `until`; a later call goes on with those that are
+/// left.
+async fn prove_deaths(
+    store: &dyn Store,
+    me: Incarnation,
+    view: &mut RingView,
+    until: Instant,
+) -> store::Result<()> {
+    let others = |member: &&mut Member| member.state.is_alive() && member.incarnation != me;
+    for member in view.members.iter_mut().filter(others) {
+        if !process::is_proven_dead(&member.process) {
+            continue;
         }
-        Ok(())
+        if store.mark_dead(member.incarnation, Death::Proven).await? {
+            tracing::warn!(incarnation = %member.incarnation, node = %member.node_id, "process is gone, declared dead");
+        }
+        // By us or by another: nothing more is to be said of it.
+        member.state = MemberState::Dead;
+        if Instant::now() >= until {
+            break;
+        }
     }
+    Ok(())
 }
 
 /// Spreads heartbeats of nodes that started together, always to the early side.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(rand::random_range(0.9..1.0))
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+    use crate::{
+        ownership::process::tests::ended,
+        store::{NewMember, memory::Memory},
+    };
+
+    #[tokio::test]
+    async fn many_processes_that_are_gone_together_cost_no_heartbeat() {
+        const DEAD: usize = 15;
+        const TTL: Duration = Duration::from_secs(15);
+
+        let store = Memory::default();
+        let process = ended();
+        let mut members = Vec::new();
+        for n in 0..=DEAD {
+            let member = NewMember {
+                node_id: format!("node-{n}"),
+                peer_addr: "127.0.0.1:1".into(),
+                build: "1.0.0".into(),
+                zone: None,
+                weight: 100,
+                capacity: 1,
+                process: if n == 0 { process::identity() } else { process.clone() },
+                supersede: false,
+            };
+            members.push(store.register(&member, TTL).await.unwrap());
+        }
+        let mut view = store.ring().await.unwrap();
+        for marked in 1..=DEAD {
+            // The time for the next heartbeat has come.
+            prove_deaths(&store, members[0], &mut view, Instant::now()).await.unwrap();
+            let ring = store.ring().await.unwrap();
+            let alive = ring.members.iter().filter(|member| member.state.is_alive()).count();
+            assert_eq!(alive, 1 + DEAD - marked, "one a call, and none twice");
+        }
+    }
 }

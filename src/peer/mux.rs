@@ -167,11 +167,10 @@ impl Mux {
     pub(super) fn control(&self, channel: u32, body: Body) {
         let mut state = self.state.lock();
         if state.control.len() >= MAX_CONTROL {
-            state.closed = true;
-            state.channels.clear();
-        } else {
-            state.control.push_back(frame(channel, body));
+            drop(state);
+            return self.close();
         }
+        state.control.push_back(frame(channel, body));
         drop(state);
         self.ready.task.wake();
     }

@@ -20,7 +20,7 @@ use crate::{
     peer::{MAX_HOPS, PeerError, Peers},
     ring::Ring,
     session::{Attach, AttachError, Attached, Owner, Registry, owner, store_error},
-    store::{AliasKind, Store},
+    store::{AliasKind, Store, StoreError},
     telemetry::{
         metrics::{Metrics, Side},
         propagation,
@@ -144,19 +144,24 @@ impl Router {
         let mut hops = 1;
         loop {
             let target = match told.take() {
-                Some(owner) if owner.incarnation == self.me => Target::Here,
-                Some(owner) => Target::There(owner),
-                None => self.target(&attach, &avoid).await?,
+                Some(owner) if owner.incarnation == self.me => Ok(Target::Here),
+                Some(owner) => Ok(Target::There(owner)),
+                None => self.target(&attach, &avoid).await,
             };
             // What was tried may have come about without an answer.
             attach.fresh = false;
             let tried = match &target {
-                Target::Here => self.try_here(&attach, &mut avoid).await,
-                Target::There(owner) => self.try_there(&attach, owner, hops, &mut avoid).await,
+                Ok(Target::Here) => self.try_here(&attach, &mut avoid).await,
+                Ok(Target::There(owner)) => self.try_there(&attach, owner, hops, &mut avoid).await,
+                // An outage outlasts any patience; one call that fails does not.
+                Err(error @ StoreError::Away(_)) => {
+                    Tried::Failed(RouteError::Failed(store_error(error)))
+                }
+                Err(error) => Tried::Later(store_error(error)),
             };
             let reason = match tried {
                 Tried::Attached(attached) => {
-                    if let Target::There(owner) = target {
+                    if let Ok(Target::There(owner)) = target {
                         let owner = Owner { epoch: attached.epoch, ..owner };
                         self.cache.put(attach.session, owner);
                     }
@@ -200,7 +205,7 @@ impl Router {
         self.store.alias(principal, kind, digest).await.map_err(|error| store_error(&error))
     }
 
-    async fn target(&self, attach: &Attach, avoid: &[Incarnation]) -> Result<Target, Error> {
+    async fn target(&self, attach: &Attach, avoid: &[Incarnation]) -> Result<Target, StoreError> {
         let id = attach.session;
         if self.registry.has(id) {
             return Ok(Target::Here);
@@ -211,11 +216,7 @@ impl Router {
         {
             return Ok(Target::There(owner));
         }
-        let row = if attach.fresh {
-            None
-        } else {
-            self.store.session(id).await.map_err(|error| store_error(&error))?
-        };
+        let row = if attach.fresh { None } else { self.store.session(id).await? };
         if let Some(owner) = row.as_ref().and_then(owner) {
             let here = owner.incarnation == self.me;
             return Ok(if here { Target::Here } else { Target::There(self.addressed(owner)) });

@@ -96,8 +96,9 @@ pub(super) enum Exit {
     Unreachable,
     /// It moves to another node, and no turn runs.
     HandOff(Departure),
-    /// Somebody else owns the session: the ledger said so.
-    Fenced,
+    /// The ledger does not take this turn: somebody else owns the session, or its row is
+    /// still quiescing.
+    Fenced(TurnNo),
     /// Told to end, with what clients are told.
     Stopped(Error),
 }
@@ -182,6 +183,8 @@ pub(super) struct Actor {
     /// None on an opaque route.
     pub(super) turns: Option<Turns>,
     departure: Option<Departure>,
+    /// Not before: a try has failed.
+    leaves_at: Option<Instant>,
     /// When the last client left, or the last turn without a client ended.
     alone_since: Option<Instant>,
     /// Turns that run, and when the upstream was sent each of them or last spoke of it.
@@ -265,6 +268,7 @@ impl Actor {
             streams,
             turns,
             departure: None,
+            leaves_at: None,
             alone_since: Some(now),
             heard: Vec::new(),
             listening_since: now,

@@ -53,7 +53,9 @@ async fn write(store: &dyn Store, batch: &[Alias]) {
         match store.put_aliases(batch).await {
             Ok(()) => return,
             // Turns that end during an outage are found by their ids after it.
-            Err(error @ (StoreError::Unavailable(_) | StoreError::Timeout(_))) => {
+            Err(
+                error @ (StoreError::Unavailable(_) | StoreError::Away(_) | StoreError::Timeout(_)),
+            ) => {
                 tracing::debug!(%error, count = batch.len(), "aliases wait for the database");
             }
             Err(error) => {

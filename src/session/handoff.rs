@@ -62,7 +62,13 @@ pub(super) async fn run(mut actor: Box<Actor>) {
                     continue;
                 }
             }
-            Exit::Fenced => {
+            // A quiesce that took effect unheard holds up the ledger as well.
+            Exit::Fenced(turn) if stays(&actor, false).await => {
+                actor.ask_again(turn);
+                continue;
+            }
+            Exit::Fenced(_) => {
+                actor.on_fenced();
                 actor.settle(SETTLE).await;
                 actor.dismiss(&Frame::Moved);
                 actor.close_upstream();
@@ -112,6 +118,13 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let (id, epoch) = (actor.id, actor.epoch);
     let must_leave = !matches!(departure, Departure::Balance(_));
     let quiesced = actor.ctx.store.quiesce(id, actor.ctx.me, epoch).await;
+    if quiesced.is_err() && *departure == Departure::Drain && actor.turns.is_some() {
+        // Nobody else may have the conversation yet, and a drain has time. At its deadline it
+        // has none.
+        tracing::debug!(session = %id, "the store does not answer; leaving later");
+        actor.leave_later();
+        return Stay::GoesOn;
+    }
     // From here on the ledger begins no turn of this epoch, so what it is told now is all.
     if must_leave {
         let left = actor.turns.as_ref().map(Turns::leave_behind);
@@ -148,7 +161,7 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         release(actor).await;
     }
     actor.dismiss(&Frame::Moved);
-    // Before the heir dials: a session has one upstream connection at a time (I4).
+    // Before the heir dials: a session has one upstream connection at a time.
     actor.close_upstream();
     if let Went::To(heir, _) = went
         && actor.turns.is_some()

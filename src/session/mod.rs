@@ -37,14 +37,14 @@ use std::sync::Arc;
 pub use claiming::owner;
 pub use handoff::KEEP_CLOSED;
 use http::HeaderMap;
-pub use registry::{Context, Handle, Registry, store_error};
+pub use registry::{Context, Handle, Registry};
 
 use crate::{
     config::Route,
-    error::Error,
+    error::{Code, Error},
     ids::{Epoch, Incarnation, Principal, SessionId},
     link::Link,
-    store::TurnKey,
+    store::{StoreError, TurnKey},
     upstream::{Refusal, Upgrade},
 };
 
@@ -148,4 +148,17 @@ pub struct Owner {
     pub incarnation: Incarnation,
     pub addr: String,
     pub epoch: Epoch,
+}
+
+/// What a client is told of the store's failure.
+#[must_use]
+pub fn store_error(error: &StoreError) -> Error {
+    match error {
+        // An outage is told of once, by the lease's thread.
+        StoreError::Unavailable(_) | StoreError::Away(_) => {
+            tracing::debug!(%error, "store call failed");
+        }
+        error => tracing::warn!(%error, "store call failed"),
+    }
+    Error::new(Code::SessionUnavailable, "the session store is not reachable; retry")
 }

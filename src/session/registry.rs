@@ -26,6 +26,7 @@ use super::{
     quota::Quotas,
     replica::{Heirs, Replicator},
     stats::Stats,
+    store_error,
     warm::{Prepared, WarmStore},
 };
 use crate::{
@@ -305,7 +306,7 @@ impl Registry {
         let origin = warm.as_ref().map(|warm| propagation::extract(&warm.upgrade.headers));
         let (past, cut) = warm.map(|warm| (warm.past, warm.cut)).unwrap_or_default();
         if !past.is_empty() {
-            // What came from the heir has none any more.
+            // We were the heir and took our copy, so nobody has one now.
             drop(inbox.try_send(Command::Replicate));
         }
         // Boxed, or the task has room for it in each of its states.
@@ -435,15 +436,4 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
 
 fn forbidden() -> Error {
     Error::new(Code::Forbidden, "this session belongs to another principal")
-}
-
-/// What a client is told of the store's failure.
-#[must_use]
-pub fn store_error(error: &StoreError) -> Error {
-    match error {
-        // An outage is told of once, by the lease's thread.
-        StoreError::Unavailable(_) => tracing::debug!(%error, "store call failed"),
-        error => tracing::warn!(%error, "store call failed"),
-    }
-    Error::new(Code::SessionUnavailable, "the session store is not reachable; retry")
 }

@@ -44,6 +44,10 @@ pub struct Memory {
     version: watch::Sender<i64>,
     /// What goes wrong with the next transfers, in order.
     transfers: Mutex<VecDeque<Fault>>,
+    /// The same for quiesces and resumes.
+    states: Mutex<VecDeque<Fault>>,
+    /// The same for readings of a session's row.
+    reads: Mutex<VecDeque<Fault>>,
     /// The same for leaves.
     leaves: Mutex<VecDeque<Fault>>,
     /// The same for claims.
@@ -74,6 +78,8 @@ impl Memory {
             clock,
             version: watch::Sender::new(0),
             transfers: Mutex::default(),
+            states: Mutex::default(),
+            reads: Mutex::default(),
             leaves: Mutex::default(),
             claims: Mutex::default(),
             sweeps: Mutex::default(),
@@ -87,6 +93,16 @@ impl Memory {
     /// Has the next transfers fail like this, one after another.
     pub fn fail_transfers(&self, faults: impl IntoIterator<Item = Fault>) {
         self.transfers.lock().extend(faults);
+    }
+
+    /// Has the next quiesces and resumes fail like this, one after another.
+    pub fn fail_states(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.states.lock().extend(faults);
+    }
+
+    /// Has the next readings of a session's row fail like this, one after another.
+    pub fn fail_reads(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.reads.lock().extend(faults);
     }
 
     /// Has the next leaves fail like this, one after another.
@@ -194,7 +210,7 @@ impl Store for Memory {
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<SessionRow>> {
-        Ok(self.call(|table, now| table.session(id, now)))
+        self.faulty(&self.reads, |table, now| table.session(id, now))
     }
 
     async fn sessions(&self, filter: &SessionFilter) -> Result<Vec<SessionRow>> {
@@ -215,11 +231,15 @@ impl Store for Memory {
     }
 
     async fn quiesce(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        Ok(self.call(|table, now| table.set_state(id, me, epoch, SessionState::Quiescing, now)))
+        let quiesce =
+            |table: &mut Table, now| table.set_state(id, me, epoch, SessionState::Quiescing, now);
+        self.faulty(&self.states, quiesce)
     }
 
     async fn resume(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        Ok(self.call(|table, now| table.set_state(id, me, epoch, SessionState::Live, now)))
+        let resume =
+            |table: &mut Table, now| table.set_state(id, me, epoch, SessionState::Live, now);
+        self.faulty(&self.states, resume)
     }
 
     async fn transfer(

@@ -38,6 +38,9 @@ pub enum StoreError {
     /// Not reachable, or shutting down. Whether a write took effect is unknown.
     #[error("the database is not reachable: {0}")]
     Unavailable(String),
+    /// Not asked, because it has not answered for so long.
+    #[error("the database has not answered for {0:.0?}")]
+    Away(Duration),
     /// No answer within the limit. Whether a write took effect is unknown.
     #[error("the database did not answer within {0:?}")]
     Timeout(Duration),
@@ -65,7 +68,7 @@ impl StoreError {
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
-            Self::Unavailable(_) => "unavailable",
+            Self::Unavailable(_) | Self::Away(_) => "unavailable",
             Self::Timeout(_) => "timeout",
             Self::Fenced(_) => "fenced",
             Self::NodeIdInUse { .. } => "node_id_in_use",

@@ -1,10 +1,13 @@
 //! A client that keeps its one socket and never resends its history: what is stored nowhere
 //! (`store: false`) goes on all the same when its owner is replaced.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::support::{
     ALICE, Node, Ring, RingOptions, Ws, eventually,
+    gate::Gate,
     history::History,
     responses::{Turn, create, user},
 };
@@ -128,7 +131,7 @@ async fn kept_by_a_third<'a>(ring: &'a Ring, edge: &Node) -> (Talk, Vec<Place<'a
         let mut talk = Talk::begin(edge, &key).await;
         talk.turn().await;
         let owner = ring.owner_of(&key).await;
-        let heir = eventually("a copy is kept", std::time::Duration::from_secs(10), async || {
+        let heir = eventually("a copy is kept", Duration::from_secs(10), async || {
             let after = kept(ring).await;
             (0..ring.nodes.len()).find(|n| after[*n] > before[*n])
         })
@@ -155,11 +158,31 @@ async fn a_conversation_at_rest_is_copied_again_when_its_heir_dies() {
     let is_for_edge =
         |(of, by): &&Place| of.id == owner.id || (of.id == heir.id && by.id == edge.id);
     let expected = places.iter().filter(is_for_edge).count() as u64;
-    eventually("the next heir has its copies", std::time::Duration::from_secs(20), async || {
+    eventually("the next heir has its copies", Duration::from_secs(20), async || {
         (edge.metric("ringspan_heir_conversations").await == expected).then_some(())
     })
     .await;
     owner.kill9().await;
     talk.turn().await;
+    talk.turn().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_at_rest_that_lost_its_owner_for_a_moment_keeps_its_conversation() {
+    const DETACH: Duration = Duration::from_secs(3);
+
+    let mut ring = Ring::prepare(RingOptions::nodes(2).responses("detach_ttl", "3s")).await;
+    let owner = ring.nodes.pop().unwrap();
+    // What the edge says to the owner goes through a gate.
+    let gate = Gate::open(&owner.peer).await;
+    let owner = owner.with("RINGSPAN_ADVERTISE", &format!("127.0.0.1:{}", gate.port));
+    ring.nodes.push(owner);
+    ring.migrate().await;
+    ring.start_nodes().await;
+    let (_, mut talk, _) = owned_elsewhere(&ring, ring.node(0)).await;
+    gate.shut().await;
+    gate.reopen().await;
+    // Its client reads for longer than a session is kept without clients.
+    tokio::time::sleep(2 * DETACH).await;
     talk.turn().await;
 }

@@ -7,7 +7,7 @@ use ::http::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    ALICE, Node, Received, Ring, RingOptions, Ws, eventually,
+    ALICE, Node, Received, Ring, RingOptions, Timing, Ws, eventually,
     history::History,
     http,
     responses::{Turn, body, create, is_terminal, output_text, proves, user},
@@ -420,4 +420,19 @@ async fn an_heir_that_stands_still_holds_up_no_drain() {
     assert_eq!(talk.owner.wait_exit(ring.options.timing.drain()).await, 0, "{}", talk.owner.log());
     still.cont();
     assert!(is_terminal(next.last()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_for_its_name_ends_at_once_when_it_is_told_to() {
+    let ring = Ring::start(RingOptions::nodes(1).timing(Timing::Default)).await;
+    let holder = ring.node(0);
+    let second = ring.extra_node(&holder.id);
+    second.start();
+    eventually("it waits", SECONDS, async || {
+        second.log().contains("node id is taken").then_some(())
+    })
+    .await;
+    second.sigterm();
+    assert_eq!(second.wait_exit(Duration::from_secs(2)).await, 0, "{}", second.log());
+    assert!(holder.is_running());
 }

@@ -107,14 +107,7 @@ impl Actor {
                     self.mark(no, TurnState::Failed, None);
                     Journaled::Unwritten
                 }
-                Answer::Fenced => {
-                    self.ctx.metrics.ledger_refusal(LedgerRefusal::Fenced);
-                    tracing::warn!(session = %self.id, epoch = %self.epoch, "the ledger says that the session has a new owner");
-                    let actions = self.turns.as_mut().map(Turns::on_fenced);
-                    self.release_held();
-                    self.perform(actions.unwrap_or_default());
-                    return Some(Exit::Fenced);
-                }
+                Answer::Fenced => return Some(Exit::Fenced(turn)),
             };
             let watch = self.streams.get_mut(turn).and_then(|stream| stream.turn.as_mut());
             if let Some(watch) = watch {
@@ -137,6 +130,21 @@ impl Actor {
             self.perform(actions.unwrap_or_default());
         }
         None
+    }
+
+    /// Asks the ledger once more for a turn that it did not take.
+    pub(in crate::session) fn ask_again(&mut self, turn: TurnNo) {
+        let action = self.turns.as_ref().and_then(|turns| turns.ask_again(turn));
+        self.perform(action.into_iter().collect());
+    }
+
+    /// The session is somebody else's.
+    pub(in crate::session) fn on_fenced(&mut self) {
+        self.ctx.metrics.ledger_refusal(LedgerRefusal::Fenced);
+        tracing::warn!(session = %self.id, epoch = %self.epoch, "the ledger says that the session has a new owner");
+        let actions = self.turns.as_mut().map(Turns::on_fenced);
+        self.release_held();
+        self.perform(actions.unwrap_or_default());
     }
 
     /// Waits until the ledger knows what became of this session's turns, or `limit` is over.

@@ -1,5 +1,7 @@
 //! How a session comes to leave this node for another one.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{Actor, Departure};
@@ -15,6 +17,9 @@ use crate::{
 /// Longest log of a severed turn that goes to the heir; of a longer one only its end does.
 const MAX_CUT: usize = 256 * 1024;
 
+/// Pause before a drain tries once more to hand a session over.
+const AGAIN: Duration = Duration::from_secs(2);
+
 impl Actor {
     /// Leaves as soon as no turn runs. What waits is left to the next owner.
     pub(super) fn leave(&mut self, departure: Departure) {
@@ -24,9 +29,18 @@ impl Actor {
         self.departure.get_or_insert(departure);
     }
 
+    /// Leaves for a drain after a while, as the store did not answer; spread, since it did not
+    /// answer others either. Until then nothing is dispatched that could wait.
+    pub(in crate::session) fn leave_later(&mut self) {
+        self.leave(Departure::Drain);
+        let pause = AGAIN.mul_f64(rand::random_range(0.5..1.5));
+        self.leaves_at = Some(Instant::now() + pause);
+        self.retime = true;
+    }
+
     /// Leaves now.
     pub(super) fn sever(&mut self, until: Instant) {
-        self.departure = None;
+        (self.departure, self.leaves_at) = (None, None);
         self.leave(Departure::Deadline(until));
         for (_, reply) in std::mem::take(&mut self.waiting) {
             let error = Error::new(Code::OwnerMoving, "the session moves to another node; retry");
@@ -43,7 +57,8 @@ impl Actor {
     /// Nothing would be left behind: no turn that the upstream has, nobody being attached,
     /// no answer that waits for its copy, nothing that the ledger is being told.
     pub(super) fn may_leave(&self) -> bool {
-        self.waiting.is_empty()
+        self.leaves_at.is_none_or(|at| self.polled_at >= at)
+            && self.waiting.is_empty()
             && self.held.is_empty()
             && self.journal.is_empty()
             && self.turns.as_ref().is_none_or(Turns::may_leave)

@@ -87,6 +87,9 @@ impl Actor {
         let now = Instant::now();
         let limits = &self.ctx.limits;
         let mut deadline = now + IDLE;
+        if let Some(at) = self.leaves_at.filter(|at| *at > now) {
+            deadline = deadline.min(at);
+        }
         if let Some(since) = self.alone_since {
             deadline = deadline.min(since + self.route.detach_ttl);
         }

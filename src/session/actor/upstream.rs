@@ -91,6 +91,10 @@ impl Actor {
                     let actions = turns.on_unreachable(status, &body, retry);
                     self.perform(actions);
                 }
+                if !self.waiting.is_empty() {
+                    // Who asks in vain is not gone: the session is there for it a while longer.
+                    self.alone_since = self.alone_since.map(|_| Instant::now());
+                }
                 for (_, reply) in std::mem::take(&mut self.waiting) {
                     drop(reply.send(Err(attach_error(&error))));
                 }

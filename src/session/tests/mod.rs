@@ -9,6 +9,7 @@ mod ends;
 mod moves;
 mod phases;
 mod turns;
+mod unheard;
 mod upstreams;
 mod warm;
 

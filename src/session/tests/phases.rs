@@ -6,6 +6,7 @@ use node::{LEASE, Neighbours};
 
 use super::*;
 use crate::{
+    config::Route,
     ids::Incarnation,
     session::replica::next_owner,
     store::{Death, MemberState, Store as _, memory::Fault},
@@ -16,11 +17,11 @@ const LONG: &str = r#"{"type":"response.create","model":"m","store":false,
     "input":"[deltas=1000][delay=10ms] long"}"#;
 
 /// Three nodes, a session of the first one with a turn behind it, and its client.
-struct Scene {
-    nodes: [Node; 3],
-    neighbours: Arc<Neighbours>,
-    attach: Attach,
-    client: Reader,
+pub(super) struct Scene {
+    pub(super) nodes: [Node; 3],
+    pub(super) neighbours: Arc<Neighbours>,
+    pub(super) attach: Attach,
+    pub(super) client: Reader,
     epoch: crate::ids::Epoch,
     /// The response of the turn that has ended.
     previous: String,
@@ -37,7 +38,7 @@ impl Scene {
     }
 
     /// A node begins to drain, and every node knows.
-    async fn leaves(&self, node: &Node) {
+    pub(super) async fn leaves(&self, node: &Node) {
         node.registry.begin_drain();
         node.store.begin_drain(node.me).await.unwrap();
         eventually("the drain is known", async || {
@@ -49,15 +50,15 @@ impl Scene {
         .await;
     }
 
-    async fn talking() -> Self {
-        Self::talking_on(Duration::from_mins(1)).await
+    pub(super) async fn talking() -> Self {
+        Self::talking_on(SampleAuth::Open, |_| ()).await
     }
 
-    /// The session outlives its last client by `detach_ttl`.
-    async fn talking_on(detach_ttl: Duration) -> Self {
-        let gate = Gate::open(SampleAuth::Open).await;
+    /// The session's route is changed before it begins.
+    pub(super) async fn talking_on(auth: SampleAuth, change: impl FnOnce(&mut Route)) -> Self {
+        let gate = Gate::open(auth).await;
         let mut route = Arc::new(route(Profile::Responses, &gate));
-        Arc::make_mut(&mut route).detach_ttl = detach_ttl;
+        change(Arc::make_mut(&mut route));
         let store = Arc::new(Memory::default());
         let neighbours = Arc::new(Neighbours::default());
         let node = |name| {
@@ -70,7 +71,9 @@ impl Scene {
             nodes.iter().all(|node| node.ring.borrow().alive().count() == 3)
         })
         .await;
-        let attach = wish(&route, "thread");
+        let mut attach = wish(&route, "thread");
+        let bearer = http::HeaderValue::from_static("Bearer of the good");
+        attach.upgrade.headers.insert(http::header::AUTHORIZATION, bearer);
         let attached = nodes[0].attach(&attach).await.unwrap();
         let epoch = attached.epoch;
         let mut client = Reader::new(attached.link);
@@ -80,42 +83,48 @@ impl Scene {
         Self { nodes, neighbours, attach, client, epoch, previous, _gate: gate }
     }
 
-    fn owner(&self) -> &Node {
+    pub(super) fn owner(&self) -> &Node {
         &self.nodes[0]
     }
 
     /// Heirs of the session, best first.
-    fn heirs(&self) -> Vec<Incarnation> {
+    pub(super) fn heirs(&self) -> Vec<Incarnation> {
         let owner = self.owner();
         owner.ring.borrow().heirs(self.attach.session, owner.me)
     }
 
-    fn node(&self, me: Incarnation) -> &Node {
+    pub(super) fn node(&self, me: Incarnation) -> &Node {
         self.nodes.iter().find(|node| node.me == me).unwrap()
     }
 
-    async fn drain(&self) {
+    pub(super) async fn drain(&self) {
         self.owner().registry.get(self.attach.session).unwrap().drain().await;
     }
 
     /// Its client follows to `heir` and goes on by the id of the response before.
-    async fn goes_on_at(&mut self, heir: Incarnation) {
+    pub(super) async fn goes_on_at(&mut self, heir: Incarnation) {
         let row = self.owner().row(self.attach.session).await;
         let attach = Attach { min_epoch: row.epoch, ..self.attach.clone() };
         let attached = self.node(heir).attach(&attach).await.unwrap();
         assert!(attached.epoch > self.epoch);
-        let mut client = Reader::new(attached.link);
-        client.send(&format!(
+        let client = std::mem::replace(&mut self.client, Reader::new(attached.link));
+        self.goes_on().await;
+        self.client = client;
+    }
+
+    /// The same where its client is.
+    pub(super) async fn goes_on(&mut self) {
+        self.client.send(&format!(
             r#"{{"type":"response.create","model":"m","store":false,"input":"second",
                 "previous_response_id":"{}"}}"#,
             self.previous
         ));
-        let done = client.until("response.completed").await;
+        let done = self.client.until("response.completed").await;
         let text = done["response"]["output"][0]["content"][0]["text"].as_str().unwrap();
         assert!(text.contains("turn 2 of"), "{text}");
     }
 
-    async fn moved(&mut self) {
+    pub(super) async fn moved(&mut self) {
         assert_eq!(self.client.next().await, Err(Some(Frame::Moved)));
     }
 }
@@ -361,7 +370,9 @@ async fn what_waits_behind_a_running_turn_is_left_to_the_next_owner() {
 
 #[tokio::test]
 async fn what_an_heir_keeps_of_a_session_goes_with_the_session() {
-    let scene = Scene::talking_on(Duration::from_millis(30)).await;
+    let scene =
+        Scene::talking_on(SampleAuth::Open, |route| route.detach_ttl = Duration::from_millis(30))
+            .await;
     let heir = Arc::clone(&scene.node(scene.heirs()[0]).registry);
     assert_eq!(heir.copies(), 1);
     drop(scene.client);

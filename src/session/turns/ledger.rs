@@ -116,6 +116,14 @@ impl Turns {
         }
     }
 
+    /// Asks the ledger once more, if the turn waits for its word and nothing else.
+    #[must_use]
+    pub fn ask_again(&self, no: TurnNo) -> Option<Action> {
+        let mut running = self.lanes.iter().filter_map(|lane| lane.running.as_ref());
+        let turn = running.find(|turn| turn.no == no && turn.progress == Progress::Accepted)?;
+        Some(turn.journal())
+    }
+
     /// The ledger's answer to [`Action::Journal`].
     pub fn on_journaled(&mut self, no: TurnNo, journaled: &Journaled) -> Vec<Action> {
         let mut actions = Vec::new();

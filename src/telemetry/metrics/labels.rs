@@ -308,7 +308,7 @@ impl From<&Claimed> for ClaimOutcome {
 impl From<&StoreError> for StoreFailure {
     fn from(error: &StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => Self::Unreachable,
+            StoreError::Unavailable(_) | StoreError::Away(_) => Self::Unreachable,
             StoreError::Timeout(_) => Self::Timeout,
             _ => Self::Other,
         }

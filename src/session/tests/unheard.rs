@@ -1,0 +1,63 @@
+//! A session with something to remember, where the store or the upstream is not there when it
+//! moves.
+
+use std::time::{Duration, Instant};
+
+use super::{phases::Scene, *};
+use crate::{
+    config::{Continuity, Route},
+    store::{SessionState, memory::Fault},
+};
+
+#[tokio::test]
+async fn a_session_that_stays_after_a_quiesce_that_nobody_heard_of_goes_on() {
+    let mut scene = Scene::talking().await;
+    let heirs = scene.heirs();
+    let resumes = [Fault::RequestLost; 3];
+    scene.owner().store.fail_states([Fault::ReplyLost].into_iter().chain(resumes));
+    scene.owner().registry.get(scene.attach.session).unwrap().offer(heirs);
+    eventually("it quiesces", async || {
+        scene.owner().row(scene.attach.session).await.state == SessionState::Quiescing
+    })
+    .await;
+    scene.goes_on().await;
+    let row = scene.owner().row(scene.attach.session).await;
+    assert_eq!((row.owner, row.state), (Some(scene.owner().me), SessionState::Live));
+}
+
+#[tokio::test]
+async fn a_drain_that_the_store_does_not_hear_of_at_once_costs_no_conversation() {
+    for fault in [Fault::RequestLost, Fault::ReplyLost] {
+        // Nobody else has the conversation.
+        let in_memory = |route: &mut Route| route.continuity = Continuity::Memory;
+        let mut scene = Scene::talking_on(SampleAuth::Open, in_memory).await;
+        scene.leaves(scene.owner()).await;
+        let heirs = scene.heirs();
+        scene.owner().store.fail_states([fault]);
+        scene.drain().await;
+        scene.moved().await;
+        scene.goes_on_at(heirs[0]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_waits_for_a_client_that_the_upstream_turns_away() {
+    const TTL: Duration = Duration::from_secs(2);
+
+    let mut scene = Scene::talking_on(SampleAuth::AnyBearer, |route| route.detach_ttl = TTL).await;
+    scene.leaves(scene.owner()).await;
+    let heirs = scene.heirs();
+    // Its heir does not dial before its client comes.
+    scene.neighbours.loses_activations.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.drain().await;
+    scene.moved().await;
+    let mut refused = scene.attach.clone();
+    refused.upgrade.headers.clear();
+    let begun = Instant::now();
+    while begun.elapsed() < 2 * TTL {
+        let attached = scene.node(heirs[0]).attach(&refused).await;
+        assert!(matches!(attached, Err(AttachError::Refused(_))));
+        tokio::time::sleep(TTL / 5).await;
+    }
+    scene.goes_on_at(heirs[0]).await;
+}
