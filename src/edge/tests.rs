@@ -2,6 +2,7 @@
 //! shares no code with ours.
 
 mod bodies;
+mod http;
 mod limits;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
