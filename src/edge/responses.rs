@@ -267,6 +267,10 @@ impl Client {
     /// Makes sure that there is a link, to the session that the request belongs to.
     async fn reach(&mut self, create: Option<&Create>) -> Result<(), RouteError> {
         if let Some(create) = create {
+            // Turns that run may end; none begins with a credential that is good no more.
+            if self.closing.is_some_and(|(code, _)| code == super::CLOSE_POLICY) {
+                return Err(Error::new(Code::NotAuthorized, super::UNAUTHORIZED).into());
+            }
             self.choose(create).await?;
         }
         if self.link.is_none() {
