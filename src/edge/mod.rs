@@ -7,6 +7,7 @@ mod body;
 mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod heard;
 mod http;
 mod hygiene;
 mod key;

@@ -10,7 +10,7 @@ use http::HeaderMap;
 
 use super::{
     Drain, Edge,
-    events::lost,
+    events::{leaving, lost},
     key,
     outstanding::Outstanding,
     pump::{Event, Pump},
@@ -406,10 +406,6 @@ fn keeps(route: &Route, headers: &HeaderMap) -> bool {
         SocketsAtDrain::Deadline => true,
         SocketsAtDrain::Auto => !key::is_codex(headers),
     }
-}
-
-fn leaving() -> Error {
-    Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere")
 }
 
 fn send_route_error(pump: &mut Pump, error: &RouteError, lane: Option<&str>) {

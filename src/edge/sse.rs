@@ -17,7 +17,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
-use super::events::{Events, Step, lost, moving};
+use super::events::{Events, Step, cut, lost, moving};
 use crate::{
     error::Error,
     session::numbering::is_websocket_only,
@@ -62,6 +62,7 @@ impl Stream for Sse {
                 Step::Events(batch) => self.writer.text(&batch),
                 Step::Failed(error) => self.broken_off(&error),
                 Step::Lost => self.broken_off(&lost()),
+                Step::Cut => self.broken_off(&cut()),
                 Step::Moved => self.broken_off(&moving()),
                 Step::End => return Poll::Ready(None),
             };

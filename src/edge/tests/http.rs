@@ -66,3 +66,28 @@ async fn a_request_that_offers_http_2_is_served_as_what_it_is() {
         assert_eq!(answered(&mut stream).await, (200, None), "{input}");
     }
 }
+
+#[tokio::test]
+async fn at_the_cut_a_turn_is_unknown_and_a_request_that_waits_is_told_to_go_elsewhere() {
+    let code = |code: &str| Some(code.to_owned());
+    let front = Front::start(limits()).await;
+    let mut running = TcpStream::connect(front.addr).await.unwrap();
+    running.write_all(&turn("", "[hang]")).await.unwrap();
+    eventually("it is sent", async || front.gate.dials() == 1).await;
+    let session = || front.node.registry.list().pop();
+    eventually("it is attached", async || {
+        session().is_some_and(|session| session.stats.clients.lock().len() == 1)
+    })
+    .await;
+    front.edge.drain.cut.cancel();
+    assert_eq!(answered(&mut running).await, (502, code("outcome_unknown")));
+    assert_eq!(front.gate.dials(), 1, "asked once");
+
+    let shut = Gate::with_permits(SampleAuth::Open, 0).await;
+    let front = Front::before(shut, limits()).await;
+    let mut waiting = TcpStream::connect(front.addr).await.unwrap();
+    waiting.write_all(&turn("", "hello")).await.unwrap();
+    eventually("it waits for its upstream", async || front.gate.dials() == 1).await;
+    front.edge.drain.cut.cancel();
+    assert_eq!(answered(&mut waiting).await, (503, code("node_draining")));
+}
