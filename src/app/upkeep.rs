@@ -1,7 +1,8 @@
-//! What a node does beside serving: says how loaded it is, forgets peers that left, sweeps
-//! rows that nobody needs.
+//! What a node does beside serving: says how loaded it is, forgets peers that left and what they
+//! left here, sweeps rows that nobody needs.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -28,7 +29,9 @@ const TURN: Duration = Duration::from_secs(5);
 
 /// Runs until the node ends.
 pub(super) async fn run(node: Arc<Node>) {
-    let all = async { tokio::join!(look(&node), sweep(&node), release_strays(&node)) };
+    let all = async {
+        tokio::join!(look(&node), sweep(&node), release_strays(&node), let_go_of_copies(&node))
+    };
     node.stop.background.run_until_cancelled(all).await;
 }
 
@@ -64,6 +67,15 @@ async fn release_strays(node: &Node) {
         if let Err(error) = strays.release(&*node.store, &node.registry, node.me).await {
             tracing::debug!(%error, "looking for strays failed");
         }
+    }
+}
+
+async fn let_go_of_copies(node: &Node) {
+    loop {
+        next_sweep().await;
+        let there: HashSet<_> =
+            node.ring.borrow().alive().map(|member| member.incarnation).collect();
+        node.registry.let_go_of_orphans(|leaver| there.contains(&leaver));
     }
 }
 

@@ -143,7 +143,8 @@ impl Client {
         let fresh = self.session.is_none();
         let session = *self.session.get_or_insert_with(SessionId::random);
         let cut = self.edge.drain.cut.clone();
-        let attaching = self.edge.router.attach(
+        // Boxed: else each client would hold its five kilobytes for as long as it is there.
+        let attaching = Box::pin(self.edge.router.attach(
             Attach {
                 session,
                 fresh,
@@ -158,7 +159,7 @@ impl Client {
                 client: self.edge.label(ClientKind::WebSocket),
             },
             patience,
-        );
+        ));
         let attached = tokio::select! {
             biased;
             attached = attaching => attached?,

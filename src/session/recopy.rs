@@ -1,5 +1,6 @@
-//! Copies conversations again when the ring changes: from then on another member may be the
-//! next owner of a session at rest, and the copy that the former one has is of no use.
+//! What becomes of copies of conversations when the ring changes. Those of our sessions are made
+//! again: another member may be the next owner of a session at rest, and the copy that the former
+//! one has is of no use. Those that were left here by nodes that are gone are let go of.
 //!
 //! What counts is who has the copy, not whose it was by the ring of the last pass: a ring that
 //! changes twice within a pass may have had another heir in between.
@@ -9,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use super::{Registry, actor::Command, replica::next_owner};
-use crate::config::Continuity;
+use crate::{config::Continuity, ids::Incarnation};
 
 /// A ring that changes once often changes again (a rollout, a crash of several): one pass for
 /// all, and not by all nodes at one instant.
@@ -20,6 +21,13 @@ const SESSIONS_PER_SECOND: u32 = 200;
 const BYTES_PER_SECOND: f64 = 32.0 * 1024.0 * 1024.0;
 
 impl Registry {
+    /// Lets go of conversations that were left here by nodes that have been gone for long. Looks at
+    /// all of them: for upkeep.
+    pub fn let_go_of_orphans(&self, is_there: impl Fn(Incarnation) -> bool) {
+        self.warm.let_go_of_orphans(is_there);
+        self.ctx.metrics.heir_conversations(self.copies());
+    }
+
     /// Runs until the ring is not watched any more.
     pub async fn follow_heirs(self: Arc<Self>) {
         let mut ring = self.ctx.ring.clone();

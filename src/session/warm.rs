@@ -74,6 +74,8 @@ struct Entry {
     warm: Warm,
     history: History,
     at: Instant,
+    /// Since when nobody is known to be there who would have it let go of.
+    orphaned: Option<Instant>,
     /// What it takes, as counted when it came.
     bytes: usize,
 }
@@ -81,7 +83,7 @@ struct Entry {
 impl Entry {
     fn new(from: Option<Incarnation>, warm: Warm, history: History, at: Instant) -> Self {
         let bytes = size_of::<Self>() + history.bytes() + weight(&warm);
-        Self { from, warm, history, at, bytes }
+        Self { from, warm, history, at, orphaned: None, bytes }
     }
 }
 
@@ -129,6 +131,19 @@ impl WarmStore {
                 kept.remove(session);
             }
         }
+    }
+
+    /// Lets go of those whose leavers have been gone for as long as a takeover may need them: if
+    /// their sessions have ended since, or moved elsewhere, nobody can say so here any more.
+    pub(super) fn let_go_of_orphans(&self, is_there: impl Fn(Incarnation) -> bool) {
+        let now = Instant::now();
+        self.0.lock().retain(|entry| {
+            if entry.from.is_some_and(&is_there) {
+                return true;
+            }
+            let orphaned = *entry.orphaned.get_or_insert(now);
+            now < orphaned + entry.warm.route.detach_ttl + GRACE
+        });
     }
 
     /// Conversations kept.
@@ -190,7 +205,11 @@ impl Kept {
             return;
         }
         self.expired = Some(now);
-        self.sessions.retain(|_, entry| entry.is_fresh(now));
+        self.retain(|entry| entry.is_fresh(now));
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&mut Entry) -> bool) {
+        self.sessions.retain(|_, entry| keep(entry));
         self.bytes = self.sessions.values().map(|entry| entry.bytes).sum();
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 use crate::support::{ALICE, Node, Ring, RingOptions, Ws};
 
 /// What a well-behaved client may wait for an echo on a machine that is busy with the tests.
-const PROMPT: Duration = Duration::from_secs(2);
+const PROMPT: Duration = Duration::from_secs(5);
 
 /// By when a client that reads nothing is dropped, with a `write_timeout` of two seconds.
 const DROPPED: Duration = Duration::from_secs(15);

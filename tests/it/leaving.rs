@@ -369,9 +369,10 @@ async fn a_socket_of_an_sdk_works_through_the_drain_of_its_node_and_codex_is_clo
         (edge.health().await?["ready"] == false).then_some(())
     })
     .await;
-    assert_eq!(codex.next_now(), None, "not yet");
     assert_eq!(codex.end().await, end(RESTART), "between turns");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let closed = begun.elapsed();
+    assert!(closed >= Duration::from_secs(1), "balancers have not noticed yet: {closed:?}");
+    assert!(closed < Duration::from_secs(5), "{closed:?}");
     // The other one goes on, across the move of its session, until the last call.
     let mut turns = 0;
     let close = loop {

