@@ -16,6 +16,7 @@ use super::{
     Edge, body,
     events::{Events, Step, cut, error_response, failure, leaving, lost, moving, opening},
     key::{self, Key, Repeat},
+    outstanding::may_be_asked_again,
     reply, sse,
 };
 use crate::{
@@ -159,8 +160,8 @@ async fn ask(
     create: &Create,
     message: &Message,
 ) -> Result<Asked, RouteError> {
-    // The ledger knows of one that has a key whether it was sent.
-    let mut may_repeat = create.may_be_asked_again(wish.turn_key.is_some(), wish.route.ledger);
+    let has_key = wish.turn_key.is_some();
+    let mut may_repeat = may_be_asked_again(create, has_key, wish.route.ledger);
     let batch = Batch::one(message);
     let mut tries = 0;
     loop {

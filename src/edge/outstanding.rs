@@ -36,6 +36,12 @@ struct Begun {
     heard: Heard,
 }
 
+/// Whether the next owner may be asked, once, where one was lost before anything was seen of the
+/// turn (I2): nothing is stored, or the ledger knows by the key whether it was sent.
+pub(super) fn may_be_asked_again(create: &Create, has_key: bool, ledger: bool) -> bool {
+    !create.store || (has_key && ledger)
+}
+
 impl Outstanding {
     pub(crate) fn is_empty(&self) -> bool {
         self.creates.is_empty()
@@ -52,7 +58,7 @@ impl Outstanding {
         self.creates.push_back(Begun {
             number: self.newest,
             message: Some(message.clone()),
-            repeatable: create.may_be_asked_again(create.key.is_some(), ledger),
+            repeatable: may_be_asked_again(create, create.key.is_some(), ledger),
             heard: Heard::nothing(create.lane.clone()),
         });
         self.newest

@@ -50,15 +50,6 @@ pub struct Create {
     pub fingerprint: u128,
 }
 
-impl Create {
-    /// Whether an edge whose owner was lost before anything was seen of the turn may ask the
-    /// next one, once (I2): nothing is stored, or the ledger knows by the key whether it was sent.
-    #[must_use]
-    pub const fn may_be_asked_again(&self, has_key: bool, ledger: bool) -> bool {
-        !self.store || (has_key && ledger)
-    }
-}
-
 /// Type of the event that asks for a response's events once more, from their start.
 const RESUME: &str = "ringspan.resume";
 
