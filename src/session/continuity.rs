@@ -70,13 +70,7 @@ impl Actor {
             Continuity::Memory => None,
             Continuity::Replica => {
                 let append = past.previous.is_some() && self.replicated;
-                let prepared = if append {
-                    let (from, warm) = (Some(self.ctx.me), self.warm(vec![past]));
-                    Some(Prepared { session: self.id, from, append, warm })
-                } else {
-                    self.prepared()
-                };
-                self.replicate(prepared)
+                self.replicate(append.then_some(past))
             }
             Continuity::Database => self.archive(past),
         };
@@ -86,15 +80,27 @@ impl Actor {
     pub(super) fn replicate_all(&mut self) {
         let nothing = self.turns.as_ref().is_none_or(|turns| turns.history().all().is_empty());
         if self.route.continuity == Continuity::Replica && !nothing {
-            let prepared = self.prepared();
-            drop(self.replicate(prepared));
+            drop(self.replicate(None));
         }
     }
 
-    fn replicate(&mut self, prepared: Option<Prepared>) -> Option<oneshot::Receiver<()>> {
+    /// Copies this part of the conversation to the heir, which has the rest; or all of it.
+    fn replicate(&mut self, part: Option<Past>) -> Option<oneshot::Receiver<()>> {
+        if !self.ctx.replicator.has_heir(self.id, &self.stats) {
+            // All of it is much to put together at each turn for nobody.
+            self.replicated = false;
+            return None;
+        }
+        let prepared = match part {
+            Some(past) => {
+                let (from, warm) = (Some(self.ctx.me), self.warm(vec![past]));
+                Prepared { session: self.id, from, append: true, warm }
+            }
+            None => self.prepared()?,
+        };
         let (acknowledge, acknowledged) = oneshot::channel();
         let (stats, actor) = (Arc::clone(&self.stats), self.itself.clone());
-        let copy = Copy { prepared: prepared?, acknowledge, stats, actor };
+        let copy = Copy { prepared, acknowledge, stats, actor };
         self.replicated = self.ctx.replicator.put(copy);
         self.replicated.then_some(acknowledged)
     }

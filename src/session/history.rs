@@ -24,6 +24,8 @@ pub struct Past {
 }
 
 /// The conversations of a session.
+///
+/// *Invariant:* of each response that is here, all that it builds on is here too.
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub struct History {
@@ -72,10 +74,12 @@ impl History {
         Some(history)
     }
 
-    /// Whether the conversation up to that response can be told.
+    /// Whether the conversation up to that response can be told. Asked for at each turn, as a
+    /// rule of the latest response.
     #[must_use]
     pub fn has(&self, id: &str) -> bool {
-        self.chain(id).is_some()
+        // Only what can be told is kept.
+        self.past.iter().rev().any(|past| past.id == id)
     }
 
     /// Bytes held.
@@ -103,7 +107,9 @@ impl History {
         }
         self.bytes += past.items.len();
         self.past.push(past);
-        if follows { self.bound() } else { self.compact() }
+        if !follows || self.bytes > self.max_bytes {
+            self.compact();
+        }
     }
 
     /// Adds what was said before all that is known; what is known already stays as it is.
@@ -121,29 +127,26 @@ impl History {
         self.compact();
     }
 
+    /// Keeps what lanes' latest responses build on. A conversation with a hole is worth nothing:
+    /// over the bound, the oldest lane goes, with what builds on it.
     fn compact(&mut self) {
-        let mut lanes = HashSet::new();
-        let mut keep = HashSet::new();
-        for past in self.past.iter().rev() {
-            if lanes.insert(past.lane.clone()) {
-                keep.extend(self.chain(&past.id).unwrap_or_default());
+        loop {
+            let mut lanes = HashSet::new();
+            let mut keep = HashSet::new();
+            for past in self.past.iter().rev() {
+                if lanes.insert(&past.lane) {
+                    keep.extend(self.chain(&past.id).unwrap_or_default());
+                }
             }
-        }
-        let mut at = 0;
-        self.past.retain(|_| {
-            at += 1;
-            keep.contains(&(at - 1))
-        });
-        self.bytes = self.past.iter().map(|past| past.items.len()).sum();
-        self.bound();
-    }
-
-    /// A conversation with a hole is worth nothing: over the bound, the oldest lane goes.
-    fn bound(&mut self) {
-        while self.bytes > self.max_bytes {
-            let Some(lane) = self.past.first().map(|past| past.lane.clone()) else { break };
-            self.past.retain(|past| past.lane != lane);
+            let mut at = 0;
+            self.past.retain(|_| {
+                at += 1;
+                keep.contains(&(at - 1))
+            });
             self.bytes = self.past.iter().map(|past| past.items.len()).sum();
+            let oldest = self.past.first().filter(|_| self.bytes > self.max_bytes);
+            let Some(lane) = oldest.map(|past| past.lane.clone()) else { break };
+            self.past.retain(|past| past.lane != lane);
         }
     }
 
@@ -275,7 +278,9 @@ mod tests {
     fn however_responses_come_only_what_lanes_build_on_is_kept() {
         let ids = ["a", "b", "c", "d"];
         for seed in 0..500_usize {
-            let mut history = History::new(1 << 20, Vec::new());
+            // Of some, not all has room.
+            let max_bytes = if seed % 2 == 0 { 1 << 20 } else { 6 };
+            let mut history = History::new(max_bytes, Vec::new());
             let mut state = seed;
             for _ in 0..12 {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -283,8 +288,12 @@ mod tests {
                 let previous = (state >> 37 & 3 > 0).then_some(previous);
                 let lane = (state >> 39 & 1 > 0).then(|| "lane".to_owned());
                 history.push(Past { lane, ..past(id, previous, "{}") });
-                let again = History::new(1 << 20, history.all().to_vec());
+                let again = History::new(history.max_bytes, history.all().to_vec());
                 assert_eq!(history, again, "seed {seed}: compacted again nothing goes");
+                for id in ids {
+                    let told = history.rebuild(id, b"{}").is_some();
+                    assert_eq!(history.has(id), told, "seed {seed}: {id}");
+                }
             }
         }
     }

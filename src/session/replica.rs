@@ -157,13 +157,19 @@ impl Replicator {
         Self(Arc::new(Lanes { shared, tracker: tracker.clone(), open: Mutex::default() }))
     }
 
+    /// Whether anybody would be the heir. That nobody is, is noted in `stats`.
+    pub(super) fn has_heir(&self, session: SessionId, stats: &Stats) -> bool {
+        let heir = self.0.shared.heir_of(session);
+        if heir.is_none() {
+            stats.set_heir(None);
+        }
+        heir.is_some()
+    }
+
     /// Leaves a copy to be sent soon. Never waits; false if nobody would be the heir, or if too
     /// many wait for it already.
     pub(super) fn put(&self, copy: Copy) -> bool {
         let heir = self.0.shared.heir_of(copy.prepared.session);
-        if heir.is_none() {
-            copy.stats.set_heir(None);
-        }
         heir.is_some_and(|heir| self.0.put(heir, Errand::Copy(Box::new(copy))))
     }
 
