@@ -92,8 +92,8 @@ impl Actor {
             return None;
         }
         let prepared = match part {
-            Some(past) => {
-                let (from, warm) = (Some(self.ctx.me), self.warm(vec![past]));
+            Some(part) => {
+                let (from, warm) = (Some(self.ctx.me), self.warm(vec![part]));
                 Prepared { session: self.id, from, append: true, warm }
             }
             None => self.prepared()?,
