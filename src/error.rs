@@ -34,93 +34,59 @@ impl Blame {
     }
 }
 
-/// The error codes of the client listener (see `docs/errors.md`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Code {
-    SessionUnavailable,
-    OwnerMoving,
-    OutcomeUnknown,
-    NodeDraining,
-    TooManySessions,
+/// Codes with their texts: one list, so that neither direction can forget one.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident => $text:literal),+ $(,)?) => {
+        /// The error codes of the client listener (see `docs/errors.md`).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[$doc])* $variant),+ }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The code as it stands in `error.code`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The inverse of [`Code::as_str`]; what a peer sends is read with it.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+codes! {
+    SessionUnavailable => "session_unavailable",
+    OwnerMoving => "owner_moving",
+    OutcomeUnknown => "outcome_unknown",
+    NodeDraining => "node_draining",
+    TooManySessions => "too_many_sessions",
     /// Between nodes: one node is full, others may have room.
-    NodeFull,
-    QueueFull,
-    RateLimited,
-    NotAuthorized,
-    Forbidden,
-    SessionConflict,
-    TurnInProgress,
-    PreviousResponseNotFound,
-    InvalidRequest,
-    InvalidStreamId,
-    StreamLimitReached,
-    FrameTooLarge,
-    UpstreamUnavailable,
-    UpstreamTimeout,
-    NotFound,
-    Internal,
+    NodeFull => "node_full",
+    QueueFull => "queue_full",
+    /// The word that clients of the Responses API know.
+    RateLimited => "rate_limit_exceeded",
+    NotAuthorized => "not_authorized",
+    Forbidden => "forbidden",
+    SessionConflict => "session_conflict",
+    TurnInProgress => "turn_in_progress",
+    PreviousResponseNotFound => "previous_response_not_found",
+    InvalidRequest => "invalid_request",
+    InvalidStreamId => "invalid_stream_id",
+    StreamLimitReached => "websocket_stream_limit_reached",
+    FrameTooLarge => "frame_too_large",
+    UpstreamUnavailable => "upstream_unavailable",
+    UpstreamTimeout => "upstream_timeout",
+    NotFound => "not_found",
+    Internal => "internal_error",
 }
 
 impl Code {
-    /// The code as it stands in `error.code`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::SessionUnavailable => "session_unavailable",
-            Self::OwnerMoving => "owner_moving",
-            Self::OutcomeUnknown => "outcome_unknown",
-            Self::NodeDraining => "node_draining",
-            Self::TooManySessions => "too_many_sessions",
-            Self::NodeFull => "node_full",
-            Self::QueueFull => "queue_full",
-            // The word that clients of the Responses API know.
-            Self::RateLimited => "rate_limit_exceeded",
-            Self::NotAuthorized => "not_authorized",
-            Self::Forbidden => "forbidden",
-            Self::SessionConflict => "session_conflict",
-            Self::TurnInProgress => "turn_in_progress",
-            Self::PreviousResponseNotFound => "previous_response_not_found",
-            Self::InvalidRequest => "invalid_request",
-            Self::InvalidStreamId => "invalid_stream_id",
-            Self::StreamLimitReached => "websocket_stream_limit_reached",
-            Self::FrameTooLarge => "frame_too_large",
-            Self::UpstreamUnavailable => "upstream_unavailable",
-            Self::UpstreamTimeout => "upstream_timeout",
-            Self::NotFound => "not_found",
-            Self::Internal => "internal_error",
-        }
-    }
-
-    /// The inverse of [`Code::as_str`]; what a peer sends is read with it.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        [
-            Self::SessionUnavailable,
-            Self::OwnerMoving,
-            Self::OutcomeUnknown,
-            Self::NodeDraining,
-            Self::TooManySessions,
-            Self::NodeFull,
-            Self::QueueFull,
-            Self::RateLimited,
-            Self::NotAuthorized,
-            Self::Forbidden,
-            Self::SessionConflict,
-            Self::TurnInProgress,
-            Self::PreviousResponseNotFound,
-            Self::InvalidRequest,
-            Self::InvalidStreamId,
-            Self::StreamLimitReached,
-            Self::FrameTooLarge,
-            Self::UpstreamUnavailable,
-            Self::UpstreamTimeout,
-            Self::NotFound,
-            Self::Internal,
-        ]
-        .into_iter()
-        .find(|code| code.as_str() == text)
-    }
-
     /// HTTP status, also the `status` of a WebSocket error event (Codex ignores events
     /// that carry none).
     #[must_use]
@@ -278,3 +244,16 @@ impl std::error::Error for Error {}
 
 /// Result of anything a client may be told about.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_read_back_as_it_is_written() {
+        for &code in Code::ALL {
+            assert_eq!(Code::parse(code.as_str()), Some(code));
+        }
+        assert_eq!(Code::parse("another"), None);
+    }
+}

@@ -24,7 +24,7 @@ Durations carry units (`500ms`, `15s`, `1h30m`), sizes may (`64MiB`, `64MB`, or 
 `ringspan config check FILE` judges a file in the present environment, `ringspan config dump` shows what
 holds (also without an upstream, of which `check` says that it is missing), and `ringspan config schema` prints a JSON Schema for editors and pipelines. A bad configuration
 is refused before any port is bound, with exit status 64 and one line for each fault.
-[`ringspan.example.toml`](ringspan.example.toml) is a complete example.
+[`ringspan.example.toml`](ringspan.example.toml) is an example.
 ";
 
 const FILE_HEAD: &str = "

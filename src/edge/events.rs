@@ -11,7 +11,7 @@ use http::{HeaderValue, header::RETRY_AFTER};
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{heard::Heard, reply};
+use super::{heard::Heard, reply, told};
 use crate::{
     error::{Code, Error},
     link::{Frame, Link},
@@ -53,6 +53,11 @@ impl Events {
     /// client has heard.
     pub(super) fn unknown(&self, error: &Error) -> Message {
         self.heard.unknown(error)
+    }
+
+    /// Whether nothing follows.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
     }
 
     /// The same as an HTTP response, where nothing was passed on yet.
@@ -154,6 +159,9 @@ pub(super) fn error_response(message: &Message) -> Option<Response> {
     let status = status.filter(|status| (400..600).contains(status)).unwrap_or(502);
     let body = serde_json::json!({ "error": event["error"].take() }).to_string();
     let mut response = reply::json(status, body);
+    if let Some(code) = told::code(message) {
+        response.extensions_mut().insert(told::Told::from(code));
+    }
     if let Some(after) = event["headers"]["retry-after"].as_str()
         && let Ok(after) = HeaderValue::from_str(after)
     {

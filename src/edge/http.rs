@@ -45,7 +45,7 @@ pub(super) async fn create(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     propagation::enter(&span, request.headers_mut());
     let response = match turn(&edge, &route, request).await {
         Ok(response) => response,
-        Err(error) => edge.refuse_route(&error),
+        Err(error) => reply::route_error(&error),
     };
     propagation::answered(&span, response.status());
     response
@@ -91,8 +91,11 @@ async fn turn(
     if let Some(error) = failure(&first) {
         return Ok(error);
     }
-    let mut response =
-        if stream { sse::stream(first, events, None) } else { collect(first, events).await };
+    let mut response = if stream {
+        sse::stream(first, events, None, edge.metrics.clone())
+    } else {
+        collect(first, events).await
+    };
     for (name, value) in &headers {
         response.headers_mut().entry(name).or_insert(value.clone());
     }
@@ -205,7 +208,7 @@ pub(super) async fn resume(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     let response = match resumed(&edge, &route, &uri, &headers).await {
         Ok(Some(response)) => response,
         Ok(None) => pass(edge, request).await,
-        Err(error) => edge.refuse_route(&error),
+        Err(error) => reply::route_error(&error),
     };
     propagation::answered(&span, response.status());
     response
@@ -240,7 +243,7 @@ async fn resumed(
     if !begins(&first) {
         return Ok(None);
     }
-    Ok(Some(sse::stream(first, events, again.after)))
+    Ok(Some(sse::stream(first, events, again.after, edge.metrics.clone())))
 }
 
 /// The session that made a response. Its name is written just after the client was told of it, so
@@ -347,12 +350,12 @@ async fn collect(first: Step, mut events: Events) -> Response {
 /// Every other path of an upstream.
 pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
     let Some(route) = upstream_of(&edge, request.uri().path()) else {
-        return edge.refuse(&Error::new(Code::NotFound, "no route has this path"));
+        return reply::error(&Error::new(Code::NotFound, "no route has this path"));
     };
     let identified = edge.auth.identify(request.headers());
     let principal = match identified.await {
         Ok(identity) => identity.principal,
-        Err(error) => return edge.refuse(&error),
+        Err(error) => return reply::error(&error),
     };
     let key = endpoint_key(&edge, &route, principal, request.uri().path()).await;
     let mut request = request.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
@@ -369,13 +372,16 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
                 crate::wire::handshake::forwardable_response_headers(&parts.headers);
             response
         }
-        Err(HttpError::Dial(error)) => edge.refuse(&error.told()),
+        Err(HttpError::Dial(error)) => reply::error(&error.told()),
         Err(HttpError::Timeout(_)) => {
-            edge.refuse(&Error::new(Code::UpstreamTimeout, "the upstream did not answer in time"))
+            reply::error(&Error::new(Code::UpstreamTimeout, "the upstream did not answer in time"))
         }
         Err(HttpError::Unavailable(reason)) => {
             tracing::warn!(upstream = %route.upstream.name, reason, "passing a request on failed");
-            edge.refuse(&Error::new(Code::UpstreamUnavailable, "the upstream could not be reached"))
+            reply::error(&Error::new(
+                Code::UpstreamUnavailable,
+                "the upstream could not be reached",
+            ))
         }
     }
 }

@@ -22,6 +22,7 @@ mod server;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod told;
 mod upgrade;
 
 #[cfg(test)]
@@ -30,17 +31,14 @@ use std::sync::Arc;
 
 use ::http::{HeaderMap, header::AUTHORIZATION};
 pub use auth::Authenticator;
-use axum::response::Response;
 pub use server::serve;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Span;
 
 use crate::{
     config::{Limits, Route},
-    error::Error,
-    route::{RouteError, Router},
+    route::Router,
     session::{ClientKind, ClientLabel},
-    telemetry::{metrics::Metrics, propagation},
+    telemetry::metrics::Metrics,
     upstream::HttpClient,
     wire::{Budget, handshake},
 };
@@ -75,27 +73,6 @@ impl Edge {
         key::remove_own(&mut forwarded);
         hygiene::remove_claims(&mut forwarded);
         forwarded
-    }
-
-    /// Counts and answers a failure.
-    pub(super) fn refuse(&self, error: &Error) -> Response {
-        self.metrics.error(error);
-        reply::error(error)
-    }
-
-    /// Counts and answers a failure to reach a session.
-    pub(super) fn refuse_route(&self, error: &RouteError) -> Response {
-        if let RouteError::Failed(error) = error {
-            self.metrics.error(error);
-        }
-        reply::route_error(error)
-    }
-
-    /// The same, said in the request's span too.
-    pub(super) fn refuse_traced(&self, span: &Span, error: &RouteError) -> Response {
-        let response = self.refuse_route(error);
-        propagation::answered(span, response.status());
-        response
     }
 }
 

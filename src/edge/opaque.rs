@@ -10,6 +10,7 @@ use axum::{
 use super::{
     CLOSE_POLICY, Edge, UNAUTHORIZED, key,
     pump::{Event, Pump},
+    reply,
     upgrade::Pending,
 };
 use crate::{
@@ -19,7 +20,10 @@ use crate::{
     link::{Frame, Link},
     route::UPGRADE_PATIENCE,
     session::{Attach, ClientKind},
-    telemetry::{metrics::Direction, propagation},
+    telemetry::{
+        metrics::{Direction, Metrics},
+        propagation,
+    },
     upstream::Upgrade,
     wire::Incoming,
 };
@@ -37,19 +41,19 @@ pub(super) async fn handle(
     };
     let identity = match edge.auth.identify(request.headers()).await {
         Ok(identity) => identity,
-        Err(error) => return edge.refuse(&error),
+        Err(error) => return reply::error(&error),
     };
     let principal = identity.principal;
     let mut attach = match wish(&edge, &route, principal, &params, &request, &pending) {
         Ok(attach) => attach,
-        Err(error) => return edge.refuse(&error),
+        Err(error) => return reply::error(&error),
     };
     let session = attach.session;
     let span = propagation::request("GET", &route.path);
     propagation::enter(&span, &mut attach.upgrade.headers);
     let attached = match edge.router.attach(attach, UPGRADE_PATIENCE).await {
         Ok(attached) => attached,
-        Err(error) => return edge.refuse_traced(&span, &error),
+        Err(error) => return reply::traced(&span, &error),
     };
     let limit = edge.limits.max_message_bytes;
     let (response, socket) = pending.accept(
@@ -68,7 +72,7 @@ pub(super) async fn handle(
         let up = edge.metrics.frames(&route.path, Direction::Up);
         let down = edge.metrics.frames(&route.path, Direction::Down);
         let pump = Pump::new(socket, seat, &identity, &edge.limits, &edge.drain, up, down);
-        serve(pump, link).await;
+        serve(pump, link, &edge.metrics).await;
     });
     response
 }
@@ -110,7 +114,7 @@ fn wish(
 }
 
 /// Moves frames until one side ends.
-async fn serve(mut pump: Box<Pump>, link: Link) {
+async fn serve(mut pump: Box<Pump>, link: Link, metrics: &Metrics) {
     let mut link = Some(link);
     loop {
         match pump.next(&mut link).await {
@@ -139,6 +143,7 @@ async fn serve(mut pump: Box<Pump>, link: Link) {
                 // told to come back, and says what it had.
                 Frame::Moved => return pump.close_restart().await,
                 Frame::Failed(error) => {
+                    metrics.error(error.code, error.blame);
                     return pump.close(error.code.close(), error.code.as_str()).await;
                 }
             },

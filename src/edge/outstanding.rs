@@ -149,7 +149,7 @@ impl Outstanding {
     }
 
     /// Lanes of all of them, which are over.
-    pub(super) fn take_lanes(&mut self) -> impl Iterator<Item = Option<String>> {
+    pub(super) fn take_lanes(&mut self) -> impl Iterator<Item = Option<String>> + use<> {
         let creates = std::mem::take(&mut self.creates).into_iter();
         creates.map(|create| create.heard.lane().map(str::to_owned))
     }

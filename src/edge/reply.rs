@@ -5,11 +5,13 @@ use http::{
     HeaderName, HeaderValue, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE},
 };
+use tracing::Span;
 
+use super::told::Told;
 use crate::{
     error::{Code, Error},
     route::RouteError,
-    telemetry::metrics::Metrics,
+    telemetry::propagation,
     upstream::Refusal,
 };
 
@@ -18,9 +20,16 @@ fn document(error: &Error) -> String {
     serde_json::json!({ "error": error.body() }).to_string()
 }
 
+/// A failure with a status that may be another one than its code's.
+fn failed(status: u16, error: &Error) -> Response {
+    let mut response = json(status, document(error));
+    response.extensions_mut().insert(Told::from(error));
+    response
+}
+
 /// A failure as an HTTP response.
 pub(super) fn error(error: &Error) -> Response {
-    let mut response = json(error.code.status(), document(error));
+    let mut response = failed(error.code.status(), error);
     let headers = response.headers_mut();
     if let Some(after) = error.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
@@ -47,16 +56,14 @@ pub(super) fn bytes(error: &Error) -> Vec<u8> {
 }
 
 /// A method that the path does not have; the router adds those that it has.
-pub(super) fn bad_method(metrics: &Metrics) -> Response {
+pub(super) fn bad_method() -> Response {
     let text = "this path does not have this method; the Allow header names those that it has";
-    let error = Error::new(Code::InvalidRequest, text);
-    metrics.error(&error);
-    json(StatusCode::METHOD_NOT_ALLOWED.as_u16(), document(&error))
+    failed(StatusCode::METHOD_NOT_ALLOWED.as_u16(), &Error::new(Code::InvalidRequest, text))
 }
 
 /// An upgrade that is not one.
 pub(super) fn bad_upgrade(status: StatusCode, what: &'static str) -> Response {
-    let mut response = json(status.as_u16(), document(&Error::new(Code::InvalidRequest, what)));
+    let mut response = failed(status.as_u16(), &Error::new(Code::InvalidRequest, what));
     response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     response
 }
@@ -67,6 +74,13 @@ pub(super) fn route_error(failure: &RouteError) -> Response {
         RouteError::Failed(failed) => error(failed),
         RouteError::Refused(refusal) => refused(refusal),
     }
+}
+
+/// The same, said in the request's span too.
+pub(super) fn traced(span: &Span, failure: &RouteError) -> Response {
+    let response = route_error(failure);
+    propagation::answered(span, response.status());
+    response
 }
 
 /// The upstream's own words, but for 426: clients take it as "never try this again".

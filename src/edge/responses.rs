@@ -14,6 +14,7 @@ use super::{
     key,
     outstanding::Outstanding,
     pump::{Event, Pump},
+    reply, told,
     upgrade::Pending,
 };
 use crate::{
@@ -28,7 +29,7 @@ use crate::{
     },
     store::AliasKind,
     telemetry::{metrics::Direction, propagation},
-    upstream::Upgrade,
+    upstream::{Refusal, Upgrade},
     wire::{Batch, Incoming, Kind, Message},
 };
 
@@ -40,11 +41,11 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     };
     let identity = match edge.auth.identify(request.headers()).await {
         Ok(identity) => identity,
-        Err(error) => return edge.refuse(&error),
+        Err(error) => return reply::error(&error),
     };
     let mut client = match Client::new(&edge, &route, identity.principal, &request, &pending) {
         Ok(client) => client,
-        Err(error) => return edge.refuse(&error),
+        Err(error) => return reply::error(&error),
     };
     let span = propagation::request("GET", &route.path);
     propagation::enter(&span, &mut client.upgrade.headers);
@@ -53,7 +54,7 @@ pub(super) async fn handle(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     let attached = match client.session {
         Some(_) => match client.attach(UPGRADE_PATIENCE).await {
             Ok(attached) => Some(attached),
-            Err(error) => return edge.refuse_traced(&span, &error),
+            Err(error) => return reply::traced(&span, &error),
         },
         None => None,
     };
@@ -238,7 +239,7 @@ impl Client {
             let create = match read(&message) {
                 Ok(create) => create,
                 Err(error) => {
-                    pump.send(&Batch::one(&error_event(&error, None)));
+                    self.tell(&error, &[error_event(&error, None)], pump);
                     continue;
                 }
             };
@@ -247,7 +248,7 @@ impl Client {
             }
             if let Some(error) = &unreachable {
                 let lane = create.as_ref().and_then(|create| create.lane.as_deref());
-                send_route_error(pump, error, lane);
+                self.tell_unreachable(error, lane, pump);
                 continue;
             }
             let ledger = self.route.ledger;
@@ -315,6 +316,10 @@ impl Client {
     async fn on_frame(&mut self, frame: Frame, pump: &mut Pump) -> Next {
         match frame {
             Frame::Messages { batch, ended, create, .. } => {
+                // What ends no request and is of none answers another event.
+                if ended > 0 || create == 0 {
+                    told::last(&self.edge.metrics, &batch);
+                }
                 pump.send(&batch);
                 self.creates.seen(&batch, create, ended);
                 self.boundary()
@@ -356,7 +361,7 @@ impl Client {
             }
             Err(error) => {
                 for lane in self.creates.take_lanes() {
-                    send_route_error(pump, &error, lane.as_deref());
+                    self.tell_unreachable(&error, lane.as_deref(), pump);
                 }
             }
         }
@@ -376,11 +381,21 @@ impl Client {
     }
 
     fn tell(&self, error: &Error, said: &[Message], pump: &mut Pump) {
-        if !said.is_empty() {
-            self.edge.metrics.error(error);
-        }
         for message in said {
+            told::own(&self.edge.metrics, error, message);
             pump.send(&Batch::one(message));
+        }
+    }
+
+    /// A request found no session; `lane` is its own.
+    fn tell_unreachable(&self, error: &RouteError, lane: Option<&str>, pump: &mut Pump) {
+        match error {
+            RouteError::Failed(error) => self.tell(error, &[error_event(error, lane)], pump),
+            RouteError::Refused(refusal) => {
+                let batch = Batch::one(&refused_event(refusal, lane));
+                told::last(&self.edge.metrics, &batch);
+                pump.send(&batch);
+            }
         }
     }
 }
@@ -409,18 +424,13 @@ fn keeps(route: &Route, headers: &HeaderMap) -> bool {
     }
 }
 
-fn send_route_error(pump: &mut Pump, error: &RouteError, lane: Option<&str>) {
-    let event = match error {
-        RouteError::Failed(error) => error_event(error, lane),
-        RouteError::Refused(refusal) => {
-            let code = Code::UpstreamUnavailable;
-            let body = serde_json::from_slice::<serde_json::Value>(&refusal.body)
-                .ok()
-                .and_then(|mut body| body.get_mut("error").map(serde_json::Value::take))
-                .filter(serde_json::Value::is_object)
-                .unwrap_or_else(|| Error::new(code, "the upstream refused the connection").body());
-            error_event_with(refusal.status, &body, code.retry_after(), lane)
-        }
-    };
-    pump.send(&Batch::one(&event));
+/// An upstream's refusal of the connection, in its own words if it had any.
+fn refused_event(refusal: &Refusal, lane: Option<&str>) -> Message {
+    let code = Code::UpstreamUnavailable;
+    let body = serde_json::from_slice::<serde_json::Value>(&refusal.body)
+        .ok()
+        .and_then(|mut body| body.get_mut("error").map(serde_json::Value::take))
+        .filter(serde_json::Value::is_object)
+        .unwrap_or_else(|| Error::new(code, "the upstream refused the connection").body());
+    error_event_with(refusal.status, &body, code.retry_after(), lane)
 }

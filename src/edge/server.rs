@@ -28,11 +28,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Edge, http as http_edge, hygiene, opaque, patience::Patient, reply, responses, upgrade::Seat,
+    Edge, http as http_edge, hygiene, opaque, patience::Patient, reply, responses, told,
+    upgrade::Seat,
 };
 use crate::{
     config::{Profile, Route},
-    error::{Code, Error},
+    error::{Blame, Code, Error},
     net::{self, TcpListener},
 };
 
@@ -50,8 +51,9 @@ const KEPT: Duration = Duration::from_secs(75);
 /// Accepts clients until `stop`; connections that are open go on.
 pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationToken) {
     let service = TowerToHyperService::new(router(&edge));
-    let full = Error::new(Code::SessionUnavailable, "this node has as many clients as it may");
-    let full = reply::bytes(&full);
+    let text = "this node has as many clients as it may";
+    let full = Error::new(Code::SessionUnavailable, text).blame(Blame::Us);
+    let told_full = reply::bytes(&full);
     let clients = Arc::new(Semaphore::new(edge.limits.max_clients.min(Semaphore::MAX_PERMITS)));
     loop {
         let accepted = tokio::select! {
@@ -70,8 +72,9 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
         };
         let Ok(permit) = Arc::clone(&clients).try_acquire_owned() else {
             tracing::warn!("as many clients as allowed; refusing one");
+            edge.metrics.error(full.code, full.blame);
             // Not waited for: it fits into an empty socket buffer, or the client is no loss.
-            drop(stream.try_write(&full));
+            drop(stream.try_write(&told_full));
             continue;
         };
         net::tune(&stream, KEEPALIVE);
@@ -79,16 +82,21 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
         let seat = Seat::new(permit);
         let begun = CancellationToken::new();
         let begins = begun.clone();
-        let asked = Arc::clone(&edge);
+        let metrics = edge.metrics.clone();
         let service = service_fn(move |mut request: http::Request<Incoming>| {
             begins.cancel();
             if let Err(error) = hygiene::check(&request) {
-                return Either::Left(ready(Ok(last(asked.refuse(&error)))));
+                metrics.error(error.code, error.blame);
+                return Either::Left(ready(Ok(last(reply::error(&error)))));
             }
             let is_last = hygiene::is_last(&request);
             request.extensions_mut().insert(seat.clone());
             let answer = service.call(request);
-            Either::Right(answer.map_ok(move |it| if is_last { last(it) } else { it }))
+            let metrics = metrics.clone();
+            Either::Right(answer.map_ok(move |answer| {
+                told::answer(&metrics, &answer);
+                if is_last { last(answer) } else { answer }
+            }))
         });
         let head_timeout = edge.limits.upgrade_timeout;
         let write_timeout = edge.limits.write_timeout;
@@ -142,9 +150,9 @@ fn router(edge: &Arc<Edge>) -> Router {
             Profile::Opaque => router.route(&route.path, opaque_route(edge, route)),
         };
     }
-    let (refusing, passing) = (Arc::clone(edge), Arc::clone(edge));
+    let passing = Arc::clone(edge);
     router
-        .method_not_allowed_fallback(move || ready(reply::bad_method(&refusing.metrics)))
+        .method_not_allowed_fallback(|| ready(reply::bad_method()))
         .fallback(move |request: Request| http_edge::pass(Arc::clone(&passing), request))
 }
 

@@ -17,17 +17,27 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
-use super::events::{Events, Step, cut, lost, moving};
+use super::{
+    events::{Events, Step, cut, lost, moving},
+    told,
+};
 use crate::{
     error::Error,
     session::numbering::is_websocket_only,
+    telemetry::metrics::Metrics,
     wire::{Batch, Message},
 };
 
 /// The events as they come, those after `starting_after` if it is given.
-pub(super) fn stream(first: Step, events: Events, starting_after: Option<u64>) -> Response {
+pub(super) fn stream(
+    first: Step,
+    events: Events,
+    starting_after: Option<u64>,
+    metrics: Metrics,
+) -> Response {
     let writer = Writer { starting_after };
-    let mut response = Response::new(Body::from_stream(Sse { first: Some(first), events, writer }));
+    let sse = Sse { first: Some(first), events, writer, metrics };
+    let mut response = Response::new(Body::from_stream(sse));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -38,11 +48,21 @@ struct Sse {
     first: Option<Step>,
     events: Events,
     writer: Writer,
+    metrics: Metrics,
 }
 
 impl Sse {
     fn broken_off(&self, error: &Error) -> Bytes {
-        self.writer.text(&Batch::one(&self.events.unknown(error)))
+        let event = self.events.unknown(error);
+        told::own(&self.metrics, error, &event);
+        self.writer.text(&Batch::one(&event))
+    }
+
+    fn events(&self, batch: &Batch) -> Bytes {
+        if self.events.is_over() {
+            told::last(&self.metrics, batch);
+        }
+        self.writer.text(batch)
     }
 }
 
@@ -59,7 +79,7 @@ impl Stream for Sse {
                 },
             };
             let text = match step {
-                Step::Events(batch) => self.writer.text(&batch),
+                Step::Events(batch) => self.events(&batch),
                 Step::Failed(error) => self.broken_off(&error),
                 Step::Lost => self.broken_off(&lost()),
                 Step::Cut => self.broken_off(&cut()),

@@ -5,6 +5,7 @@ mod bodies;
 mod http;
 mod leaving;
 mod limits;
+mod told;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 

@@ -28,7 +28,7 @@ use crate::{
     link::Link,
     ring::Ring,
     session::{Attach, AttachError, Attached},
-    telemetry::metrics::{Direction, GaugeGuard, Metrics, Side},
+    telemetry::metrics::{Direction, GaugeGuard, Metrics, Outcome, Side},
 };
 
 /// Longest wait for a connection and its Welcome.
@@ -143,27 +143,31 @@ impl Peers {
         hop: u32,
     ) -> Result<Attached, PeerError> {
         let peer = self.peer(target);
-        let open = peer
-            .stream
-            .get_or_try_init(|| self.open(&peer, target, addr))
-            .await
-            .map_err(PeerError::Unreachable)?;
+        let ended = |outcome, since: Instant| self.metrics.forward(outcome, since.elapsed());
+        let asked = Instant::now();
+        let open = peer.stream.get_or_try_init(|| self.open(&peer, target, addr)).await;
+        let open = open.map_err(|error| {
+            ended(Outcome::Failed, asked);
+            PeerError::Unreachable(error)
+        })?;
         let (ours, theirs) = Link::pair(self.identity.link_window_bytes);
         let started = Instant::now();
         let Some((channel, answer)) =
             open.mux.ask(theirs, convert::attach_out(attach, hop), self.counted(attach))
         else {
             self.forget(target, &peer);
+            ended(Outcome::Failed, started);
             return Err(PeerError::Unreachable("the stream has ended".into()));
         };
         let guard = Abandon { mux: &open.mux, channel, armed: true };
-        let attached = match timeout(self.attach_timeout, answer).await {
-            Ok(Ok(Ok(attached))) => attached,
-            Ok(Ok(Err(error))) => return Err(PeerError::Answer(error)),
-            Ok(Err(_)) => return Err(PeerError::Unreachable("the stream ended".into())),
-            Err(_) => return Err(PeerError::Unreachable("no answer in time".into())),
+        let (outcome, answer) = match timeout(self.attach_timeout, answer).await {
+            Ok(Ok(Ok(attached))) => (Outcome::Ok, Ok(attached)),
+            Ok(Ok(Err(error))) => (Outcome::Refused, Err(PeerError::Answer(error))),
+            Ok(Err(_)) => (Outcome::Failed, Err(PeerError::Unreachable("the stream ended".into()))),
+            Err(_) => (Outcome::Timeout, Err(PeerError::Unreachable("no answer in time".into()))),
         };
-        self.metrics.forward(crate::telemetry::metrics::Outcome::Ok, started.elapsed());
+        ended(outcome, started);
+        let attached = answer?;
         guard.disarm();
         let resume = convert::resume_in(attached.resume(), attached.floor_seq);
         let epoch = Epoch(attached.epoch);

@@ -179,6 +179,11 @@ async fn an_owner_that_goes_ends_its_remote_links_without_a_last_frame() {
         matches!(pair.attach(&wish(&pair.route, "b")).await, Err(PeerError::Unreachable(_)))
     })
     .await;
+    let count = |outcome| {
+        pair.edge.counted(&format!("ringspan_forward_seconds_count{{outcome=\"{outcome}\"}}"))
+    };
+    assert!(count("failed") > Some(0), "who looks at the figures sees that it is not reached");
+    assert!(count("ok") > Some(0));
 }
 
 #[tokio::test]

@@ -37,6 +37,8 @@ pub(super) struct Stream {
 pub(super) struct TurnWatch {
     pub(super) accepted: Instant,
     pub(super) visible: bool,
+    /// It may not be sent: its principal's limits, or the ledger.
+    pub(super) refused: bool,
     /// Ends with the turn.
     pub(super) span: Span,
     /// Counts the turn as waiting until its first event.

@@ -15,7 +15,7 @@ use crate::{
     error::{Code, Error},
     link::Frame,
     telemetry::{
-        metrics::{HandoffReason, Outcome},
+        metrics::{HandoffOutcome, HandoffReason},
         propagation,
     },
 };
@@ -132,8 +132,10 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     } else {
         Went::Nowhere
     };
-    let (reason, outcome) =
-        (reason(departure), if went == Went::Nowhere { Outcome::Failed } else { Outcome::Ok });
+    let (reason, outcome) = (
+        reason(departure),
+        if went == Went::Nowhere { HandoffOutcome::Failed } else { HandoffOutcome::Ok },
+    );
     actor.ctx.metrics.handoff(reason, outcome, started.elapsed());
     if let Went::To(heir, _) = went {
         actor.let_go_of_copies(Some(heir));

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     ids::{Epoch, Incarnation, SessionId},
     store::{SessionFilter, SessionRow},
-    telemetry::metrics::{HandoffReason, Outcome},
+    telemetry::metrics::{HandoffOutcome, HandoffReason},
 };
 
 /// How long an heir may take to keep a conversation.
@@ -182,7 +182,8 @@ impl Registry {
             let quiesced = self.ctx.store.quiesce(id, me, epoch).await == Ok(true);
             let went =
                 if quiesced { passing.transfer(heirs, true, false).await } else { Went::Nowhere };
-            let outcome = if went == Went::Nowhere { Outcome::Failed } else { Outcome::Ok };
+            let outcome =
+                if went == Went::Nowhere { HandoffOutcome::Failed } else { HandoffOutcome::Ok };
             self.ctx.metrics.handoff(HandoffReason::Drain, outcome, started.elapsed());
             if let Went::To(heir, _) = went {
                 drop(self.warm.take(id));

@@ -34,7 +34,7 @@ use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     ownership::lease::LeaseHandle,
     ring::Ring,
-    store::{Claim, Claimed, Store, StoreError},
+    store::{Claim, Store, StoreError},
     telemetry::{
         events::Events,
         metrics::{ClaimOutcome, Metrics, QuotaLimit, TakeoverReason},
@@ -386,14 +386,13 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
         let claimed = match ctx.store.claim(&claim).await {
             // The row has another principal.
             Err(StoreError::Corrupt(_)) => return Err(forbidden().into()),
-            other => other.map_err(|error| store_error(&error))?,
+            Err(error) => {
+                ctx.metrics.claim(ClaimOutcome::Failed);
+                return Err(store_error(&error).into());
+            }
+            Ok(claimed) => claimed,
         };
-        ctx.metrics.claim(match &claimed {
-            Claimed::Won { .. } => ClaimOutcome::Claimed,
-            Claimed::Lost(_) => ClaimOutcome::Lost,
-            Claimed::Full => ClaimOutcome::Full,
-            Claimed::Fenced => ClaimOutcome::Failed,
-        });
+        ctx.metrics.claim((&claimed).into());
         match claiming::after_answer(claimed, ctx.me, attach.principal) {
             Step::Won { epoch, from } => {
                 if let Some(from) = from {

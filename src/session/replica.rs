@@ -19,7 +19,7 @@ use super::{actor::Command, stats::Stats, warm::Prepared};
 use crate::{
     ids::{Incarnation, SessionId},
     ring::Ring,
-    telemetry::metrics::{Metrics, Outcome},
+    telemetry::metrics::{CopyOutcome, Metrics},
 };
 
 /// Copies that may wait for one heir. What does not fit is copied whole with the session's next
@@ -275,7 +275,7 @@ impl Shared {
             Err(error) => {
                 tracing::debug!(%heir, error, "copying conversations failed");
                 for _ in &copies {
-                    self.metrics.conversation_copy(Outcome::Failed);
+                    self.metrics.conversation_copy(CopyOutcome::Failed);
                 }
                 sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
                 Vec::new()
@@ -285,7 +285,7 @@ impl Shared {
             let session = copy.prepared.session;
             let refused = !kept.get(n).copied().unwrap_or(false);
             if n < kept.len() {
-                let outcome = if refused { Outcome::Refused } else { Outcome::Ok };
+                let outcome = if refused { CopyOutcome::Refused } else { CopyOutcome::Ok };
                 self.metrics.conversation_copy(outcome);
             }
             let former = copy.stats.heir().filter(|former| *former != heir);

@@ -161,6 +161,7 @@ impl Actor {
         let watch = TurnWatch {
             accepted: Instant::now(),
             visible: false,
+            refused: false,
             span,
             queued: Some(self.ctx.metrics.queued_turn(&self.route.path)),
         };
@@ -200,6 +201,10 @@ impl Actor {
         if let Some(outcome) = outcome {
             stream.done = Some(now);
             if let Some(watch) = stream.turn.take() {
+                let outcome = match outcome {
+                    TurnOutcome::Failed if watch.refused => TurnOutcome::Refused,
+                    outcome => outcome,
+                };
                 watch.span.record("ringspan.turn.outcome", outcome.as_str());
                 if matches!(outcome, TurnOutcome::Failed | TurnOutcome::Unknown) {
                     propagation::failed(&watch.span);

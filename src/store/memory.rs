@@ -46,6 +46,8 @@ pub struct Memory {
     transfers: Mutex<VecDeque<Fault>>,
     /// The same for leaves.
     leaves: Mutex<VecDeque<Fault>>,
+    /// The same for claims.
+    claims: Mutex<VecDeque<Fault>>,
     /// The same for steps of sweeps.
     sweeps: Mutex<VecDeque<Fault>>,
     /// The same for what is asked and said of principals' turns.
@@ -71,6 +73,7 @@ impl Memory {
             version: watch::Sender::new(0),
             transfers: Mutex::default(),
             leaves: Mutex::default(),
+            claims: Mutex::default(),
             sweeps: Mutex::default(),
             quotas: Mutex::default(),
             #[cfg(feature = "simulation")]
@@ -86,6 +89,11 @@ impl Memory {
     /// Has the next leaves fail like this, one after another.
     pub fn fail_leaves(&self, faults: impl IntoIterator<Item = Fault>) {
         self.leaves.lock().extend(faults);
+    }
+
+    /// Has the next claims fail like this, one after another.
+    pub fn fail_claims(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.claims.lock().extend(faults);
     }
 
     /// Has the next steps of sweeps fail like this, one after another.
@@ -174,7 +182,7 @@ impl Store for Memory {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
-        self.call(|table, now| table.claim(claim, now))
+        self.faulty(&self.claims, |table, now| table.claim(claim, now))?
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<SessionRow>> {

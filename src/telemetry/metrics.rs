@@ -16,19 +16,23 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use catalogue::{MetricInfo, render_table};
 use families::Families;
 pub use labels::{
-    ArchiveFailure, ClaimOutcome, Direction, HandoffReason, LedgerRefusal, LedgerWrite, Loss,
-    Outcome, Place, QuotaLimit, ResumeOutcome, Side, Signal, StoreFailure, TakeoverReason,
-    TurnOutcome,
+    ArchiveFailure, ClaimOutcome, CopyOutcome, Direction, HandoffOutcome, HandoffReason,
+    LedgerRefusal, LedgerWrite, Loss, Outcome, Place, QuotaLimit, ResumeOutcome, Side, Signal,
+    StoreFailure, TakeoverReason, TurnOutcome,
 };
 use labels::{
-    ByArchiveFailure, ByClaim, ByDial, ByDirection, ByEndpoint, ByError, ByHandoff,
+    ByArchiveFailure, ByClaim, ByCopy, ByDial, ByDirection, ByEndpoint, ByError, ByHandoff,
     ByLedgerRefusal, ByLedgerWrite, ByLoss, ByOperation, ByOutcome, ByPlace, ByProfile, ByQuota,
     ByResume, ByRoute, BySide, BySignal, ByState, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
 };
 pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 use tokio::time::Instant;
 
-use crate::{config::Profile, error::Error, store::MemberState};
+use crate::{
+    config::Profile,
+    error::{Blame, Code},
+    store::MemberState,
+};
 
 /// All metrics; a cheap handle.
 #[derive(Clone)]
@@ -165,8 +169,8 @@ impl Metrics {
     }
 
     /// A copy for the next owner was kept by it, refused, or did not get there.
-    pub fn conversation_copy(&self, outcome: Outcome) {
-        self.0.conversation_copies.get_or_create(&ByOutcome { outcome }).inc();
+    pub fn conversation_copy(&self, outcome: CopyOutcome) {
+        self.0.conversation_copies.get_or_create(&ByCopy { outcome }).inc();
     }
 
     /// Conversations that this node keeps as the next owner.
@@ -220,10 +224,15 @@ impl Metrics {
     }
 
     /// A planned transfer ended.
-    pub fn handoff(&self, reason: HandoffReason, outcome: Outcome, took: Duration) {
+    pub fn handoff(&self, reason: HandoffReason, outcome: HandoffOutcome, took: Duration) {
         let labels = ByHandoff { reason, outcome };
         self.0.handoffs.get_or_create(&labels).inc();
         self.0.handoff_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// This node goes on with a session of which its former owner had to end turns.
+    pub fn severed(&self, turns: usize) {
+        self.0.severed_turns.inc_by(turns as u64);
     }
 
     /// How far the drain is, and how many sessions it has still to move.
@@ -298,8 +307,8 @@ impl Metrics {
     }
 
     /// A client was told of a failure.
-    pub fn error(&self, error: &Error) {
-        let labels = ByError { code: error.code.as_str(), blame: error.blame.label() };
+    pub fn error(&self, code: Code, blame: Blame) {
+        let labels = ByError { code: code.as_str(), blame: blame.label() };
         self.0.errors.get_or_create(&labels).inc();
     }
 }

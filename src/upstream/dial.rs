@@ -253,7 +253,9 @@ impl Dialer {
         let outcome = match &dialled {
             Ok(_) => Outcome::Ok,
             Err(DialError::Timeout(_)) => Outcome::Timeout,
-            Err(_) => Outcome::Failed,
+            Err(error) if error.is_endpoints(permit.endpoint()) => Outcome::Failed,
+            // A client's own credential, say: no fault of ours or of the upstream's.
+            Err(_) => Outcome::Refused,
         };
         self.0.metrics.upstream_dial(&upstream.name, outcome);
         match &dialled {

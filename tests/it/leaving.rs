@@ -86,6 +86,14 @@ async fn a_turn_beyond_the_deadline_is_unknown_once_and_its_session_lives_on_at_
     let next = Turn::run(&mut talk.socket, &next).await;
     next.assert_answers(&["first".to_owned(), "second".to_owned()]);
     assert_eq!(talk.owner.wait_exit(SECONDS).await, 0, "{}", talk.owner.log());
+    // Nobody can ask the owner any more: who stays says what became of the turn.
+    let metrics = http::get(&format!("{}/metrics", edge.admin_url), &[]).await.text();
+    for line in [
+        "ringspan_severed_turns_total 1",
+        "ringspan_errors_total{code=\"outcome_unknown\",blame=\"upstream\"} 1",
+    ] {
+        assert!(metrics.lines().any(|said| said == line), "{line} is not in\n{metrics}");
+    }
     // The events of the severed response are there, and that nobody knows how it ended.
     let id = created["response"]["id"].as_str().unwrap();
     let url = format!("{}/{id}?stream=true&starting_after=2", edge.url(PATH));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    ALICE, BOB, Ring, RingOptions, Ws, eventually,
+    ALICE, BOB, Ring, RingOptions, Ws, eventually, http,
     responses::{Turn, create, user},
 };
 
@@ -97,4 +97,16 @@ async fn the_rate_of_turns_holds_over_all_nodes_and_says_when_to_come_back() {
     assert!((1..=5).contains(&wait), "{waits:?}");
     tokio::time::sleep(Duration::from_secs(wait)).await;
     assert_eq!(said(&mut sockets[0], "again").await.last()["type"], "response.completed");
+    let mut refused = 0;
+    for node in &ring.nodes {
+        let text = http::get(&format!("{}/metrics", node.admin_url), &[]).await.text();
+        let count = |outcome: &str| {
+            let of =
+                format!("ringspan_turns_total{{route=\"/v1/responses\",outcome=\"{outcome}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&of)?.parse::<u64>().ok()).unwrap()
+        };
+        refused += count("refused");
+        assert_eq!(count("failed"), 0, "who has used up a limit is no failure of the service");
+    }
+    assert_eq!(refused, 6 - ran, "{waits:?}");
 }

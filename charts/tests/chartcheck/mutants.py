@@ -72,6 +72,8 @@ MUTANTS = [
            "exports no ringspan_lease_left_seconds"),
     Mutant("a label that a metric lacks", "alerts/service.yaml",
            'ringspan_errors_total{blame="us"', 'ringspan_errors_total{fault="us"', "no label fault"),
+    Mutant("an outcome that a metric never has", "alerts/ring.yaml",
+           'outcome=~"failed|unfit"', 'outcome=~"failed|held"', "no outcome held"),
     Mutant("an alert that fires too early", "alerts/ring.yaml", "for: 2m", "for: 0m", "alert rules"),
     Mutant("an alert without a runbook", "alerts/ring.yaml",
            "docs/runbooks.md#ringspannodedown", "docs/runbooks.md#nodedown", "runbook_url is not"),

@@ -9,7 +9,7 @@ import yaml
 from .program import Program
 
 METRIC = re.compile(r"\b((?:ringspan|process)_[a-z0-9_]+)\b(?:\{([^}]*)\})?")
-LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
+LABEL = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"')
 PARTS = ("_bucket", "_sum", "_count")
 # Labels that scraping adds.
 SCRAPED = {"namespace", "job", "instance", "pod", "node", "service", "container", "cluster", "le"}
@@ -24,9 +24,14 @@ def judge(program: Program, chart: Path) -> list[str]:
                 faults.append(f"{where}: the program exports no {name}")
                 continue
             known = set(metric["labels"]) | SCRAPED
-            for label in LABEL.findall(labels):
+            for label, wanted in LABEL.findall(labels):
                 if label not in known:
                     faults.append(f"{where}: {name} has no label {label}")
+                values = metric["values"].get(label)
+                # A variable of the dashboard, or a pattern that is no plain list, can be anything.
+                if values and re.fullmatch(r"\w+(\|\w+)*", wanted):
+                    wrong = [value for value in wanted.split("|") if value not in values]
+                    faults += [f"{where}: {name} has no {label} {value}" for value in wrong]
     return faults + runbooks(chart) + tests(chart) + dashboards(chart)
 
 

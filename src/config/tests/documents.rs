@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{Given, ROUTED, database::secret_file};
@@ -24,6 +26,19 @@ fn the_example_loads_without_a_warning() {
     let config = Given::default().file(EXAMPLE).config();
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     assert_eq!(config.routes.len(), 3);
+}
+
+#[test]
+fn the_systemd_unit_gives_the_example_time_to_drain() {
+    const UNIT: &str = include_str!("../../../deploy/ringspan.service");
+
+    let stop =
+        UNIT.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")?.strip_suffix('s'));
+    let stop = Duration::from_secs(stop.unwrap().parse().unwrap());
+    let timing = Given::default().file(EXAMPLE).config().timing;
+    let drain = timing.drain_dwell + timing.drain_timeout + timing.drain_cleanup;
+    // A drain may go on by 5 s where the database says nothing.
+    assert!(drain + Duration::from_secs(5) <= stop, "{drain:?} of drain in {stop:?}");
 }
 
 #[test]

@@ -116,6 +116,10 @@ impl Actor {
                     return Some(Exit::Fenced);
                 }
             };
+            let watch = self.streams.get_mut(turn).and_then(|stream| stream.turn.as_mut());
+            if let Some(watch) = watch {
+                watch.refused = journaled != Journaled::Begun;
+            }
             match &journaled {
                 Journaled::Begun => {
                     // Not for a turn that has ended meanwhile: nobody would give it back.

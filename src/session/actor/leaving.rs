@@ -86,6 +86,7 @@ impl Actor {
     pub(in crate::session) fn adopt(&mut self, cuts: Vec<Cut>) {
         let now = Instant::now();
         let Some(turns) = &mut self.turns else { return };
+        self.ctx.metrics.severed(cuts.len());
         for cut in cuts {
             let turn = turns.adopt(cut.response_id);
             self.streams.open(turn, None, None);

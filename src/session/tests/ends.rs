@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::store::memory::Fault;
 
 #[tokio::test]
 async fn a_session_outlives_its_last_client_by_its_detach_time_and_then_frees_its_row() {
@@ -55,4 +56,24 @@ async fn what_waited_for_a_lease_goes_on_when_it_is_back() {
     assert_eq!(one.link.rx.recv().now_or_never(), None, "nothing moves in the meantime");
     node.lease.renewed(Instant::now(), Duration::from_mins(1), Duration::ZERO);
     assert_eq!(one.text().await, "kept");
+}
+
+#[tokio::test]
+async fn a_claim_that_the_store_does_not_answer_counts_as_failed_and_one_of_a_leaving_node_as_unfit()
+ {
+    let (node, _gate, route) = echo().await;
+    let refused = async |key| match node.attach(&wish(&route, key)).await.unwrap_err() {
+        AttachError::Failed(error) => error.code,
+        other => panic!("{other:?}"),
+    };
+    let count =
+        |outcome| node.counted(&format!("ringspan_claims_total{{outcome=\"{outcome}\"}}")).unwrap();
+    node.store.fail_claims([Fault::RequestLost]);
+    assert_eq!(refused("room").await, Code::SessionUnavailable);
+    assert_eq!((count("failed"), count("claimed")), (1, 0));
+    node.attach(&wish(&route, "room")).await.unwrap();
+    assert_eq!((count("failed"), count("claimed")), (1, 1));
+    node.store.begin_drain(node.me).await.unwrap();
+    assert_eq!(refused("another").await, Code::NodeDraining);
+    assert_eq!((count("failed"), count("unfit")), (1, 1));
 }

@@ -402,6 +402,13 @@ impl Node {
         soon("an answer to the attach", self.registry.attach(attach.clone())).await
     }
 
+    /// What this node counts under the name and labels of a metric.
+    pub(crate) fn counted(&self, series: &str) -> Option<u64> {
+        let text = self.metrics.encode();
+        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
+        text.lines().find_map(value)
+    }
+
     pub(crate) async fn row(&self, id: SessionId) -> SessionRow {
         self.store.session(id).await.unwrap().expect("the session has a row")
     }

@@ -327,6 +327,12 @@ async fn at_the_deadline_a_turn_ends_as_unknown_and_the_heir_has_the_conversatio
     assert_eq!(error["last_sequence_number"], seen["sequence_number"]);
     scene.moved().await;
     scene.goes_on_at(heirs[0]).await;
+    let severed = "ringspan_severed_turns_total";
+    assert_eq!(
+        scene.node(heirs[0]).counted(severed),
+        Some(1),
+        "its owner is gone before it could tell"
+    );
     // Who asks for the severed response finds it where the session is now.
     let row = scene.owner().row(scene.attach.session).await;
     let attach = Attach { min_epoch: row.epoch, ..scene.attach.clone() };

@@ -1,6 +1,6 @@
 //! The registry together with what is known of each metric in it.
 
-use std::{fmt, fmt::Write as _};
+use std::{collections::BTreeMap, fmt, fmt::Write as _};
 
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -33,12 +33,14 @@ pub struct MetricInfo {
     pub unit: Option<String>,
     pub help: String,
     pub labels: Vec<&'static str>,
+    /// All values of the labels that have closed lists of them.
+    pub values: BTreeMap<&'static str, &'static [&'static str]>,
 }
 
 /// A metric that can be listed before it has a value.
 pub(super) trait Described: Metric {
     const KIND: &'static str;
-    const LABELS: &'static [&'static str] = &[];
+    const LABELS: &'static [(&'static str, &'static [&'static str])] = &[];
 }
 
 impl Described for Counter {
@@ -74,7 +76,7 @@ where
     Self: Metric,
 {
     const KIND: &'static str = M::KIND;
-    const LABELS: &'static [&'static str] = S::NAMES;
+    const LABELS: &'static [(&'static str, &'static [&'static str])] = S::LABELS;
 }
 
 /// Seconds until a deadline, worked out when it is read: a heartbeat that hangs is seen
@@ -147,7 +149,8 @@ impl Catalogue {
             kind: M::KIND,
             unit: unit_name,
             help: format!("{help}."),
-            labels: M::LABELS.to_vec(),
+            labels: M::LABELS.iter().map(|(label, _)| *label).collect(),
+            values: M::LABELS.iter().copied().filter(|(_, values)| !values.is_empty()).collect(),
         });
         metric
     }
@@ -160,7 +163,8 @@ impl Catalogue {
             kind: "info",
             unit: None,
             help: format!("{help}."),
-            labels: Build::NAMES.to_vec(),
+            labels: Build::LABELS.iter().map(|(label, _)| *label).collect(),
+            values: BTreeMap::new(),
         });
     }
 

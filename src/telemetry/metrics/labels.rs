@@ -4,12 +4,22 @@ use std::fmt::Debug;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 
-use crate::store::StoreError;
+use crate::store::{Claimed, StoreError};
 
-/// A label set that knows the names of its labels, for the catalogue.
+/// A label set that knows its labels, for the catalogue.
 pub trait LabelNames: EncodeLabelSet {
-    const NAMES: &'static [&'static str];
+    /// Each label with its values; none where they are no closed list.
+    const LABELS: &'static [(&'static str, &'static [&'static str])];
 }
+
+/// What a label can be.
+trait LabelValues {
+    /// All of it; empty: anything.
+    const VALUES: &'static [&'static str] = &[];
+}
+
+impl LabelValues for String {}
+impl LabelValues for &'static str {}
 
 /// An enum whose variants are all the values that a label can take.
 macro_rules! label_value {
@@ -29,6 +39,10 @@ macro_rules! label_value {
             }
         }
 
+        impl LabelValues for $name {
+            const VALUES: &'static [&'static str] = &[$($text),+];
+        }
+
         impl EncodeLabelValue for $name {
             fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
                 EncodeLabelValue::encode(&self.as_str(), encoder)
@@ -37,14 +51,15 @@ macro_rules! label_value {
     };
 }
 
-/// A struct of labels, with their names as a constant.
+/// A struct of labels, with their names and values as a constant.
 macro_rules! label_set {
     ($name:ident { $($label:ident: $value:ty),+ $(,)? }) => {
         #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
         pub(super) struct $name { $(pub(super) $label: $value),+ }
 
         impl LabelNames for $name {
-            const NAMES: &'static [&'static str] = &[$(stringify!($label)),+];
+            const LABELS: &'static [(&'static str, &'static [&'static str])] =
+                &[$((stringify!($label), <$value as LabelValues>::VALUES)),+];
         }
     };
 }
@@ -73,7 +88,7 @@ label_value!(
     /// How an operation ended.
     Outcome {
         Ok => "ok",
-        /// It was answered with a refusal.
+        /// It was answered with a refusal. Of a dial: one that the endpoint is not to blame for.
         Refused => "refused",
         /// It failed on the way.
         Failed => "failed",
@@ -83,16 +98,36 @@ label_value!(
 );
 
 label_value!(
+    /// How a planned transfer ended.
+    HandoffOutcome {
+        Ok => "ok",
+        /// Nobody took the session.
+        Failed => "failed",
+    }
+);
+
+label_value!(
+    /// What became of a copy for the next owner.
+    CopyOutcome {
+        Ok => "ok",
+        /// The heir had no room, or lacked what came before.
+        Refused => "refused",
+        /// The heir did not answer, or not in time.
+        Failed => "failed",
+    }
+);
+
+label_value!(
     /// How an attempt to own a session ended.
     ClaimOutcome {
         /// This node owns it now.
         Claimed => "claimed",
-        /// A live node owns it.
-        Held => "held",
-        /// Another node was faster (compare-and-swap lost).
+        /// Another node has it (compare-and-swap lost).
         Lost => "lost",
         /// The principal has as many sessions as it may.
         Full => "full",
+        /// This node may own none now: it drains, or its lease is over.
+        Unfit => "unfit",
         /// The store did not answer.
         Failed => "failed",
     }
@@ -128,11 +163,9 @@ label_value!(
         Completed => "completed",
         /// The upstream ended it before its end (token limit, filter).
         Incomplete => "incomplete",
-        /// The upstream said that it failed.
+        /// The upstream said that it failed, or could not be had.
         Failed => "failed",
-        /// Cancelled by its client.
-        Cancelled => "cancelled",
-        /// Never dispatched: queue, limits, drain.
+        /// Never dispatched: the limits of its principal, or the ledger.
         Refused => "refused",
         /// Dispatched, and nobody can tell what became of it.
         Unknown => "unknown",
@@ -210,8 +243,6 @@ label_value!(
         /// It could not be reached.
         Unreachable => "unreachable",
         Timeout => "timeout",
-        /// Serialisation failure, deadlock or a busy database.
-        Contention => "contention",
         /// Anything else: a bug or a foreign schema.
         Other => "other",
     }
@@ -250,7 +281,8 @@ label_set!(ByState { state: &'static str });
 label_set!(ByOutcome { outcome: Outcome });
 label_set!(ByClaim { outcome: ClaimOutcome });
 label_set!(ByTakeover { reason: TakeoverReason });
-label_set!(ByHandoff { reason: HandoffReason, outcome: Outcome });
+label_set!(ByHandoff { reason: HandoffReason, outcome: HandoffOutcome });
+label_set!(ByCopy { outcome: CopyOutcome });
 label_set!(ByUpstream { upstream: String });
 label_set!(ByEndpoint { upstream: String, endpoint: String });
 label_set!(ByDial { upstream: String, outcome: Outcome });
@@ -261,6 +293,17 @@ label_set!(ByError { code: &'static str, blame: &'static str });
 label_set!(BySignal { signal: Signal });
 label_set!(ByLoss { signal: Signal, reason: Loss });
 label_set!(Build { version: &'static str, revision: &'static str });
+
+impl From<&Claimed> for ClaimOutcome {
+    fn from(claimed: &Claimed) -> Self {
+        match claimed {
+            Claimed::Won { .. } => Self::Claimed,
+            Claimed::Lost(_) => Self::Lost,
+            Claimed::Full => Self::Full,
+            Claimed::Fenced => Self::Unfit,
+        }
+    }
+}
 
 impl From<&StoreError> for StoreFailure {
     fn from(error: &StoreError) -> Self {

@@ -58,6 +58,7 @@ pub(super) fn infos() -> Vec<MetricInfo> {
         unit: unit.map(str::to_owned),
         help: help.to_owned(),
         labels: Vec::new(),
+        values: std::collections::BTreeMap::new(),
     };
     vec![
         info("process_resident_memory_bytes", "gauge", Some("bytes"), RSS),

@@ -1,7 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::error::Code;
 
 /// The names that `interface.md` promises.
 const PROMISED: &str = "sessions attached_clients ring_members ring_version lease_remaining_seconds \
@@ -34,13 +33,14 @@ fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
     m.turn_first_event("/r", took);
     m.archived(1, 300);
     m.archive_failure(ArchiveFailure::Read);
-    m.conversation_copy(Outcome::Ok);
+    m.conversation_copy(CopyOutcome::Ok);
     m.heir_conversations(3);
     m.ring(7, [MemberState::Active, MemberState::Active, MemberState::Draining]);
     m.claim(ClaimOutcome::Claimed);
     m.takeover(TakeoverReason::Dead);
     m.not_owner(Side::Callee);
-    m.handoff(HandoffReason::Drain, Outcome::Ok, took);
+    m.handoff(HandoffReason::Drain, HandoffOutcome::Ok, took);
+    m.severed(2);
     m.drain(DrainState::HandingOff, 5);
     m.upstream_dial("u", Outcome::Timeout);
     m.breaker("u", "e", BreakerState::Open);
@@ -50,7 +50,7 @@ fn touched() -> (Metrics, Vec<GaugeGuard>, GaugeShare) {
     m.ledger_refusal(LedgerRefusal::Unwritten);
     m.quota_refusal(QuotaLimit::TurnRate);
     m.store_error("claim", StoreFailure::Timeout);
-    m.error(&Error::new(Code::QueueFull, "full"));
+    m.error(Code::QueueFull, Blame::Client);
     m.otlp_sent(Signal::Traces).inc();
     m.otlp_lost(Signal::Logs, Loss::NoRoom).inc();
     (m, guards, replay)

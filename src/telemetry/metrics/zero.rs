@@ -2,18 +2,19 @@
 //! as a broken scrape, and a counter that is first seen with its first event shows no increase.
 //!
 //! Counters and gauges get all of their label sets. A histogram has up to seventeen lines, so
-//! it gets one, but for handoffs, which are rare and watched.
+//! it gets one, but for handoffs and attaches at peers, whose failures are rare and watched.
 
 use super::{
-    ArchiveFailure, ClaimOutcome, Direction, HandoffReason, LedgerRefusal, LedgerWrite, Metrics,
-    Outcome, Place, QuotaLimit, ResumeOutcome, Side, StoreFailure, TakeoverReason, TurnOutcome,
+    ArchiveFailure, ClaimOutcome, CopyOutcome, Direction, HandoffOutcome, HandoffReason,
+    LedgerRefusal, LedgerWrite, Metrics, Outcome, Place, QuotaLimit, ResumeOutcome, Side,
+    StoreFailure, TakeoverReason, TurnOutcome,
     labels::{
-        ByArchiveFailure, ByClaim, ByDial, ByDirection, ByHandoff, ByLedgerRefusal, ByLedgerWrite,
-        ByOperation, ByOutcome, ByPlace, ByProfile, ByQuota, ByResume, ByRoute, BySide,
-        ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
+        ByArchiveFailure, ByClaim, ByCopy, ByDial, ByDirection, ByError, ByHandoff,
+        ByLedgerRefusal, ByLedgerWrite, ByOperation, ByOutcome, ByPlace, ByProfile, ByQuota,
+        ByResume, ByRoute, BySide, ByStoreFailure, ByTakeover, ByTurn, ByUpstream,
     },
 };
-use crate::config::Profile;
+use crate::{config::Profile, error::Code};
 
 /// The store's operation that every node does from its start.
 const HEARTBEAT: &str = "heartbeat";
@@ -23,10 +24,14 @@ impl Metrics {
     pub(super) fn touch_all(&self) {
         let all = &self.0;
         self.ring(0, []);
-        drop(all.forward.get_or_create(&ByOutcome { outcome: Outcome::Ok }));
         for &side in Side::ALL {
             drop(all.not_owner.get_or_create(&BySide { side }));
             drop(all.peer_connections.get_or_create(&BySide { side }));
+        }
+        // Blame may be laid elsewhere, which is rare.
+        for &code in Code::ALL {
+            let labels = ByError { code: code.as_str(), blame: code.blame().label() };
+            drop(all.errors.get_or_create(&labels));
         }
         for &outcome in ClaimOutcome::ALL {
             drop(all.claims.get_or_create(&ByClaim { outcome }));
@@ -35,7 +40,7 @@ impl Metrics {
             drop(all.takeovers.get_or_create(&ByTakeover { reason }));
         }
         for &reason in HandoffReason::ALL {
-            for outcome in [Outcome::Ok, Outcome::Failed] {
+            for &outcome in HandoffOutcome::ALL {
                 let labels = ByHandoff { reason, outcome };
                 drop(all.handoffs.get_or_create(&labels));
                 drop(all.handoff_seconds.get_or_create(&labels));
@@ -58,8 +63,11 @@ impl Metrics {
         for &reason in ArchiveFailure::ALL {
             drop(all.conversation_failures.get_or_create(&ByArchiveFailure { reason }));
         }
+        for &outcome in CopyOutcome::ALL {
+            drop(all.conversation_copies.get_or_create(&ByCopy { outcome }));
+        }
         for &outcome in Outcome::ALL {
-            drop(all.conversation_copies.get_or_create(&ByOutcome { outcome }));
+            drop(all.forward.get_or_create(&ByOutcome { outcome }));
         }
     }
 
