@@ -1,7 +1,7 @@
 //! Every reader of bytes from outside, with what must hold of whatever it makes of them. The
 //! fuzzer drives these (`fuzz/`), and the tests below replay what it found.
 
-use crate::{config, edge, peer, session, wire};
+use crate::{config, edge, peer, wire};
 
 /// Reads bytes of which nothing is known; panics where something is wrong.
 pub type Target = fn(&[u8]);
@@ -13,7 +13,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("batch", wire::fuzz::batch),
     ("config", config::fuzz::file),
     ("credential", edge::fuzz::credential),
-    ("events", session::fuzz::events),
+    ("events", edge::fuzz::events),
     ("frames", wire::fuzz::frames),
     ("jwks", edge::fuzz::jwks),
     ("keys", edge::fuzz::keys),

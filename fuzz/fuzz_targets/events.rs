@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| ringspan::session::fuzz::events(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ringspan::edge::fuzz::events(data));

@@ -1,14 +1,27 @@
 //! What a client's request says of sessions and of how to go on.
 
 use ::http::{HeaderName, Uri};
+use bytes::Bytes;
 
 pub use super::auth::fuzz::{credential, jwks, token};
-use super::key;
+use super::{events::error_response, key};
 use crate::{
     config::KeySource,
     ids::{Principal, SessionId},
-    wire::{fuzz::request_head, handshake::forwardable_request_headers},
+    session,
+    wire::{Message, fuzz::request_head, handshake::forwardable_request_headers},
 };
+
+/// Responses events, as a session has them, and as the answers of HTTP requests.
+pub fn events(data: &[u8]) {
+    session::fuzz::events(data);
+    for line in data.split(|byte| *byte == b'\n') {
+        let Some((_, text)) = line.split_first() else { continue };
+        if str::from_utf8(text).is_ok() {
+            drop(error_response(&Message::text(Bytes::copy_from_slice(text))));
+        }
+    }
+}
 
 /// Resume parameters: what is ours is read, and never passed on, however it is spelled.
 pub fn resume(data: &[u8]) {

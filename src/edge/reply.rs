@@ -12,7 +12,7 @@ use crate::{
     error::{Code, Error},
     route::RouteError,
     telemetry::propagation,
-    upstream::Refusal,
+    upstream::{self, Refusal},
 };
 
 /// The body of every failure.
@@ -83,12 +83,12 @@ pub(super) fn traced(span: &Span, failure: &RouteError) -> Response {
     response
 }
 
-/// The upstream's own words, but for 426: clients take it as "never try this again".
+/// The upstream's own words, where they are an error that clients may see.
 fn refused(refusal: &Refusal) -> Response {
-    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    if status == StatusCode::UPGRADE_REQUIRED || status.is_informational() || status.is_success() {
-        return error(&Error::new(Code::UpstreamUnavailable, "the upstream refused the upgrade"));
+    if !upstream::may_be_told(refusal.status) {
+        return error(&Refusal::unspoken());
     }
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut response = Response::new(Body::from(refusal.body.clone()));
     *response.status_mut() = status;
     *response.headers_mut() = refusal.headers.clone();

@@ -426,11 +426,6 @@ fn keeps(route: &Route, headers: &HeaderMap) -> bool {
 
 /// An upstream's refusal of the connection, in its own words if it had any.
 fn refused_event(refusal: &Refusal, lane: Option<&str>) -> Message {
-    let code = Code::UpstreamUnavailable;
-    let body = serde_json::from_slice::<serde_json::Value>(&refusal.body)
-        .ok()
-        .and_then(|mut body| body.get_mut("error").map(serde_json::Value::take))
-        .filter(serde_json::Value::is_object)
-        .unwrap_or_else(|| Error::new(code, "the upstream refused the connection").body());
-    error_event_with(refusal.status, &body, code.retry_after(), lane)
+    let told = refusal.told();
+    error_event_with(told.status, &told.error, told.retry_after, lane)
 }

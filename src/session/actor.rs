@@ -28,6 +28,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+pub(super) use self::endpoint::Unused;
 use self::{journal::Entry, pace::Pace};
 use super::{
     Attach, AttachError, Attached, Context,
@@ -164,6 +165,7 @@ pub(super) struct Actor {
     shunned: Option<usize>,
     /// Turns in a row that failed by the fault of the endpoint, on this connection.
     strikes: u32,
+    pub(super) unused: Unused,
     /// How the upstream is asked for a connection: as the newest client asked.
     pub(super) upgrade: Upgrade,
     /// What the session's spans point back at: the transfer that brought it here, or what
@@ -192,6 +194,8 @@ pub(super) struct Actor {
     timer: Pin<Box<Sleep>>,
     /// When the timer stands, to be asked without it.
     timer_at: Instant,
+    /// When it went off last.
+    timer_rang: Instant,
     retime: bool,
     /// Something that operators see may have changed.
     unpublished: bool,
@@ -250,6 +254,7 @@ impl Actor {
             pace: Pace::default(),
             shunned: None,
             strikes: 0,
+            unused: Unused::default(),
             upgrade: attach.upgrade.clone(),
             origin: TraceContext::default(),
             headers: HeaderMap::new(),
@@ -267,6 +272,7 @@ impl Actor {
             last_close: None,
             timer: Box::pin(sleep_until(now + route.detach_ttl)),
             timer_at: now + route.detach_ttl,
+            timer_rang: now,
             retime: true,
             unpublished: true,
             polled_at: now,

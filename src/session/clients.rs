@@ -55,6 +55,10 @@ impl Streams {
         self.0.push(Stream { no, lane, log: Log::default(), done: None, numbering: None, turn });
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Turns are looked up newest first: the running one is at the end.
     pub(super) fn get(&self, no: u64) -> Option<&Stream> {
         self.0.iter().rev().find(|stream| stream.no == no)

@@ -295,7 +295,9 @@ impl ServerEvent {
     /// that sends such a thing is not believed.
     #[must_use]
     pub fn parse(message: &Message) -> Option<Self> {
-        if message.kind != Kind::Text {
+        // A list would be read like an object whose fields stand in our order.
+        let first = message.payload.iter().find(|byte| !byte.is_ascii_whitespace());
+        if message.kind != Kind::Text || first != Some(&b'{') {
             return None;
         }
         let head = match serde_json::from_slice(&message.payload) {
@@ -497,6 +499,7 @@ mod tests {
             event(r#"{"type":"response.created","response":{"id":"r1","x":[1]}}"#).unwrap();
         assert_eq!((created.stage, created.response_id.as_deref()), (Stage::Created, Some("r1")));
         assert_eq!(event("42"), None);
+        assert_eq!(event(r#"["error",null,null,null,null,{"code":"x"},400]"#), None);
         assert_eq!(event(r#"{"a":1}"#), None);
     }
 

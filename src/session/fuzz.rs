@@ -36,6 +36,7 @@ pub fn events(data: &[u8]) {
             b'u' => session.turns.on_upstream(&Batch::one(&message)),
             b'c' => session.turns.on_connected(),
             b'd' => session.turns.on_disconnected(),
+            b'a' => session.turns.on_aged(),
             b's' => {
                 let all: Vec<_> = session.logs.keys().copied().collect();
                 session.turns.on_silence(&all)

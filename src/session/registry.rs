@@ -44,6 +44,7 @@ use crate::{
 };
 
 /// What all sessions of a node share.
+#[cfg_attr(test, derive(Clone))]
 pub struct Context {
     pub me: Incarnation,
     pub node_id: Arc<str>,
@@ -236,8 +237,7 @@ impl Registry {
                 kind: ClientKind::Http,
             },
         };
-        let slot = self.slot(id)?;
-        let opening = Opening { registry: self, id, slot };
+        let opening = Opening { registry: self, id, slot: self.slot(id)? };
         let slot = &opening.slot;
         let handle = slot.0.get_or_try_init(|| self.open(&attach, slot)).await?;
         drop(handle.inbox.try_send(Command::WarmUp));

@@ -10,7 +10,7 @@ use tokio::{
 use tracing::field::Empty;
 
 use super::{
-    actor::Actor,
+    actor::{Actor, Unused},
     clients::TurnWatch,
     event::{ServerEvent, Stage, error_event},
     numbering::Numbering,
@@ -20,7 +20,7 @@ use crate::{
     error::{Code, Error},
     store::{Alias, AliasKind},
     telemetry::{metrics::TurnOutcome, propagation},
-    upstream::DialError,
+    upstream::{DialError, Told},
     wire::Batch,
 };
 
@@ -30,6 +30,7 @@ impl Actor {
             match action {
                 Action::Upstream(batch) => self.send_upstream(&batch),
                 Action::Dispatch { turn, batch } => {
+                    self.unused = Unused::default();
                     self.heard_of(turn, false);
                     self.send_upstream(&batch);
                 }
@@ -242,14 +243,12 @@ fn outcome(batch: &Batch) -> TurnOutcome {
 /// How a dial's failure is told to the turns that waited for it: the upstream's own words
 /// where it had any.
 pub(super) fn dial_error(error: &DialError) -> (u16, Value, Option<Duration>) {
+    if let DialError::Refused(refusal) = error {
+        let Told { status, error, retry_after } = refusal.told();
+        return (status, error, retry_after);
+    }
     let told = error.told();
-    let retry = told.retry_after();
-    let DialError::Refused(refusal) = error else {
-        return (told.code.status(), told.body(), retry);
-    };
-    let own = serde_json::from_slice::<Value>(&refusal.body).ok();
-    let own = own.map(|mut body| body["error"].take()).filter(Value::is_object);
-    (refusal.status, own.unwrap_or_else(|| told.body()), retry)
+    (told.code.status(), told.body(), told.retry_after())
 }
 
 #[cfg(test)]

@@ -99,8 +99,8 @@ pub struct Bounds {
 enum Connection {
     None,
     Open,
-    /// What comes on it may be of a turn that was ended here: nothing more is sent on it, and it
-    /// is given up as soon as nothing runs on it.
+    /// What comes on it may be of a turn that was ended here, or it is as old as it may be:
+    /// nothing more is sent on it, and it is given up as soon as nothing runs on it.
     Spent,
 }
 

@@ -52,6 +52,8 @@ pub struct Memory {
     sweeps: Mutex<VecDeque<Fault>>,
     /// The same for what is asked and said of principals' turns.
     quotas: Mutex<VecDeque<Fault>>,
+    /// How long the ledger takes to begin turns.
+    begins: Mutex<Duration>,
     #[cfg(feature = "simulation")]
     audit: Mutex<audit::Audit>,
 }
@@ -76,6 +78,7 @@ impl Memory {
             claims: Mutex::default(),
             sweeps: Mutex::default(),
             quotas: Mutex::default(),
+            begins: Mutex::default(),
             #[cfg(feature = "simulation")]
             audit: Mutex::default(),
         }
@@ -105,6 +108,11 @@ impl Memory {
     /// like this, one after another.
     pub fn fail_quotas(&self, faults: impl IntoIterator<Item = Fault>) {
         self.quotas.lock().extend(faults);
+    }
+
+    /// From now on the ledger takes so long to begin turns.
+    pub fn slow_begins(&self, pause: Duration) {
+        *self.begins.lock() = pause;
     }
 
     /// Does a call as [`Memory::call`], unless the next of `faults` is against it.
@@ -258,6 +266,10 @@ impl Store for Memory {
     }
 
     async fn begin_turns(&self, me: Incarnation, turns: &[NewTurn]) -> Result<Vec<Began>> {
+        let pause = *self.begins.lock();
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         Ok(self.call(|table, now| table.begin_turns(me, turns, now)))
     }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{BreakerRules, Endpoint, Upstream, UpstreamAuth},
     error::{Code, Error},
-    net::{self, TcpStream},
+    net,
     telemetry::metrics::{Metrics, Outcome},
     wire::{
         Incoming, Role, Socket, SocketOptions,
@@ -50,9 +50,7 @@ impl DialError {
     #[must_use]
     pub fn told(&self) -> Error {
         match self {
-            Self::Refused(_) => {
-                Error::new(Code::UpstreamUnavailable, "the upstream refused the connection")
-            }
+            Self::Refused(_) => Refusal::unspoken(),
             Self::Unavailable(_) => {
                 Error::new(Code::UpstreamUnavailable, "the upstream could not be reached")
             }
@@ -312,7 +310,7 @@ impl Dialer {
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
         let secure = is_tls(url);
         let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let tcp = TcpStream::connect((host, port)).await.map_err(|error| unavailable(&error))?;
+        let tcp = net::connect(host, port).await.map_err(|error| unavailable(&error))?;
         net::tune(&tcp, KEEPALIVE);
         if !secure {
             return Ok(Stream::Plain(tcp));
@@ -416,7 +414,7 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_is_not_dialled_without_time_and_not_blamed_for_it() {
         /// Until an endpoint that failed once is dialled again, at most.
-        const OPEN: Duration = Duration::from_millis(50);
+        const OPEN: Duration = Duration::from_millis(500);
 
         // Both accept, one after the other is tried; neither ever answers the upgrade.
         let silent = [

@@ -104,11 +104,8 @@ impl HttpClient {
         };
         match answered {
             Ok(response) => {
-                if permit.endpoint().is_blamed_for(response.status().as_u16()) {
-                    permit.failed(Some(key));
-                } else {
-                    permit.reached();
-                }
+                let well = !permit.endpoint().is_blamed_for(response.status().as_u16());
+                permit.answered_otherwise(well);
                 Ok(response)
             }
             // Beyond the connection a client's own request may be to blame.
@@ -152,24 +149,36 @@ mod tests {
     };
 
     use super::*;
-    use crate::{config::BreakerRules, net::TcpListener, telemetry::metrics::Metrics};
+    use crate::{
+        config::{BreakerRules, Secret, UpstreamAuth},
+        net::TcpListener,
+        telemetry::metrics::Metrics,
+    };
 
-    const DIAL: Duration = Duration::from_millis(100);
+    /// Time of a dial: of one that fails, and of one that is to be made.
+    const SHORT: Duration = Duration::from_millis(100);
+    const SECOND: Duration = Duration::from_secs(1);
     const LIMIT: Duration = Duration::from_secs(5);
     const KEY: &[u8] = b"session";
 
-    /// An upstream whose breaker opens at the first failure, for `open`.
-    fn client(url: &str, open: Duration) -> (Arc<Upstream>, Dialer, HttpClient) {
+    /// An upstream with the operator's credential, and its breaker.
+    fn client(
+        url: &str,
+        dial: Duration,
+        failures: u32,
+        open: Duration,
+    ) -> (Arc<Upstream>, Dialer, HttpClient) {
+        let auth = UpstreamAuth::Bearer(Secret::new("operator"));
         let upstream = Arc::new(Upstream {
             name: "up".into(),
-            endpoints: vec![Endpoint::sole(url.parse().unwrap())],
+            endpoints: vec![Endpoint { auth, ..Endpoint::sole(url.parse().unwrap()) }],
             max_connection_age: Duration::MAX,
             compression: false,
             ca_file: None,
         });
-        let rules = BreakerRules { failures: 1, open, max_open: LIMIT };
+        let rules = BreakerRules { failures, open, max_open: LIMIT };
         let metrics = Metrics::new();
-        let dialer = Dialer::new([&upstream], DIAL, 1024, rules, metrics).unwrap();
+        let dialer = Dialer::new([&upstream], dial, 1024, rules, metrics).unwrap();
         let http = HttpClient::new(&[Arc::clone(&upstream)], &dialer, LIMIT);
         (upstream, dialer, http)
     }
@@ -203,7 +212,7 @@ mod tests {
     async fn an_endpoint_that_never_ends_a_connection_is_given_up_in_the_time_of_a_dial() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("wss://{}", silent.local_addr().unwrap());
-        let (upstream, dialer, http) = client(&url, LIMIT);
+        let (upstream, dialer, http) = client(&url, SHORT, 1, LIMIT);
         let begun = Instant::now();
         let refused = http.forward(&upstream, KEY, request()).await;
         assert!(matches!(refused, Err(HttpError::Timeout(_))), "{refused:?}");
@@ -212,31 +221,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_speaks_against_the_endpoint_is_none_of_a_sound_one() {
-        for (status, sound) in [(200, true), (404, true), (429, true), (503, false)] {
+    async fn what_another_path_answers_says_nothing_of_where_sessions_go() {
+        for status in [200, 403, 404, 429, 503] {
             let url = answering(status, Duration::ZERO).await;
-            let (upstream, dialer, http) = client(&url, LIMIT);
-            let answer = http.forward(&upstream, KEY, request()).await.unwrap();
-            assert_eq!(answer.status(), status, "it is passed on");
-            assert_eq!(may_be_dialled(&dialer, &upstream), sound, "{status}");
+            let (upstream, dialer, http) = client(&url, SECOND, 2, LIMIT);
+            for principal in 0..6 {
+                let answer = http.forward(&upstream, &[principal], request()).await.unwrap();
+                assert_eq!(answer.status(), status, "it is passed on");
+            }
+            let dial = || dialer.permit(&upstream, KEY, None, &[], Instant::now());
+            dial().expect("nothing speaks against it").failed(None);
+            drop(http.forward(&upstream, KEY, request()).await.unwrap());
+            dial().unwrap().failed(None);
+            assert!(!may_be_dialled(&dialer, &upstream), "{status} undid a failed dial");
         }
     }
 
     #[tokio::test]
     async fn a_request_that_is_answered_slowly_keeps_nobody_from_dialling() {
-        let url = answering(200, DIAL * 3).await;
-        let (upstream, dialer, http) = client(&url, Duration::ZERO);
+        let url = answering(200, SECOND * 3).await;
+        let (upstream, dialer, http) = client(&url, SECOND, 1, Duration::ZERO);
         dialer.permit(&upstream, KEY, None, &[], Instant::now()).unwrap().failed(None);
-        let answer = http.forward(&upstream, KEY, request());
+        let mut answer = std::pin::pin!(http.forward(&upstream, KEY, request()));
         let dial = async {
             while may_be_dialled(&dialer, &upstream) {
                 tokio::task::yield_now().await;
             }
             // The request is the probe now.
-            sleep(DIAL * 2).await;
-            assert!(may_be_dialled(&dialer, &upstream));
+            while !may_be_dialled(&dialer, &upstream) {
+                sleep(SHORT / 10).await;
+            }
         };
-        let (answer, ()) = tokio::join!(answer, dial);
-        assert_eq!(answer.unwrap().status(), 200);
+        tokio::select! {
+            answer = &mut answer => panic!("answered before another could dial: {answer:?}"),
+            () = dial => {}
+        }
+        assert_eq!(answer.await.unwrap().status(), 200);
     }
 }

@@ -8,15 +8,18 @@ mod http;
 mod pool;
 mod stream;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, header::RETRY_AFTER};
 use bytes::Bytes;
 pub use dial::{Connection, DialError, Dialer};
 pub use fetch::{Fetcher, read_text};
 pub use http::{HttpClient, HttpError};
 pub use pool::Member;
+use serde_json::Value;
 pub use stream::Stream;
+
+use crate::error::{Code, Error};
 
 /// What the client's upgrade or request said, as far as it is repeated to the upstream.
 /// Holds credentials: no `Debug`.
@@ -38,6 +41,52 @@ pub struct Refusal {
     pub body: Bytes,
 }
 
+/// A refusal as clients are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// One that [`may_be_told`].
+    pub status: u16,
+    /// The `error` object.
+    pub error: Value,
+    /// Only where the upstream itself said so.
+    pub retry_after: Option<Duration>,
+}
+
+/// Whether a client may be told this status of an upstream: it is an error, and not 426, which
+/// clients take for "never try this again".
+#[must_use]
+pub fn may_be_told(status: u16) -> bool {
+    (400..600).contains(&status) && status != 426
+}
+
+impl Refusal {
+    /// What is said in the place of an upstream whose own words are none.
+    #[must_use]
+    pub fn unspoken() -> Error {
+        Error::new(Code::UpstreamUnavailable, "the upstream refused the connection")
+    }
+
+    /// What clients are told where they cannot be given the whole answer.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        let ours = Self::unspoken();
+        if !may_be_told(self.status) {
+            let (status, retry_after) = (ours.code.status(), ours.retry_after());
+            return Told { status, error: ours.body(), retry_after };
+        }
+        let body = serde_json::from_slice::<Value>(&self.body).ok();
+        let own = body.and_then(|mut body| body.get_mut("error").map(Value::take));
+        let own = own.filter(Value::is_object);
+        // A date says nothing here: the clocks of two machines differ.
+        let after = self.headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok());
+        Told {
+            status: self.status,
+            error: own.unwrap_or_else(|| ours.body()),
+            retry_after: after.and_then(|after| after.parse().ok()).map(Duration::from_secs),
+        }
+    }
+}
+
 /// Its status alone: what an upstream says is no line of a log.
 impl fmt::Debug for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,5 +106,33 @@ mod tests {
         )]);
         let refusal = Refusal { status: 403, headers, body: Bytes::from_static(b"secret") };
         assert_eq!(format!("{refusal:?}"), "Refusal { status: 403, .. }");
+    }
+
+    fn refusal(status: u16, retry_after: &'static str, body: &'static str) -> Refusal {
+        let after = ::http::HeaderValue::from_static(retry_after);
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, after)]);
+        Refusal { status, headers, body: Bytes::from_static(body.as_bytes()) }
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_its_status_whatever_its_body_is() {
+        let own = r#"{"error":{"code":"x"}}"#;
+        let told = refusal(429, "7", own).told();
+        assert_eq!((told.status, told.retry_after), (429, Some(Duration::from_secs(7))));
+        assert_eq!(told.error, serde_json::json!({ "code": "x" }));
+        for body in ["", "no", "\"no\"", "[]", "7", "true", "null", "{}", r#"{"error":"no"}"#] {
+            let told = refusal(401, "Fri, 31 Dec 1999 23:59:59 GMT", body).told();
+            assert_eq!((told.status, told.retry_after), (401, None), "{body}");
+            assert_eq!(told.error["code"], "upstream_unavailable", "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_error_or_would_make_clients_give_up_is_told_as_the_upstreams_absence() {
+        for status in [101, 200, 307, 426, 600, 999] {
+            let told = refusal(status, "7", r#"{"error":{"code":"x"}}"#).told();
+            assert_eq!((told.status, told.retry_after), (502, Some(Duration::from_secs(1))));
+            assert_eq!(told.error["code"], "upstream_unavailable", "{status}");
+        }
     }
 }

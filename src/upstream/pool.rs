@@ -189,6 +189,14 @@ impl Permit {
         self.member.learn(Evidence::Reached(self.admission));
     }
 
+    /// It answered what is no session's: that says nothing of how it takes sessions, good or bad.
+    /// A probe that was answered well has found that it is there.
+    pub fn answered_otherwise(self, well: bool) {
+        if well && matches!(self.admission, Admission::Probe(_)) {
+            self.reached();
+        }
+    }
+
     /// It did not answer, or with a server's failure; then to the session of this key.
     pub fn failed(mut self, key: Option<&[u8]>) {
         self.told = true;

@@ -13,7 +13,8 @@ use crate::{
     error::{Code, Error},
     link::{Frame, Link},
     session::{
-        Attach, AttachError, Attached, ClientLabel, Resume, clients::Client, stats::ClientStat,
+        Attach, AttachError, Attached, ClientKind, ClientLabel, Resume, clients::Client,
+        stats::ClientStat,
     },
     telemetry::{
         metrics::{Place, ResumeOutcome},
@@ -49,6 +50,14 @@ impl Actor {
         self.upgrade = attach.upgrade.clone();
         match self.upstream {
             Upstream::Connected(..) => self.admit(&attach, reply),
+            // What is held here is told without the upstream, and a turn waits for it by itself.
+            _ if self.turns.is_some() && (self.reached || !self.streams.is_empty()) => {
+                self.admit(&attach, reply);
+                if attach.client.kind == ClientKind::WebSocket {
+                    // A turn will come, sooner or later.
+                    self.warm_up();
+                }
+            }
             Upstream::None => {
                 self.waiting.push((attach, reply));
                 self.dial();

@@ -1,16 +1,98 @@
 //! What a session's turns say of the endpoint that it is connected to, and when it leaves one.
 
+use serde_json::Value;
+
 use super::{Actor, Upstream};
-use crate::session::{
-    event::{ServerEvent, Verdict},
-    turns::{Action, Turns},
+use crate::{
+    error::{Code, Error},
+    session::{
+        event::{ServerEvent, Stage, Verdict},
+        turns::{Action, Turns},
+    },
+    upstream::{Member, Told, may_be_told},
+    wire::Batch,
 };
 
 /// Turns that fail in a row by the endpoint's fault before a session leaves it by itself. The
 /// breaker leaves for all, but one session alone cannot open it.
 const STRIKES: u32 = 2;
 
+/// Connections in a row that end before a turn was sent on them, after which the turns that wait
+/// are told: each is followed by another at once.
+const UNUSED: u32 = 2;
+
+/// Longest last word of an upstream that is kept, in bytes.
+const MAX_SAID: usize = 16 * 1024;
+
+/// Connections on which no turn was sent.
+#[derive(Default)]
+pub(in crate::session) struct Unused {
+    /// Where the present one leads; None once a turn was sent on it.
+    member: Option<Member>,
+    /// Earlier ones in a row that their upstream ended although a turn waited.
+    ended: u32,
+    /// The last error that the upstream named on the present one.
+    said: Option<Box<Told>>,
+}
+
+impl Unused {
+    /// There is a new connection.
+    pub(super) fn connected(&mut self, member: Member) {
+        (self.member, self.said) = (Some(member), None);
+    }
+
+    /// Before a turn is sent an error can be of the connection only.
+    pub(super) fn listen(&mut self, batch: &Batch) {
+        if self.member.is_none() {
+            return;
+        }
+        for message in batch.messages() {
+            let event = ServerEvent::parse(&message).filter(|event| event.stage == Stage::Error);
+            let Some(event) = event.filter(|_| message.payload.len() <= MAX_SAID) else { continue };
+            let body = serde_json::from_slice::<Value>(&message.payload).ok();
+            let error = body.and_then(|mut body| body.get_mut("error").map(Value::take));
+            let status = event.status.filter(|status| may_be_told(*status)).unwrap_or(502);
+            self.said = error
+                .filter(Value::is_object)
+                .map(|error| Box::new(Told { status, error, retry_after: None }));
+        }
+    }
+
+    /// What the turns that wait are told of a connection that their upstream ended, if enough of
+    /// them ended so.
+    fn end(&mut self) -> Option<Told> {
+        self.ended += 1;
+        if self.ended < UNUSED {
+            return None;
+        }
+        let said = std::mem::take(self).said.map(|said| *said);
+        Some(said.unwrap_or_else(|| {
+            let text = "the upstream ends each connection before a turn can be sent on it";
+            let error = Error::new(Code::UpstreamUnavailable, text);
+            let retry_after = error.retry_after();
+            Told { status: error.code.status(), error: error.body(), retry_after }
+        }))
+    }
+}
+
 impl Actor {
+    /// The upstream ended its connection. If turns wait and none was sent on it, the next one is
+    /// made elsewhere; after some of them the turns are told.
+    pub(super) fn unused_gone(&mut self) {
+        let Some(member) = self.unused.member.take() else { return };
+        let Some(turns) = self.turns.as_mut().filter(|turns| turns.queued() > 0) else { return };
+        member.turn_failed(&self.id.0);
+        self.shunned = Some(member.at());
+        let Some(told) = self.unused.end() else { return };
+        tracing::warn!(
+            session = %self.id,
+            endpoint = member.name(),
+            "the upstream ends connections before a turn can be sent on them"
+        );
+        let actions = turns.on_unreachable(told.status, &told.error, told.retry_after);
+        self.perform(actions);
+    }
+
     /// Learns from turns that the upstream has just ended.
     pub(super) fn judge_endpoint(&mut self, actions: &[Action]) {
         let Upstream::Connected(connection, _) = &self.upstream else { return };

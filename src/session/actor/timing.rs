@@ -47,6 +47,7 @@ impl Actor {
         *progress = true;
         self.retime = true;
         let now = Instant::now();
+        self.timer_rang = now;
         self.trim(now);
         let running = self.turns.as_ref().map_or(0, Turns::running);
         let heard = self.heard.iter().filter(|(_, at)| now >= self.silent_at(*at));
@@ -60,12 +61,11 @@ impl Actor {
             }
             self.perform(actions);
         }
-        if running == 0 && self.is_idle() {
-            if self.alone_since.is_some_and(|since| now >= since + self.route.detach_ttl) {
-                return Some(Exit::Abandoned);
-            }
-            self.rotate(now);
+        let idle = running == 0 && self.is_idle();
+        if idle && self.alone_since.is_some_and(|since| now >= since + self.route.detach_ttl) {
+            return Some(Exit::Abandoned);
         }
+        self.rotate(now, idle);
         None
     }
 
@@ -91,7 +91,7 @@ impl Actor {
             deadline = deadline.min(since + self.route.detach_ttl);
         }
         if let Upstream::Connected(connection, _) = &self.upstream
-            && self.turns.is_some()
+            && self.turns.as_ref().is_some_and(|turns| !turns.is_spent())
         {
             deadline = deadline.min(connection.since + self.route.upstream.max_connection_age);
         }
@@ -106,9 +106,10 @@ impl Actor {
         if let Some(expires) = expires {
             deadline = deadline.min(expires);
         }
-        // A deadline that has passed and moved nothing must not spin, and a log under
-        // steady flow is trimmed in strides.
-        deadline.max(now + (limits.replay_ttl / 8).min(Duration::from_millis(100)))
+        // A deadline that has passed and moved nothing must not spin, and a log under steady flow
+        // is trimmed in strides. From the last time on, or what happens all the time would put it
+        // off for ever.
+        deadline.max(self.timer_rang + (limits.replay_ttl / 8).min(Duration::from_millis(100)))
     }
 
     /// Brings the figures for operators up to date.

@@ -72,6 +72,7 @@ impl Actor {
                 self.strikes = 0;
                 let text = format!("connected to {name}, endpoint {}", connection.member.name());
                 self.ctx.events.note("upstream", &self.id, text);
+                self.unused.connected(connection.member.clone());
                 self.upstream = Upstream::Connected(Box::new(connection), gauge);
                 self.reached = true;
                 for (attach, reply) in std::mem::take(&mut self.waiting) {
@@ -93,9 +94,11 @@ impl Actor {
                 for (_, reply) in std::mem::take(&mut self.waiting) {
                     drop(reply.send(Err(attach_error(&error))));
                 }
-                // A session that has something to remember waits for its client.
-                let nothing =
-                    self.turns.as_ref().is_none_or(|turns| turns.history().all().is_empty());
+                // A session that remembers something, or holds what can be asked for, waits for
+                // its client.
+                let nothing = self.turns.as_ref().is_none_or(|turns| {
+                    turns.history().all().is_empty() && self.streams.is_empty()
+                });
                 (self.clients.is_empty() && nothing).then_some(Exit::Unreachable)
             }
         }
@@ -199,6 +202,7 @@ impl Actor {
 
     pub(super) fn on_upstream(&mut self, batch: Batch) {
         if let Some(turns) = &mut self.turns {
+            self.unused.listen(&batch);
             let actions = turns.on_upstream(&batch);
             self.judge_endpoint(&actions);
             self.perform(actions);
@@ -222,6 +226,7 @@ impl Actor {
         let Some(turns) = &mut self.turns else { return Some(Exit::UpstreamClosed(frame)) };
         let actions = turns.on_disconnected();
         self.perform(actions);
+        self.unused_gone();
         self.want_upstream();
         None
     }
@@ -282,18 +287,24 @@ impl Actor {
         }
     }
 
-    /// Between turns, an upstream connection that is near its limit is given up before the
-    /// upstream gives it up in the middle of one.
-    pub(super) fn rotate(&mut self, now: Instant) {
-        let Upstream::Connected(connection, _) = &mut self.upstream else { return };
-        if self.turns.is_some() && now >= connection.since + self.route.upstream.max_connection_age
-        {
-            tracing::info!(session = %self.id, "upstream connection reached its age, renewing it");
-            self.let_go();
-            // Without a client the next request brings it back.
-            if !self.clients.is_empty() {
-                self.dial();
-            }
+    /// An upstream connection that is near its limit is given up before the upstream gives it up
+    /// in the middle of a turn: at once between turns, else when those that run have ended.
+    pub(super) fn rotate(&mut self, now: Instant, idle: bool) {
+        let Upstream::Connected(connection, _) = &self.upstream else { return };
+        let Some(turns) = &mut self.turns else { return };
+        if turns.is_spent() || now < connection.since + self.route.upstream.max_connection_age {
+            return;
+        }
+        tracing::info!(session = %self.id, idle, "upstream connection reached its age, renewing it");
+        if !idle {
+            let actions = turns.on_aged();
+            self.perform(actions);
+            return;
+        }
+        self.let_go();
+        // Without a client the next request brings it back.
+        if !self.clients.is_empty() {
+            self.dial();
         }
     }
 }

@@ -44,7 +44,7 @@ async fn an_upstream_that_closes_ends_an_opaque_session_with_its_own_code() {
 async fn what_waited_for_a_lease_goes_on_when_it_is_back() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Opaque, &gate));
-    let short = Duration::from_millis(500);
+    let short = Duration::from_secs(3);
     let node = Node::leased(&Arc::new(Memory::default()), "a", limits(), short, [&route]).await;
     let mut one = Reader::new(node.attach(&wish(&route, "room")).await.unwrap().link);
     eventually("the lease lapses", async || !node.lease.is_live(Instant::now())).await;

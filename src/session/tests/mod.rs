@@ -9,6 +9,7 @@ mod ends;
 mod moves;
 mod phases;
 mod turns;
+mod upstreams;
 mod warm;
 
 use std::{sync::Arc, time::Duration};

@@ -370,32 +370,7 @@ impl Node {
 
     /// What another registry of this node would be made of.
     pub(crate) fn context(&self) -> Context {
-        let store: Arc<dyn Store> = Arc::clone(&self.store) as _;
-        Context {
-            me: self.me,
-            node_id: Arc::clone(&self.name),
-            capacity: 1000,
-            store: Arc::clone(&store),
-            lease: self.lease.clone(),
-            ring: self.ring.clone(),
-            limits: self.limits,
-            metrics: self.metrics.clone(),
-            dialer: self.dialer.clone(),
-            archive: archive(&store, &self.metrics, &self.tracker),
-            aliases: AliasWriter::start(Arc::clone(&store), &self.tracker),
-            quotas: None,
-            ledger: Ledger::start(self.me, store, self.metrics.clone(), &self.tracker),
-            heirs: Arc::new(Alone),
-            replicator: Replicator::start(
-                self.me,
-                Arc::new(Alone),
-                self.ring.clone(),
-                self.metrics.clone(),
-                &self.tracker,
-            ),
-            tracker: self.tracker.clone(),
-            events: Events::default(),
-        }
+        Context::clone(&self.registry.ctx)
     }
 
     pub(crate) async fn attach(&self, attach: &Attach) -> Result<Attached, AttachError> {

@@ -169,7 +169,7 @@ async fn a_client_that_falls_behind_another_one_is_told_that_it_was_too_slow() {
 async fn a_client_that_does_not_read_for_long_gets_its_whole_answer_when_it_reads_again() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Responses, &gate));
-    let idle = Duration::from_millis(200);
+    let idle = Duration::from_secs(1);
     let short =
         crate::config::Limits { turn_idle_timeout: idle, link_window_bytes: 4096, ..limits() };
     let node = Node::start(&Arc::new(Memory::default()), "a", short, [&route]).await;
@@ -177,7 +177,7 @@ async fn a_client_that_does_not_read_for_long_gets_its_whole_answer_when_it_read
     let mut client = Reader::new(node.attach(&attach).await.unwrap().link);
     client.send(&create("[deltas=500][bytes=1000] long"));
     client.until("response.created").await;
-    tokio::time::sleep(4 * idle).await;
+    tokio::time::sleep(2 * idle).await;
     client.until("response.completed").await;
 }
 
@@ -199,7 +199,7 @@ async fn pinging() -> http::Uri {
 }
 
 /// As long as a turn may be silent here.
-const IDLE: Duration = Duration::from_millis(300);
+const IDLE: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_turn_of_which_nothing_is_heard_ends_though_its_upstream_pings() {
@@ -228,7 +228,7 @@ async fn a_turn_of_which_nothing_is_heard_ends_though_other_lanes_are_busy() {
         create(input).replacen('{', &format!(r#"{{"stream_id":"{lane}","#), 1)
     };
     client.send(&in_lane("x", "[hang] silent"));
-    client.send(&in_lane("y", "[deltas=60][delay=20ms] long"));
+    client.send(&in_lane("y", "[deltas=40][delay=100ms] long"));
     let end = client.until("error").await;
     assert_eq!(
         (&end["stream_id"], &end["error"]["code"]),

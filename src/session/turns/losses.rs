@@ -92,6 +92,23 @@ impl Turns {
         actions
     }
 
+    /// The upstream connection is as old as it may be: no turn begins on it any more, and it is
+    /// given up when those that run have ended.
+    pub fn on_aged(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.connection == Connection::Open {
+            self.connection = Connection::Spent;
+        }
+        self.renew(&mut actions);
+        actions
+    }
+
+    /// Whether nothing more is sent on the upstream connection.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.connection == Connection::Spent
+    }
+
     /// Gives up a connection that is spent, as soon as that costs no turn anything.
     pub(super) fn renew(&mut self, actions: &mut Vec<Action>) {
         if self.connection != Connection::Spent {

@@ -194,8 +194,10 @@ impl Turns {
         let running = |at: &usize| self.lanes[*at].at_upstream().is_some();
         let begins =
             |at: usize| self.lanes[at].at_upstream().is_some_and(|turn| turn.response_id.is_none());
-        let aside = |lane: &Lane| lane.running.as_ref().is_some_and(|turn| turn.is_aside(event));
-        if let Some(at) = self.lanes.iter().position(aside)
+        let aside =
+            |at: &usize| self.lanes[*at].running.as_ref().is_some_and(|turn| turn.is_aside(event));
+        // The lane without a name first, if it has sent such a thing too.
+        if let Some(at) = named.filter(aside).or_else(|| (0..self.lanes.len()).find(aside))
             && named.is_none_or(|at| !begins(at))
         {
             return Some(at);
