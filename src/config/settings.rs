@@ -283,7 +283,7 @@ settings! {
         TurnRatePerPrincipal "turn-rate-per-principal" Count { min: 1, max: 60_000 }, Unset,
             "Turns that one principal may begin in a minute on all nodes together, a sixth of them at once.";
         UpgradeTimeout "upgrade-timeout" duration(10, 5 * MINUTE), Is("10s"),
-            "Limit of a client's request head and upgrade; a body of an HTTP turn has as long, and a second more for each 16 KiB that came. A message of over 64 KiB has to grow by 16 KiB a second, seen over this time.";
+            "Limit of a connection's first request head and of an upgrade; a body of an HTTP turn has as long, and a second more for each 16 KiB that came. A message of over 64 KiB has to grow by 16 KiB a second, seen over this time.";
         WriteTimeout "write-timeout" duration(10, HOUR), Is("30s"),
             "A client that takes nothing for so long is dropped.";
     }

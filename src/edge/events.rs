@@ -11,11 +11,11 @@ use http::{HeaderValue, header::RETRY_AFTER};
 use serde_json::Value;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{reply, told};
+use super::{heard::Heard, reply, told};
 use crate::{
     error::{Code, Error},
     link::{Frame, Link},
-    session::event::{ServerEvent, Stage, is_numbered, last_sequence, unknown_event},
+    session::event::{ServerEvent, Stage},
     upstream::may_be_told,
     wire::{Batch, Message},
 };
@@ -26,18 +26,17 @@ pub(super) struct Events {
     over: bool,
     /// This node stops.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    response_id: Option<String>,
-    /// The newest events so far that have numbers.
-    last: Option<Batch>,
+    heard: Heard,
 }
 
 /// One step of a turn.
 pub(super) enum Step {
     Events(Batch),
     Failed(Error),
-    /// The owner, or the way to it, is gone, or this node stops; the request may have been
-    /// taken.
+    /// The owner, or the way to it, is gone; the request may have been taken.
     Lost,
+    /// This node stops; the request may have been taken.
+    Cut,
     /// The session has a new owner, and the old one had not taken the request.
     Moved,
     /// The turn has ended.
@@ -45,27 +44,16 @@ pub(super) enum Step {
 }
 
 impl Events {
-    /// The events of the turn whose create goes out on this link.
-    pub(super) fn of(link: Link, cut: CancellationToken) -> Self {
+    /// The events of a turn that is asked for on this link; `lane` if it has one.
+    pub(super) fn of(link: Link, lane: Option<String>, cut: CancellationToken) -> Self {
         let cut = Box::pin(cut.cancelled_owned());
-        Self { link, over: false, cut, response_id: None, last: None }
+        Self { link, over: false, cut, heard: Heard::nothing(lane) }
     }
 
     /// What is said of a turn that breaks off after events of it were passed on: how far its
     /// client has heard.
     pub(super) fn unknown(&self, error: &Error) -> Message {
-        let last = self.last.as_ref().and_then(|last| last_sequence(last, None));
-        unknown_event(&error.within_turn(), None, self.response_id.as_deref(), last)
-    }
-
-    fn note(&mut self, batch: &Batch) {
-        if self.response_id.is_none() {
-            let mut events = batch.messages().filter_map(|message| ServerEvent::parse(&message));
-            self.response_id = events.find_map(|event| event.response_id);
-        }
-        if is_numbered(batch) {
-            self.last = Some(batch.clone());
-        }
+        self.heard.unknown(error)
     }
 
     /// Whether nothing follows.
@@ -99,21 +87,18 @@ impl Events {
             if self.over {
                 return Poll::Ready(Step::End);
             }
-            let frame = match self.link.rx.poll_recv(cx) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending if self.cut.as_mut().poll(cx).is_ready() => None,
-                Poll::Pending => return Poll::Pending,
-            };
-            let step = match frame {
-                Some(Frame::Messages { batch, ended, .. }) => {
+            let step = match self.link.rx.poll_recv(cx) {
+                Poll::Ready(Some(Frame::Messages { batch, ended, .. })) => {
                     self.over = ended > 0;
-                    self.note(&batch);
+                    self.heard.note(&batch);
                     return Poll::Ready(Step::Events(batch));
                 }
-                Some(Frame::Ping(_) | Frame::Pong(_)) => continue,
-                Some(Frame::Failed(error)) => Step::Failed(error),
-                Some(Frame::Moved) => Step::Moved,
-                Some(Frame::Close(_)) | None => Step::Lost,
+                Poll::Ready(Some(Frame::Ping(_) | Frame::Pong(_))) => continue,
+                Poll::Ready(Some(Frame::Failed(error))) => Step::Failed(error),
+                Poll::Ready(Some(Frame::Moved)) => Step::Moved,
+                Poll::Pending if self.cut.as_mut().poll(cx).is_pending() => return Poll::Pending,
+                Poll::Ready(_) if self.cut.as_mut().poll(cx).is_pending() => Step::Lost,
+                Poll::Pending | Poll::Ready(_) => Step::Cut,
             };
             self.over = true;
             return Poll::Ready(step);
@@ -135,6 +120,17 @@ pub(crate) fn lost() -> Error {
     Error::new(Code::OutcomeUnknown, text)
 }
 
+/// What is said of a turn that runs longer than this node's drain.
+pub(super) fn cut() -> Error {
+    let text = "this node stopped before the turn ended; whether it finished is unknown";
+    Error::new(Code::OutcomeUnknown, text)
+}
+
+/// What is said of a request that was given to no owner.
+pub(super) fn leaving() -> Error {
+    Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere")
+}
+
 pub(super) fn moving() -> Error {
     Error::new(Code::OwnerMoving, "the session keeps moving; retry")
 }
@@ -144,6 +140,7 @@ pub(super) fn failure(first: &Step) -> Option<Response> {
     match first {
         Step::Failed(error) => Some(reply::error(error)),
         Step::Lost => Some(reply::error(&lost())),
+        Step::Cut => Some(reply::error(&cut())),
         Step::Moved => Some(reply::error(&moving())),
         Step::End => {
             let text = "the turn ended without a word";
@@ -192,7 +189,63 @@ mod tests {
         for event in said {
             there.tx.send(batch(event));
         }
-        (Events::of(here, CancellationToken::new()), there)
+        (Events::of(here, None, CancellationToken::new()), there)
+    }
+
+    /// The events of an `outcome_unknown` that says how far a turn was heard.
+    fn heard(events: &Events) -> Value {
+        serde_json::from_slice(&events.unknown(&lost()).payload).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_turn_in_a_lane_is_unknown_with_the_last_number_of_its_lane() {
+        for asked in [Some("a".to_owned()), None] {
+            let (here, mut there) = Link::pair(1 << 16);
+            let response = json!({ "id": "r1" });
+            there.tx.send(batch(&json!({ "type": "response.created", "stream_id": "a",
+                                         "sequence_number": 0, "response": response })));
+            there.tx.send(batch(&json!({ "type": "response.output_text.delta", "stream_id": "a",
+                                         "sequence_number": 7 })));
+            let mut events = Events::of(here, asked, CancellationToken::new());
+            for _ in 0..2 {
+                assert!(matches!(events.next().await, Step::Events(_)));
+            }
+            let said = heard(&events);
+            assert_eq!(
+                (&said["stream_id"], &said["error"]["response_id"]),
+                (&"a".into(), &"r1".into())
+            );
+            assert_eq!(said["error"]["last_sequence_number"], 7);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_was_steered_is_unknown_by_the_response_that_ran_last() {
+        let successor = json!({ "type": "response.created", "sequence_number": 5,
+                                "response": { "id": "r2" } });
+        let (mut events, _there) = turn(&[created(), successor]);
+        for _ in 0..2 {
+            assert!(matches!(events.next().await, Step::Events(_)));
+        }
+        let error = &heard(&events)["error"];
+        assert_eq!(
+            (&error["response_id"], &error["last_sequence_number"]),
+            (&"r2".into(), &5.into())
+        );
+    }
+
+    #[tokio::test]
+    async fn what_ends_at_this_nodes_own_cut_is_no_loss_of_an_owner() {
+        for is_cut in [false, true] {
+            let cut = CancellationToken::new();
+            let (here, there) = Link::pair(1 << 16);
+            let mut events = Events::of(here, None, cut.clone());
+            if is_cut {
+                cut.cancel();
+            }
+            drop(there);
+            assert_eq!(matches!(events.next().await, Step::Cut), is_cut);
+        }
     }
 
     fn created() -> Value {

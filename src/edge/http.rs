@@ -14,8 +14,10 @@ use tokio::time::sleep;
 
 use super::{
     Edge, body,
-    events::{Events, Step, error_response, failure, lost, moving, opening},
-    key, reply, sse,
+    events::{Events, Step, cut, error_response, failure, leaving, lost, moving, opening},
+    key::{self, Key, Repeat},
+    outstanding::may_be_asked_again,
+    reply, sse,
 };
 use crate::{
     config::Route,
@@ -24,8 +26,8 @@ use crate::{
     link::Frame,
     route::{RouteError, TURN_PATIENCE},
     session::{
-        Attach, ClientKind,
-        event::{ClientEvent, ServerEvent, Stage, resume_event},
+        Attach, Attached, ClientKind,
+        event::{ClientEvent, Create, ServerEvent, Stage, resume_event},
         fields::Fields,
     },
     store::AliasKind,
@@ -55,7 +57,7 @@ async fn turn(
     request: Request,
 ) -> Result<Response, RouteError> {
     if edge.drain.closing.is_cancelled() {
-        return Err(Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere").into());
+        return Err(leaving().into());
     }
     let identified = edge.auth.identify(request.headers());
     let principal = identified.await?.principal;
@@ -75,72 +77,17 @@ async fn turn(
     let ClientEvent::Create(create) = ClientEvent::parse(&message.payload)? else {
         return Err(Error::new(Code::Internal, "the request was not understood").into());
     };
-    let mut fresh = false;
-    let (session, key_label) = if let Some(key) = named {
-        (SessionId::derive(&principal, &route.path, &key.text), key.label)
-    } else {
-        let alias = match &create.previous_response_id {
-            Some(id) => edge.router.alias(principal, AliasKind::Response, id).await?,
-            None => None,
-        };
-        match (alias, create.prompt_cache_key, &repeat) {
-            (Some(session), ..) => (session, String::new()),
-            (None, Some(key), _) => {
-                (SessionId::derive(&principal, &route.path, &key), key::label(&key))
-            }
-            // A repeat, on whatever node, meets the same session.
-            (None, None, Some(repeat)) => {
-                let key = &repeat.session;
-                (SessionId::derive(&principal, &route.path, &key.text), key.label.clone())
-            }
-            (None, None, None) => {
-                fresh = true;
-                (SessionId::random(), String::new())
-            }
-        }
-    };
+    let place = session_of_request(edge, route, principal, named, repeat.as_ref(), &create).await?;
+    let session = place.session;
     let upgrade = Upgrade {
         path_and_query: key::forwarded_path(&parts.uri),
         headers: upgrade_headers(edge.forwarded_headers(&parts.headers)),
         subprotocols: Vec::new(),
     };
-    let batch = Batch::one(&message);
-    let mut tries = 0;
     let turn_key = repeat.map(|repeat| repeat.key).or(create.key);
-    // One that is asked for by its key may be asked for again: the ledger knows whether it
-    // was sent.
-    let mut stored = create.store && (turn_key.is_none() || !route.ledger);
-    let (attached, first, events) = loop {
-        let mut attached = edge
-            .router
-            .attach(
-                Attach {
-                    turn_key,
-                    fresh: std::mem::take(&mut fresh),
-                    ..wish(edge, route, principal, session, key_label.clone(), upgrade.clone())
-                },
-                TURN_PATIENCE,
-            )
-            .await?;
-        let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0, create: 0 };
-        attached.link.tx.send(frame);
-        let mut events = Events::of(attached.link, edge.drain.cut.clone());
-        // The first event decides between an answer and an error with a status of its own.
-        let first = events.next().await;
-        tries += 1;
-        // A planned transfer takes nothing with it that was not answered (I5): ask the heir.
-        // A lost owner may have run it; running it again doubles nothing where nothing is
-        // stored (the rule of `Turn::may_redispatch`).
-        let again = match first {
-            Step::Moved => true,
-            Step::Lost => !std::mem::replace(&mut stored, true),
-            _ => false,
-        };
-        if !again || tries >= MAX_MOVES {
-            break ((attached.headers, attached.epoch), first, events);
-        }
-    };
-    drop(batch);
+    let attach = Attach { turn_key, ..wish(edge, route, principal, place, upgrade) };
+    let Asked { headers, epoch, first, events } = ask(edge, attach, &create, &message).await?;
+    drop(message);
     if let Some(error) = failure(&first) {
         return Ok(error);
     }
@@ -149,13 +96,106 @@ async fn turn(
     } else {
         collect(first, events).await
     };
-    let (headers, epoch) = attached;
     for (name, value) in &headers {
         response.headers_mut().entry(name).or_insert(value.clone());
     }
     reply::put(&mut response, "ringspan-session", &session.to_string());
     reply::put(&mut response, "ringspan-epoch", &epoch.to_string());
     Ok(response)
+}
+
+/// Where a request belongs.
+struct Place {
+    session: SessionId,
+    key_label: String,
+    /// Nobody can have the session yet.
+    fresh: bool,
+}
+
+impl Place {
+    fn of(session: SessionId, key_label: String) -> Self {
+        Self { session, key_label, fresh: false }
+    }
+}
+
+/// The session that a request means, by what it says first of: a key of its own, the response
+/// that it goes on from, its cache key, its idempotency key. One that says nothing has a new one.
+async fn session_of_request(
+    edge: &Edge,
+    route: &Route,
+    principal: Principal,
+    named: Option<Key>,
+    repeat: Option<&Repeat>,
+    create: &Create,
+) -> Result<Place> {
+    let derived =
+        |text: &str, label| Place::of(SessionId::derive(&principal, &route.path, text), label);
+    if let Some(key) = named {
+        return Ok(derived(&key.text, key.label));
+    }
+    if let Some(id) = &create.previous_response_id
+        && let Some(session) = edge.router.alias(principal, AliasKind::Response, id).await?
+    {
+        return Ok(Place::of(session, String::new()));
+    }
+    Ok(match (&create.prompt_cache_key, repeat) {
+        (Some(key), _) => derived(key, key::label(key)),
+        // A repeat, on whatever node, meets the same session.
+        (None, Some(repeat)) => derived(&repeat.session.text, repeat.session.label.clone()),
+        (None, None) => Place { fresh: true, ..Place::of(SessionId::random(), String::new()) },
+    })
+}
+
+/// A turn whose first step is known.
+struct Asked {
+    /// The upstream's, of its answer to the upgrade.
+    headers: HeaderMap,
+    epoch: Epoch,
+    /// Decides between an answer and an error with a status of its own.
+    first: Step,
+    events: Events,
+}
+
+/// Asks the session's owner for a turn, and those who follow it where I2 allows that.
+async fn ask(
+    edge: &Edge,
+    mut wish: Attach,
+    create: &Create,
+    message: &Message,
+) -> Result<Asked, RouteError> {
+    let has_key = wish.turn_key.is_some();
+    let mut may_repeat = may_be_asked_again(create, has_key, wish.route.ledger);
+    let batch = Batch::one(message);
+    let mut tries = 0;
+    loop {
+        let mut attached = attach(edge, wish.clone()).await?;
+        wish.fresh = false;
+        let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0, create: 0 };
+        attached.link.tx.send(frame);
+        let cut = edge.drain.cut.clone();
+        let mut events = Events::of(attached.link, create.lane.clone(), cut);
+        let first = events.next().await;
+        tries += 1;
+        let again = match first {
+            // A planned transfer takes nothing with it that was not answered (I5).
+            Step::Moved => true,
+            Step::Lost => std::mem::take(&mut may_repeat),
+            _ => false,
+        };
+        if !again || tries >= MAX_MOVES {
+            let Attached { headers, epoch, .. } = attached;
+            return Ok(Asked { headers, epoch, first, events });
+        }
+    }
+}
+
+/// Waits for an owner, but not longer than this node lives.
+async fn attach(edge: &Edge, wish: Attach) -> Result<Attached, RouteError> {
+    tokio::select! {
+        biased;
+        () = edge.drain.cut.cancelled() => Err(leaving().into()),
+        attached = edge.router.attach(wish, TURN_PATIENCE) => attached,
+    }
 }
 
 /// `GET …/{id}?stream=true&starting_after=N`: a response that runs, or has just ended, from
@@ -190,13 +230,11 @@ async fn resumed(
         headers: upgrade_headers(edge.forwarded_headers(headers)),
         subprotocols: Vec::new(),
     };
-    let mut attached = edge
-        .router
-        .attach(wish(edge, route, principal, session, String::new(), upgrade), TURN_PATIENCE)
-        .await?;
+    let place = Place::of(session, String::new());
+    let mut attached = attach(edge, wish(edge, route, principal, place, upgrade)).await?;
     let batch = Batch::one(&resume_event(id));
     attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 });
-    let mut events = Events::of(attached.link, edge.drain.cut.clone());
+    let mut events = Events::of(attached.link, None, edge.drain.cut.clone());
     let first = events.next_of_response().await;
     if let Some(error) = failure(&first) {
         // What is not held here may be stored by the upstream.
@@ -234,13 +272,13 @@ fn wish(
     edge: &Edge,
     route: &Arc<Route>,
     principal: Principal,
-    session: SessionId,
-    key_label: String,
+    place: Place,
     upgrade: Upgrade,
 ) -> Attach {
+    let Place { session, key_label, fresh } = place;
     Attach {
         session,
-        fresh: false,
+        fresh,
         principal,
         route: Arc::clone(route),
         key_label,
@@ -298,6 +336,7 @@ async fn collect(first: Step, mut events: Events) -> Response {
             }
             Step::Failed(error) => return events.broken_off(&error),
             Step::Lost => return events.broken_off(&lost()),
+            Step::Cut => return events.broken_off(&cut()),
             Step::Moved => return events.broken_off(&moving()),
             Step::End => {
                 let text = "the turn ended without a final response";

@@ -2,7 +2,7 @@
 //! not claim. Requests that two readers could understand in two ways are refused, not mended.
 
 use http::{
-    HeaderMap, HeaderName, Request,
+    HeaderMap, HeaderName, HeaderValue, Request,
     header::{AUTHORIZATION, CONTENT_LENGTH, FORWARDED, TRANSFER_ENCODING, UPGRADE},
 };
 
@@ -18,7 +18,9 @@ const CLAIMS: [&str; 3] = ["x-real-ip", "x-original-url", "x-rewrite-url"];
 pub(super) fn check<B>(request: &Request<B>) -> Result<()> {
     let bad = |text: &str| Err(Error::new(Code::InvalidRequest, text.to_owned()));
     let headers = request.headers();
-    if headers.contains_key(UPGRADE) && has_body(headers) {
+    // Other upgrades are offers that nobody takes here: Java's client makes one of `h2c` with
+    // every request.
+    if names_websocket(headers) && has_body(headers) {
         return bad("an upgrade has no body");
     }
     if headers.get_all(AUTHORIZATION).iter().count() > 1 {
@@ -34,6 +36,15 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<()> {
 /// which hyper takes out: for a proxy that went by the length, what follows the chunks is body.
 pub(super) fn is_last<B>(request: &Request<B>) -> bool {
     request.headers().contains_key(TRANSFER_ENCODING)
+}
+
+/// Whether anybody could take the request to ask for a WebSocket.
+fn names_websocket(headers: &HeaderMap) -> bool {
+    let name = b"websocket";
+    let names = |value: &HeaderValue| {
+        value.as_bytes().windows(name.len()).any(|part| part.eq_ignore_ascii_case(name))
+    };
+    headers.get_all(UPGRADE).iter().any(names)
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
@@ -65,6 +76,19 @@ pub(super) fn remove_claims(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_is_refused_beside_whatever_could_be_read_as_the_offer_of_a_websocket() {
+        let answers = |upgrade: &str| {
+            let request = Request::post("/v1/responses").header(CONTENT_LENGTH, "2");
+            check(&request.header(UPGRADE, "h2c").header(UPGRADE, upgrade).body(()).unwrap())
+        };
+        for upgrade in ["websocket", "WebSocket", "h2c, websocket", "x,websocket/13", "\twebsocket"]
+        {
+            assert_eq!(answers(upgrade).unwrap_err().code, Code::InvalidRequest, "{upgrade:?}");
+        }
+        answers("h2c").unwrap();
+    }
 
     #[test]
     fn a_path_that_leads_upwards_is_seen_however_it_is_written() {

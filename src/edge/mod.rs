@@ -8,6 +8,7 @@ mod comeback;
 mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod heard;
 mod http;
 mod hygiene;
 mod key;

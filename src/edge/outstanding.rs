@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 
+use super::heard::{Heard, created};
 use crate::{
     error::{Code, Error},
-    session::event::{
-        Create, ServerEvent, Stage, error_event, is_numbered, last_sequence, unknown_event,
-    },
+    session::event::{Create, ServerEvent, error_event},
     wire::{Batch, Message},
 };
 
@@ -30,14 +29,17 @@ struct Begun {
     /// Its number on this socket: refusals and replays end a create before older ones, so the
     /// owner says which one it speaks of.
     number: u32,
-    lane: Option<String>,
     /// The request, until the owner is known to have taken it: something of its turn was shown.
     message: Option<Message>,
     /// The next owner may be asked: see [`Outstanding::lose`].
     repeatable: bool,
-    response_id: Option<String>,
-    /// The newest events that were passed on and have numbers.
-    last: Option<Batch>,
+    heard: Heard,
+}
+
+/// Whether the next owner may be asked, once, where one was lost before anything was seen of the
+/// turn (I2): nothing is stored, or the ledger knows by the key whether it was sent.
+pub(super) fn may_be_asked_again(create: &Create, has_key: bool, ledger: bool) -> bool {
+    !create.store || (has_key && ledger)
 }
 
 impl Outstanding {
@@ -55,11 +57,9 @@ impl Outstanding {
         self.newest = self.newest.wrapping_add(1).max(1);
         self.creates.push_back(Begun {
             number: self.newest,
-            lane: create.lane.clone(),
             message: Some(message.clone()),
-            repeatable: !create.store || (create.key.is_some() && ledger),
-            response_id: None,
-            last: None,
+            repeatable: may_be_asked_again(create, create.key.is_some(), ledger),
+            heard: Heard::nothing(create.lane.clone()),
         });
         self.newest
     }
@@ -67,7 +67,7 @@ impl Outstanding {
     /// Events were passed on that answer the create of this number, and end it if `ended` is
     /// not zero.
     pub(crate) fn seen(&mut self, batch: &Batch, number: u32, ended: u32) {
-        let created = self.note_created(batch);
+        self.learn(batch);
         let at = match number {
             0 => self.guess(batch, ended),
             _ => self.creates.iter().position(|create| create.number == number),
@@ -81,41 +81,31 @@ impl Outstanding {
         let create = &mut self.creates[at];
         // It was taken: a transfer from here on waits for its end.
         create.message = None;
-        if is_numbered(batch) {
-            create.last = Some(batch.clone());
-        }
-        create.response_id = created.or(create.response_id.take());
+        create.heard.note(batch);
     }
 
     /// The create that events are of whose owner does not say it. In one lane they end in
-    /// order, except for refusals and replays; over lanes the last message tells. What is no
-    /// event of a turn is of none.
+    /// order, except for refusals and replays; over lanes the last message tells. What ends
+    /// nothing and names no response may answer what was no create: an error, a steer that
+    /// came too late.
     fn guess(&self, batch: &Batch, ended: u32) -> Option<usize> {
-        let last = batch.messages().last().and_then(|message| ServerEvent::parse(&message));
-        if ended == 0 && last.as_ref().is_none_or(|event| event.stage == Stage::Error) {
+        let events = || batch.messages().filter_map(|message| ServerEvent::parse(&message));
+        if ended == 0 && !events().any(|event| event.response_id.is_some()) {
             return None;
         }
-        let lane = last.and_then(|event| event.lane);
-        let at = self.creates.iter().position(|create| create.lane == lane);
+        let lane = events().last().and_then(|event| event.lane);
+        let at = self.creates.iter().position(|create| create.heard.lane() == lane.as_deref());
         at.or((ended > 0 && !self.creates.is_empty()).then_some(0))
     }
 
-    /// Remembers what the client learns of; the newest response, if there is one.
-    fn note_created(&mut self, batch: &Batch) -> Option<String> {
-        // Most batches are deltas, and looking for the word is cheaper than reading JSON.
-        memchr::memmem::find(batch.bytes(), b"response.created")?;
-        let mut newest = None;
-        for event in batch.messages().filter_map(|message| ServerEvent::parse(&message)) {
-            if event.stage != Stage::Created {
-                continue;
-            }
-            newest.clone_from(&event.response_id);
+    /// Remembers the responses that the client learns of.
+    fn learn(&mut self, batch: &Batch) {
+        for event in created(batch) {
             if self.known.len() >= KNOWN {
                 self.known.pop_front();
             }
             self.known.extend(event.response_id);
         }
-        newest
     }
 
     /// What the owner was not seen to take, with its number, to be sent again.
@@ -150,19 +140,18 @@ impl Outstanding {
     /// Ends all of them with `error`; what the client is told of each.
     pub(crate) fn fail(&mut self, error: &Error) -> Vec<Message> {
         let event = |create: Begun| {
-            let lane = create.lane.as_deref();
             if error.code != Code::OutcomeUnknown && create.message.is_some() {
-                return error_event(error, lane);
+                return error_event(error, create.heard.lane());
             }
-            let number = create.last.as_ref().and_then(|last| last_sequence(last, lane));
-            unknown_event(&error.within_turn(), lane, create.response_id.as_deref(), number)
+            create.heard.unknown(error)
         };
         std::mem::take(&mut self.creates).into_iter().map(event).collect()
     }
 
     /// Lanes of all of them, which are over.
     pub(super) fn take_lanes(&mut self) -> impl Iterator<Item = Option<String>> + use<> {
-        std::mem::take(&mut self.creates).into_iter().map(|create| create.lane)
+        let creates = std::mem::take(&mut self.creates).into_iter();
+        creates.map(|create| create.heard.lane().map(str::to_owned))
     }
 }
 
@@ -171,7 +160,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::session::event::ClientEvent;
+    use crate::session::event::{ClientEvent, steer_failed};
 
     fn begin(outstanding: &mut Outstanding, lane: Option<&str>, input: &str) -> u32 {
         let mut event = json!({ "type": "response.create", "store": false, "input": input });
@@ -330,6 +319,26 @@ mod tests {
         begin(&mut outstanding, None, "a");
         outstanding.seen(&refusal(), 0, 0);
         assert_eq!(waiting(&outstanding), ["a"]);
+    }
+
+    #[test]
+    fn a_steer_that_came_too_late_takes_no_request_that_waits() {
+        let mut outstanding = Outstanding::default();
+        begin(&mut outstanding, None, "a");
+        let steer = json!({ "type": "response.steer", "previous_response_id": "r0", "input": "x" });
+        let failed = steer_failed(steer.to_string().as_bytes(), Some("r0"));
+        outstanding.seen(&Batch::one(&failed), 0, 0);
+        assert_eq!(waiting(&outstanding), ["a"], "what is sent to the next owner");
+        assert!(told(&outstanding.lose(&lost())).is_empty(), "it may be asked again");
+    }
+
+    #[test]
+    fn a_turn_that_was_steered_is_unknown_by_the_response_that_ran_last() {
+        let mut outstanding = Outstanding::default();
+        let create = begin(&mut outstanding, None, "a");
+        outstanding.seen(&created("r1"), create, 0);
+        outstanding.seen(&created("r2"), create, 0);
+        assert_eq!(told(&outstanding.fail(&lost()))[0]["error"]["response_id"], "r2");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{
 /// Bytes towards the client above which its session is not read.
 const WINDOW: usize = 64 * 1024;
 
-/// How long a client may take to receive a close.
+/// How long a client may take to answer a close that it was sent, and to be sent it at a cut.
 const CLOSING: Duration = Duration::from_secs(1);
 
 /// How long a turn that runs may outlive its client's credential.
@@ -164,27 +164,30 @@ impl Pump {
                 self.stalled = None;
                 return Poll::Pending;
             }
-            let before = self.socket.pending();
-            match self.socket.poll_flush(cx) {
-                Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
-                Poll::Ready(Ok(())) => self.stalled = None,
-                Poll::Pending => {
-                    if self.socket.pending() < before {
-                        self.stalled = None;
-                    }
-                    let deadline = Instant::now() + self.write_timeout;
-                    let stalled =
-                        self.stalled.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-                    if stalled.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(Event::ClientGone);
-                    }
-                }
+            if self.poll_write(cx) == Poll::Ready(false) {
+                return Poll::Ready(Event::ClientGone);
             }
             // Writing may have made the room that was missing above.
             if room || self.socket.pending() >= WINDOW {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Writes what is queued; whether the client has taken it, or is gone: by its connection, or
+    /// because it took nothing for `write_timeout`.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let before = self.socket.pending();
+        let written = self.socket.poll_flush(cx);
+        if written.is_ready() || self.socket.pending() < before {
+            self.stalled = None;
+        }
+        if let Poll::Ready(written) = written {
+            return Poll::Ready(written.is_ok());
+        }
+        let deadline = Instant::now() + self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        stalled.as_mut().poll(cx).map(|()| false)
     }
 
     fn poll_standing(&mut self, cx: &mut Context<'_>) -> Option<Event> {
@@ -262,12 +265,22 @@ impl Pump {
         self.close(CLOSE_RESTART, RESTART).await;
     }
 
-    /// Says the last word and hangs up. The echo is not waited for: clients that expect the
-    /// server to close first would both wait.
+    /// Says the last word and hangs up. What was said before is the end of a turn, as likely as
+    /// not, so a client that is slow has the time that it always has, until this node's cut.
     pub(super) async fn close(mut self: Box<Self>, code: u16, reason: &str) {
         self.socket.queue_close(code, reason);
+        let cut = self.cut.clone();
+        let is_there = tokio::select! {
+            biased;
+            taken = poll_fn(|cx| self.poll_write(cx)) => taken,
+            () = cut.cancelled() => true,
+        };
+        if !is_there {
+            return;
+        }
+        // The echo is not waited for: clients that expect the server to close first would both
+        // wait.
         let goodbye = async {
-            self.socket.flush().await?;
             self.socket.shutdown().await?;
             // What the client still had under way is read, or the kernel would answer it
             // with a reset that destroys the close frame on its way.

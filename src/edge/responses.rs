@@ -10,7 +10,7 @@ use axum::{extract::Request, response::Response};
 use super::{
     Drain, Edge,
     comeback::Comeback,
-    events::lost,
+    events::{leaving, lost},
     keeps, key,
     outstanding::Outstanding,
     pump::{Event, Pump},
@@ -300,6 +300,10 @@ impl Client {
     /// Makes sure that there is a link, to the session that the request belongs to.
     async fn reach(&mut self, create: Option<&Create>) -> Result<(), RouteError> {
         if let Some(create) = create {
+            // Turns that run may end; none begins with a credential that is good no more.
+            if self.closing.is_some_and(|(code, _)| code == super::CLOSE_POLICY) {
+                return Err(Error::new(Code::NotAuthorized, super::UNAUTHORIZED).into());
+            }
             self.choose(create).await?;
         }
         if self.link.is_none() {
@@ -438,8 +442,4 @@ fn read(message: &Message) -> Result<Option<Create>> {
         }
         ClientEvent::Control { .. } | ClientEvent::Other { .. } => Ok(None),
     }
-}
-
-fn leaving() -> Error {
-    Error::new(Code::NodeDraining, "this node is leaving; retry elsewhere")
 }

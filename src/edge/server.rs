@@ -1,6 +1,6 @@
 //! Accepts client connections and routes their requests.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -21,7 +21,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -40,6 +43,10 @@ const FULL: Duration = Duration::from_millis(50);
 /// Probes of a client connection that says nothing: a dead one is found within about a
 /// minute and a half.
 const KEEPALIVE: Duration = Duration::from_secs(45);
+
+/// How long a connection may be silent between two requests, head of the second included. Longer
+/// than balancers keep theirs (60 s): who closes first must be the one that sends.
+const KEPT: Duration = Duration::from_secs(75);
 
 /// Accepts clients until `stop`; connections that are open go on.
 pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationToken) {
@@ -73,8 +80,11 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
         net::tune(&stream, KEEPALIVE);
         let (service, drain) = (service.clone(), edge.drain.closing.clone());
         let seat = Seat::new(permit);
+        let begun = CancellationToken::new();
+        let begins = begun.clone();
         let metrics = edge.metrics.clone();
         let service = service_fn(move |mut request: http::Request<Incoming>| {
+            begins.cancel();
             if let Err(error) = hygiene::check(&request) {
                 metrics.error(error.code, error.blame);
                 return Either::Left(ready(Ok(last(reply::error(&error)))));
@@ -88,24 +98,39 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
                 if is_last { last(answer) } else { answer }
             }))
         });
-        let header_timeout = edge.limits.upgrade_timeout;
+        let head_timeout = edge.limits.upgrade_timeout;
         let write_timeout = edge.limits.write_timeout;
         edge.tracker.spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(header_timeout)
+                // From the end of one answer to the end of the next head: one that trickles in
+                // holds no more than a connection that says nothing.
+                .header_read_timeout(KEPT)
                 .max_buf_size(64 * 1024)
                 .serve_connection(TokioIo::new(Patient::new(stream, write_timeout)), service)
                 .with_upgrades();
             let mut connection = std::pin::pin!(connection);
-            tokio::select! {
-                result = connection.as_mut() => drop(result),
-                () = drain.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    drop(connection.await);
+            let served = async {
+                tokio::select! {
+                    result = connection.as_mut() => drop(result),
+                    () = drain.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        drop(connection.await);
+                    }
                 }
+            };
+            tokio::select! {
+                () = served => {}
+                () = unless_begun(head_timeout, begun) => {}
             }
         });
+    }
+}
+
+/// Ends when a new client has not sent a whole head in time.
+async fn unless_begun(limit: Duration, begun: CancellationToken) {
+    if timeout(limit, begun.cancelled()).await.is_ok() {
+        pending::<()>().await;
     }
 }
 

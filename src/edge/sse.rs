@@ -18,7 +18,7 @@ use http::{
 };
 
 use super::{
-    events::{Events, Step, lost, moving},
+    events::{Events, Step, cut, lost, moving},
     told,
 };
 use crate::{
@@ -82,6 +82,7 @@ impl Stream for Sse {
                 Step::Events(batch) => self.events(&batch),
                 Step::Failed(error) => self.broken_off(&error),
                 Step::Lost => self.broken_off(&lost()),
+                Step::Cut => self.broken_off(&cut()),
                 Step::Moved => self.broken_off(&moving()),
                 Step::End => return Poll::Ready(None),
             };

@@ -2,6 +2,8 @@
 //! shares no code with ours.
 
 mod bodies;
+mod http;
+mod leaving;
 mod limits;
 mod told;
 
@@ -45,6 +47,11 @@ impl Front {
 
     /// Before an upstream that may refuse.
     async fn before(gate: Gate, limits: Limits) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, gate, limits, Auth::None).await
+    }
+
+    async fn on(listener: TcpListener, gate: Gate, limits: Limits, auth: Auth) -> Self {
         let routes: Arc<[_]> = [Profile::Opaque, Profile::Responses]
             .map(|profile| Arc::new(route(profile, &gate)))
             .into();
@@ -83,7 +90,7 @@ impl Front {
             router: Arc::new(finder),
             routes,
             auth: Authenticator::new(
-                Auth::None,
+                auth,
                 Vec::new(),
                 cluster.secret,
                 node.dialer.fetcher().unwrap(),
@@ -95,7 +102,6 @@ impl Front {
             unfinished: super::budget(&limits),
             tracker: node.tracker.clone(),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, Arc::clone(&edge), node.stop.clone()));
         Self { node, gate, edge, addr }
@@ -126,9 +132,13 @@ impl Front {
     }
 
     async fn client_of(&self, path: &str, thread: &str) -> Client {
+        self.client_with(path, "thread-id", thread).await
+    }
+
+    async fn client_with(&self, path: &str, header: &'static str, value: &str) -> Client {
         let mut request = format!("ws://{}{path}", self.addr).into_client_request().unwrap();
-        if !thread.is_empty() {
-            request.headers_mut().insert("thread-id", thread.parse().unwrap());
+        if !value.is_empty() {
+            request.headers_mut().insert(header, value.parse().unwrap());
         }
         let (socket, response) = soon("the upgrade", connect_async(request)).await.unwrap();
         Client { socket, headers: response.headers().clone() }

@@ -150,7 +150,11 @@ impl Turns {
     /// Turns that the upstream has.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.lanes.iter().filter(|lane| lane.at_upstream().is_some()).count()
+        self.at_upstream().count()
+    }
+
+    pub(super) fn at_upstream(&self) -> impl Iterator<Item = TurnNo> {
+        self.lanes.iter().filter_map(|lane| lane.at_upstream().map(|turn| turn.no))
     }
 
     /// Turns that wait, and somebody waits for them.

@@ -77,7 +77,7 @@ impl Keys {
 
     /// Reads the file. One that is wrong changes nothing: a typing error must not lock
     /// everybody out.
-    fn look(&self) {
+    pub(super) fn look(&self) {
         let Some(path) = &self.file else { return };
         match read_keys(path, &self.fixed) {
             Ok(keys) => self.replace(&keys),

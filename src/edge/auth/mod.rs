@@ -97,6 +97,14 @@ impl Authenticator {
         }
     }
 
+    /// Looks at files of keys now, and not when it is time again.
+    #[cfg(test)]
+    pub(super) fn look(&self) {
+        if let Mode::Keys(keys) = &self.mode {
+            keys.look();
+        }
+    }
+
     /// Who sent a request. The headers are not kept while it waits.
     ///
     /// # Errors

@@ -4,7 +4,12 @@
 use std::task::{Context as Cx, Poll};
 
 use super::{Actor, Exit, Upstream};
-use crate::{link::Frame, session::clients::Delivery, wire::CloseFrame};
+use crate::{
+    error::{Blame, Code, Error},
+    link::Frame,
+    session::clients::{Client, Delivery},
+    wire::CloseFrame,
+};
 
 /// Bytes towards the upstream above which clients are not read.
 pub(super) const UPSTREAM_WINDOW: usize = 64 * 1024;
@@ -77,17 +82,27 @@ impl Actor {
         }
     }
 
-    /// The upstream is not read while nobody can take what it would say: that is how a
-    /// client that does not read slows its own session and no other.
+    /// The upstream is not read while none of those whom it may speak to can take what it would
+    /// say: that is how a client that does not read slows its own session and no other. Who
+    /// reads no turn that runs has no say: others' events are not for it.
     pub(super) fn is_blocked(&mut self, cx: &mut Cx<'_>) -> bool {
-        if self.clients.is_empty() {
-            return false;
+        let (streams, turns) = (&self.streams, &self.turns);
+        let listens = |client: &Client| {
+            turns.as_ref().is_none_or(|turns| turns.at_upstream().any(|no| client.reads(no)))
+        };
+        let mut listeners = self.clients.iter_mut().filter(|client| listens(client)).peekable();
+        listeners.peek().is_some()
+            && !listeners
+                .any(|client| client.lag(streams) == 0 && client.link.tx.poll_ready(cx).is_ready())
+    }
+
+    /// What is said to a client that the log has moved on without.
+    fn too_slow(&self) -> Frame {
+        if self.turns.is_some() {
+            let text = "this client read too slowly: what its turn said is not held any more";
+            return Frame::Failed(Error::new(Code::OutcomeUnknown, text).blame(Blame::Client));
         }
-        let streams = &self.streams;
-        !self
-            .clients
-            .iter_mut()
-            .any(|client| client.lag(streams) == 0 && client.link.tx.poll_ready(cx).is_ready())
+        Frame::Close(Some(CloseFrame { code: 1013, reason: TOO_SLOW.into() }))
     }
 
     pub(super) fn deliver(&mut self, cx: &mut Cx<'_>, progress: &mut bool) {
@@ -96,8 +111,8 @@ impl Actor {
             if self.clients[at].deliver(&self.streams, cx, progress) == Delivery::TooSlow {
                 let place = self.place_of(&self.clients[at].label);
                 self.ctx.metrics.slow_client(&self.route.path, place);
-                let frame = CloseFrame { code: 1013, reason: TOO_SLOW.into() };
-                self.clients[at].link.tx.send(Frame::Close(Some(frame)));
+                let frame = self.too_slow();
+                self.clients[at].link.tx.send(frame);
                 self.remove(at);
                 *progress = true;
             } else {

@@ -124,6 +124,48 @@ async fn what_was_said_before_the_upstream_was_lost_can_be_asked_for() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_slowly_gets_its_whole_answer_beside_one_that_is_idle() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let limits = crate::config::Limits { replay_bytes: 256 * 1024, ..limits() };
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits, [&route]).await;
+    let _idle = node.attach(&wish(&route, "thread")).await.unwrap().link;
+    let mut slow = Reader::new(node.attach(&wish(&route, "thread")).await.unwrap().link);
+    slow.send(&create("[deltas=100][bytes=8192] long"));
+    let id = slow.until("response.created").await["response"]["id"].clone();
+    // What a fast reader would need for all of it, several times.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(slow.until("response.completed").await["response"]["id"], id);
+}
+
+#[tokio::test]
+async fn a_client_that_falls_behind_another_one_is_told_that_it_was_too_slow() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let limits = crate::config::Limits { replay_bytes: 256 * 1024, ..limits() };
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits, [&route]).await;
+    let mut fast = Reader::new(node.attach(&wish(&route, "thread")).await.unwrap().link);
+    let mut slow = Reader::new(node.attach(&wish(&route, "thread")).await.unwrap().link);
+    let create = |lane: &str, said: &str| {
+        format!(
+            r#"{{"type":"response.create","model":"m","store":false,"stream_id":"{lane}","input":"{said}"}}"#
+        )
+    };
+    slow.send(&create("slow", "[deltas=100][bytes=8192][delay=1ms]"));
+    slow.until("response.created").await;
+    fast.send(&create("fast", "[deltas=300][delay=2ms]"));
+    fast.until("response.completed").await;
+    let last = loop {
+        if let Err(last) = slow.next().await {
+            break last;
+        }
+    };
+    let Some(Frame::Failed(error)) = last else { panic!("{last:?}") };
+    assert_eq!(error.code, crate::error::Code::OutcomeUnknown);
+    assert!(error.message.contains("too slowly"), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_for_long_gets_its_whole_answer_when_it_reads_again() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Responses, &gate));

@@ -1,0 +1,93 @@
+//! Turns over HTTP, and the connections that they come by.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::*;
+
+/// A turn as a request on a connection that is kept.
+fn turn(headers: &str, input: &str) -> Vec<u8> {
+    let body = json!({ "model": "m", "store": false, "input": input }).to_string();
+    let length = body.len();
+    format!(
+        "POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// Status and error code of the next answer on a connection.
+async fn answered(stream: &mut TcpStream) -> (u16, Option<String>) {
+    let mut answer = Vec::new();
+    let (head, length) = loop {
+        answer.push(soon("the answer", stream.read_u8()).await.expect("an answer"));
+        if answer.ends_with(b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&answer).to_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            break (head.clone(), length.unwrap().parse().unwrap());
+        }
+    };
+    let mut body = vec![0; length];
+    soon("the body", stream.read_exact(&mut body)).await.unwrap();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body["error"]["code"].as_str().map(str::to_owned))
+}
+
+#[tokio::test]
+async fn a_connection_may_be_silent_between_requests_for_longer_than_a_head_may_take() {
+    let head = Duration::from_millis(300);
+    let front = Front::start(Limits { upgrade_timeout: head, ..limits() }).await;
+    let mut stream = TcpStream::connect(front.addr).await.unwrap();
+    for _ in 0..2 {
+        stream.write_all(&turn("", "hello")).await.unwrap();
+        assert_eq!(answered(&mut stream).await, (200, None));
+        sleep(3 * head).await;
+    }
+    // As long as it has not asked anything, it is but a place taken.
+    for said in ["", "GET /v1/responses HTTP/1.1\r\nx: "] {
+        let mut stream = TcpStream::connect(front.addr).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        soon("the end", stream.read_to_end(&mut rest)).await.unwrap();
+        assert_eq!(rest, b"", "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_offers_http_2_is_served_as_what_it_is() {
+    let front = Front::start(limits()).await;
+    // As java.net.http.HttpClient sends all of its own over plain TCP.
+    let offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                 HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n";
+    let mut stream = TcpStream::connect(front.addr).await.unwrap();
+    for input in ["one", "two"] {
+        stream.write_all(&turn(offer, input)).await.unwrap();
+        assert_eq!(answered(&mut stream).await, (200, None), "{input}");
+    }
+}
+
+#[tokio::test]
+async fn at_the_cut_a_turn_is_unknown_and_a_request_that_waits_is_told_to_go_elsewhere() {
+    let code = |code: &str| Some(code.to_owned());
+    let front = Front::start(limits()).await;
+    let mut running = TcpStream::connect(front.addr).await.unwrap();
+    running.write_all(&turn("", "[hang]")).await.unwrap();
+    eventually("it is sent", async || front.gate.dials() == 1).await;
+    let session = || front.node.registry.list().pop();
+    eventually("it is attached", async || {
+        session().is_some_and(|session| session.stats.clients.lock().len() == 1)
+    })
+    .await;
+    front.edge.drain.cut.cancel();
+    assert_eq!(answered(&mut running).await, (502, code("outcome_unknown")));
+    assert_eq!(front.gate.dials(), 1, "asked once");
+
+    let shut = Gate::with_permits(SampleAuth::Open, 0).await;
+    let front = Front::before(shut, limits()).await;
+    let mut waiting = TcpStream::connect(front.addr).await.unwrap();
+    waiting.write_all(&turn("", "hello")).await.unwrap();
+    eventually("it waits for its upstream", async || front.gate.dials() == 1).await;
+    front.edge.drain.cut.cancel();
+    assert_eq!(answered(&mut waiting).await, (503, code("node_draining")));
+}
