@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// Pause before the first look.
-const FIRST: Duration = Duration::from_secs(1);
+/// Pause before the first look. A client that asks for a turn does not wait for it, and all
+/// sockets of a node that has died begin theirs at one instant.
+const FIRST: Duration = Duration::from_secs(5);
 
 /// Longest pause between looks. Also, for some of them to fall into it, a quarter of the detach
 /// time is not exceeded.
