@@ -16,7 +16,7 @@ use crate::{
     error::{Code, Error},
     link::{Frame, Link},
     session::event::{ServerEvent, Stage},
-    upstream::may_be_told,
+    upstream::told_status,
     wire::{Batch, Message},
 };
 
@@ -157,10 +157,9 @@ pub(super) fn error_response(message: &Message) -> Option<Response> {
     }
     let mut event: Value = serde_json::from_slice(&message.payload).ok()?;
     let status = event["status"].as_u64().and_then(|status| u16::try_from(status).ok());
-    let status = status.filter(|status| may_be_told(*status)).unwrap_or(502);
     let error = event.get_mut("error").map(Value::take);
     let body = serde_json::json!({ "error": error }).to_string();
-    let mut response = reply::json(status, body);
+    let mut response = reply::json(told_status(status), body);
     if let Some(code) = told::code(message) {
         response.extensions_mut().insert(told::Told::from(code));
     }

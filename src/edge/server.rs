@@ -86,8 +86,9 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationTok
         let service = service_fn(move |mut request: http::Request<Incoming>| {
             begins.cancel();
             if let Err(error) = hygiene::check(&request) {
-                metrics.error(error.code, error.blame);
-                return Either::Left(ready(Ok(last(reply::error(&error)))));
+                let answer = reply::error(&error);
+                told::answer(&metrics, &answer);
+                return Either::Left(ready(Ok(last(answer))));
             }
             let is_last = hygiene::is_last(&request);
             request.extensions_mut().insert(seat.clone());

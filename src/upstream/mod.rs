@@ -59,6 +59,26 @@ pub fn may_be_told(status: u16) -> bool {
     (400..600).contains(&status) && status != 426
 }
 
+/// The status of an upstream's error as clients are told it: its own, if it [`may_be_told`].
+#[must_use]
+pub fn told_status(own: Option<u16>) -> u16 {
+    own.filter(|status| may_be_told(*status)).unwrap_or(502)
+}
+
+/// The `error` object of an upstream's words, if they have one.
+#[must_use]
+pub fn error_object(json: &[u8]) -> Option<Value> {
+    let mut said = serde_json::from_slice::<Value>(json).ok()?;
+    said.get_mut("error").map(Value::take).filter(Value::is_object)
+}
+
+impl From<&Error> for Told {
+    fn from(error: &Error) -> Self {
+        let (status, retry_after) = (error.code.status(), error.retry_after());
+        Self { status, error: error.body(), retry_after }
+    }
+}
+
 impl Refusal {
     /// What is said in the place of an upstream whose own words are none.
     #[must_use]
@@ -71,17 +91,13 @@ impl Refusal {
     pub fn told(&self) -> Told {
         let ours = Self::unspoken();
         if !may_be_told(self.status) {
-            let (status, retry_after) = (ours.code.status(), ours.retry_after());
-            return Told { status, error: ours.body(), retry_after };
+            return Told::from(&ours);
         }
-        let body = serde_json::from_slice::<Value>(&self.body).ok();
-        let own = body.and_then(|mut body| body.get_mut("error").map(Value::take));
-        let own = own.filter(Value::is_object);
         // A date says nothing here: the clocks of two machines differ.
         let after = self.headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok());
         Told {
             status: self.status,
-            error: own.unwrap_or_else(|| ours.body()),
+            error: error_object(&self.body).unwrap_or_else(|| ours.body()),
             retry_after: after.and_then(|after| after.parse().ok()).map(Duration::from_secs),
         }
     }

@@ -1,7 +1,5 @@
 //! What a session's turns say of the endpoint that it is connected to, and when it leaves one.
 
-use serde_json::Value;
-
 use super::{Actor, Upstream};
 use crate::{
     error::{Code, Error},
@@ -9,7 +7,7 @@ use crate::{
         event::{ServerEvent, Stage, Verdict},
         turns::{Action, Turns},
     },
-    upstream::{Member, Told, may_be_told},
+    upstream::{Member, Told, error_object, told_status},
     wire::Batch,
 };
 
@@ -49,11 +47,8 @@ impl Unused {
         for message in batch.messages() {
             let event = ServerEvent::parse(&message).filter(|event| event.stage == Stage::Error);
             let Some(event) = event.filter(|_| message.payload.len() <= MAX_SAID) else { continue };
-            let body = serde_json::from_slice::<Value>(&message.payload).ok();
-            let error = body.and_then(|mut body| body.get_mut("error").map(Value::take));
-            let status = event.status.filter(|status| may_be_told(*status)).unwrap_or(502);
-            self.said = error
-                .filter(Value::is_object)
+            let status = told_status(event.status);
+            self.said = error_object(&message.payload)
                 .map(|error| Box::new(Told { status, error, retry_after: None }));
         }
     }
@@ -68,9 +63,7 @@ impl Unused {
         let said = std::mem::take(self).said.map(|said| *said);
         Some(said.unwrap_or_else(|| {
             let text = "the upstream ends each connection before a turn can be sent on it";
-            let error = Error::new(Code::UpstreamUnavailable, text);
-            let retry_after = error.retry_after();
-            Told { status: error.code.status(), error: error.body(), retry_after }
+            Told::from(&Error::new(Code::UpstreamUnavailable, text))
         }))
     }
 }
