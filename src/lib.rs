@@ -10,6 +10,7 @@ pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod ids;
+pub mod jitter;
 pub mod link;
 pub mod net;
 pub mod ownership;

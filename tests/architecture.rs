@@ -12,7 +12,7 @@ use std::{
 /// Modules from the ground up. One may import those of lower lines only; those of one line
 /// do not import each other.
 const LAYERS: &[&[&str]] = &[
-    &["error", "ids", "net"],
+    &["error", "ids", "jitter", "net"],
     &["wire"],
     &["bell", "link"],
     &["store"],

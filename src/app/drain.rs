@@ -13,6 +13,7 @@ use super::{Node, deadline::Times, leave};
 use crate::{
     admin::view::DrainAnswer,
     ids::{Epoch, SessionId},
+    jitter::spread,
     ring::{
         Ring,
         departures::{self, Verdict},
@@ -230,7 +231,7 @@ impl Node {
                 Ok(_) => return Ok(()),
                 Err(error) if self.has_time(pause) => {
                     tracing::warn!(%error, "telling the ring of the drain failed, trying again");
-                    sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+                    sleep(spread(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
                 Err(error) => return Err(anyhow::Error::new(error).context("entering the drain")),
@@ -266,7 +267,7 @@ impl Node {
             if self.registry.pass_on_unopened(false).await > 0 {
                 pause = FIRST;
             }
-            sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+            sleep(spread(pause)).await;
             pause = (pause * 2).min(LONGEST);
         }
     }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::{Node, strays::Strays};
 use crate::{
+    jitter::spread,
     session::KEEP_CLOSED as KEEP,
     store::{Cursor, Store, Sweep},
 };
@@ -57,7 +58,7 @@ async fn sweep(node: &Node) {
 }
 
 async fn next_sweep() {
-    sleep(SWEEP.mul_f64(rand::random_range(0.5..1.5))).await;
+    sleep(spread(SWEEP)).await;
 }
 
 async fn release_strays(node: &Node) {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::jitter::spread;
+
 /// Pause before the first look. A client that asks for a turn does not wait for it, and all
 /// sockets of a node that has died begin theirs at one instant.
 const FIRST: Duration = Duration::from_secs(5);
@@ -24,6 +26,7 @@ impl Comeback {
     /// The session, which outlives its last client by `detach_ttl`, was lost just now.
     pub(super) fn new(detach_ttl: Duration) -> Self {
         let pause = FIRST.min(detach_ttl / 4);
+        // Who was lost with its owner was not lost alone: a node has thousands of such sockets.
         Self { at: Instant::now() + spread(pause), pause }
     }
 
@@ -37,11 +40,6 @@ impl Comeback {
         self.pause = (self.pause * 2).min(LONGEST).min(detach_ttl / 4);
         self.at = Instant::now() + spread(self.pause);
     }
-}
-
-/// Who was lost with its owner was not lost alone: a node has thousands of such sockets.
-fn spread(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.5..1.5))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::{
     config::Route,
     error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
+    jitter::spread,
     link::Frame,
     route::{RouteError, TURN_PATIENCE},
     session::{
@@ -262,7 +263,7 @@ async fn session_of(
         if found.is_some() {
             return Ok(found);
         }
-        sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+        sleep(spread(PAUSE)).await;
     }
     look().await
 }

@@ -17,6 +17,7 @@ use tracing::{Instrument, field::Empty};
 use crate::{
     error::{Blame, Code, Error},
     ids::{Incarnation, Principal, SessionId},
+    jitter::spread,
     peer::{MAX_HOPS, PeerError, Peers},
     ring::Ring,
     session::{Attach, AttachError, Attached, Owner, Registry, owner, store_error},
@@ -182,7 +183,7 @@ impl Router {
                 Tried::Later(reason) => reason,
             };
             hops = 1;
-            let next = Instant::now() + pause.mul_f64(rand::random_range(0.5..1.5));
+            let next = Instant::now() + spread(pause);
             if next >= deadline {
                 return Err(for_client(reason).into());
             }

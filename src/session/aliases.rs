@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::store::{Alias, Store, StoreError};
+use crate::{
+    jitter::spread,
+    store::{Alias, Store, StoreError},
+};
 
 /// Aliases that may wait. A node that makes more within one write loses the newest, which
 /// costs a client one `previous_response_not_found` after a reconnect elsewhere.
@@ -63,7 +66,7 @@ async fn write(store: &dyn Store, batch: &[Alias]) {
                 attempt += 1;
             }
         }
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+        tokio::time::sleep(spread(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

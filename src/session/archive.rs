@@ -22,6 +22,7 @@ use super::{
 use crate::{
     config::HistoryKeys,
     ids::SessionId,
+    jitter::spread,
     store::{NewPart, Part, Store},
     telemetry::metrics::{ArchiveFailure, Metrics},
 };
@@ -202,7 +203,7 @@ impl Writer {
                 }
             }
             if attempt < ATTEMPTS {
-                tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+                tokio::time::sleep(spread(pause)).await;
                 pause *= 2;
             }
         }

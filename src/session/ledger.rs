@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     ids::{Incarnation, SessionId},
+    jitter::spread,
     store::{Began, NewTurn, Store, TurnId, TurnMark, TurnState},
     telemetry::metrics::{LedgerWrite, Metrics},
 };
@@ -237,7 +238,7 @@ async fn mark_all(
                 }
                 marks.settle(batch);
                 tokio::select! {
-                    () = sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))) => {}
+                    () = sleep(spread(PAUSE)) => {}
                     _ = alive.recv() => return,
                 }
             }
@@ -284,7 +285,7 @@ async fn begin_all(
                     tracing::warn!(%error, count = batch.len(), "beginning turns fails");
                 }
                 // Perhaps it was written all the same; then the next attempt finds it.
-                sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+                sleep(spread(PAUSE)).await;
             }
         }
     }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     ids::{Epoch, Incarnation, SessionId},
+    jitter::spread,
     store::{SessionFilter, SessionRow},
     telemetry::metrics::{HandoffOutcome, HandoffReason},
 };
@@ -36,7 +37,7 @@ const AT_ONCE: usize = 64;
 /// Pause between tries of one call, spread: what fails for one session fails for many.
 pub(super) async fn pause() {
     const PAUSE: Duration = Duration::from_millis(200);
-    sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+    sleep(spread(PAUSE)).await;
 }
 
 /// A session of this node that leaves in its epoch, with what its heir needs.

@@ -23,6 +23,7 @@ use crate::{
     config::PrincipalLimits,
     error::{Code, Error},
     ids::{Incarnation, Principal},
+    jitter::spread,
     store::{Pace, Store, TurnAdmission, TurnWish},
     telemetry::metrics::{Metrics, QuotaLimit},
 };
@@ -190,7 +191,7 @@ impl Shared {
                 }
                 Ok(TurnAdmission::TooMany) if Instant::now() < deadline => {
                     drop(told);
-                    sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+                    sleep(spread(PAUSE)).await;
                 }
                 Ok(TurnAdmission::TooMany) => {
                     self.metrics.quota_refusal(QuotaLimit::TurnsAtOnce);

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use super::{Registry, actor::Command, replica::next_owner};
-use crate::{config::Continuity, ids::Incarnation};
+use crate::{config::Continuity, ids::Incarnation, jitter::spread};
 
 /// A ring that changes once often changes again (a rollout, a crash of several): one pass for
 /// all, and not by all nodes at one instant.
@@ -33,7 +33,7 @@ impl Registry {
         let mut ring = self.ctx.ring.clone();
         ring.borrow_and_update();
         while ring.changed().await.is_ok() {
-            sleep(SETTLE.mul_f64(rand::random_range(0.5..1.5))).await;
+            sleep(spread(SETTLE)).await;
             let now = ring.borrow_and_update().clone();
             let me = self.ctx.me;
             for handle in self.list() {

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::{actor::Command, stats::Stats, warm::Prepared};
 use crate::{
     ids::{Incarnation, SessionId},
+    jitter::spread,
     ring::Ring,
     telemetry::metrics::{CopyOutcome, Metrics},
 };
@@ -277,7 +278,7 @@ impl Shared {
                 for _ in &copies {
                     self.metrics.conversation_copy(CopyOutcome::Failed);
                 }
-                sleep(PAUSE.mul_f64(rand::random_range(0.5..1.5))).await;
+                sleep(spread(PAUSE)).await;
                 Vec::new()
             }
         };

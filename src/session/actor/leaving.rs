@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Actor, Departure};
 use crate::{
     error::{Code, Error},
+    jitter::spread,
     session::{
         turns::{Severed, TurnNo, Turns},
         warm::Cut,
@@ -33,7 +34,7 @@ impl Actor {
     /// answer others either. Until then nothing is dispatched that could wait.
     pub(in crate::session) fn leave_later(&mut self) {
         self.leave(Departure::Drain);
-        let pause = AGAIN.mul_f64(rand::random_range(0.5..1.5));
+        let pause = spread(AGAIN);
         self.leaves_at = Some(Instant::now() + pause);
         self.retime = true;
     }
