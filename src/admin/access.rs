@@ -1,12 +1,16 @@
 //! Who may change something by the admin listener, and the record of who did, by whatever way.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header, uri::Authority};
 
 use crate::{
     config::AdminToken,
     error::{Code, Error, Result},
+    telemetry::AUDIT,
     upstream::read_text,
 };
 
@@ -46,10 +50,12 @@ pub(super) async fn judge(
 ) -> Result<Actor> {
     let secret = match token {
         AdminToken::None => {
-            return if peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
+            let is_here = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+            return if is_here && !is_asked_by_name(headers) {
                 Ok(Actor::Loopback)
             } else {
-                let why = "without admin-token a node is changed from its own machine only";
+                let why = "without admin-token a node is changed from its own machine only, \
+                           by its address or as localhost";
                 Err(Error::new(Code::Forbidden, why))
             };
         }
@@ -70,11 +76,24 @@ pub(super) async fn judge(
     Err(Error::new(Code::NotAuthorized, "the admin token is missing or wrong"))
 }
 
+/// Whether the caller knows this listener by a name that is not the machine's own. A browser on
+/// this machine, or at the end of an operator's port-forward, does so where a page has let its own
+/// name lead here (DNS rebinding); to the browser the page and we are then one site. Browsers
+/// always name a host.
+fn is_asked_by_name(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return false };
+    let authority = Authority::try_from(host.as_bytes());
+    !authority.is_ok_and(|authority| {
+        let name = authority.host().trim_matches(['[', ']']);
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    })
+}
+
 fn unreadable() -> Error {
     Error::new(Code::Internal, "the admin token cannot be read; the node's log says why")
 }
 
-/// Writes an act to the audit log: structured fields under the target `audit`.
+/// Writes an act to the audit log, in structured fields.
 pub(crate) fn record(
     action: &'static str,
     actor: &Result<Actor>,
@@ -84,10 +103,10 @@ pub(crate) fn record(
     let peer = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
     match actor {
         Ok(actor) => tracing::info!(
-            target: "audit", action, actor = actor.as_str(), peer, outcome, "administrative act"
+            target: AUDIT, action, actor = actor.as_str(), peer, outcome, "administrative act"
         ),
         Err(error) => tracing::warn!(
-            target: "audit", action, actor = "nobody", peer, outcome, reason = error.code.as_str(),
+            target: AUDIT, action, actor = "nobody", peer, outcome, reason = error.code.as_str(),
             "administrative act refused"
         ),
     }
@@ -117,6 +136,22 @@ mod tests {
         assert_eq!(judged(&none, None, "[::ffff:127.0.0.1]:1").await, Ok(Actor::Loopback));
         assert_eq!(judged(&none, None, THERE).await, Err(403));
         assert!(judge(&none, &HeaderMap::new(), None).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn without_a_token_a_page_whose_name_was_made_to_lead_here_changes_nothing() {
+        let asked_as = async |host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            let peer = Some(HERE.parse().unwrap());
+            judge(&AdminToken::None, &headers, peer).await.map_err(|error| error.code.status())
+        };
+        for host in ["127.0.0.1:9090", "localhost:9090", "LocalHost", "[::1]:9090", "10.0.0.7"] {
+            assert_eq!(asked_as(host).await, Ok(Actor::Loopback), "{host}");
+        }
+        for host in ["evil.example:9090", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
+            assert_eq!(asked_as(host).await, Err(403), "{host:?}");
+        }
     }
 
     #[tokio::test]

@@ -10,4 +10,5 @@ pub mod propagation;
 pub mod tracing;
 
 pub use metrics::Metrics;
+pub(crate) use tracing::AUDIT;
 pub use tracing::{Guard, InitError, init};

@@ -7,10 +7,11 @@ use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::{logs::SdkLoggerProvider, trace::SdkTracerProvider};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::Metadata;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{FilterExt, filter_fn},
-    layer::SubscriberExt,
+    layer::{Filter, SubscriberExt},
     util::SubscriberInitExt,
 };
 
@@ -23,6 +24,9 @@ use crate::config::{LogFormat, Telemetry};
 /// How long a shutdown waits for what was not yet sent. Short of any drain's margin, so
 /// that a dead collector never delays an exit noticeably.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The target of the audit log.
+pub(crate) const AUDIT: &str = "audit";
 
 /// Why logs or exports cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +85,7 @@ pub fn init(config: &Telemetry, node_id: &str, metrics: &Metrics) -> Result<Guar
     let target = |signal| Target::of(signal, &config.otlp);
     let resource = otlp::resource(node_id, env);
     let mut guard = Guard::default();
-    let mut layers = vec![logs(config.log_format, EnvFilter::try_new(&config.log_filter)?)];
-    // The exporters' own spans and logs would feed on themselves.
-    let ours = || filter_fn(|meta| meta.target().starts_with("ringspan"));
+    let mut layers = vec![logs(config.log_format, lines(&config.log_filter)?)];
     if let Some(target) = target(Signal::Traces) {
         let provider = otlp::traces(&target, resource.clone(), metrics, env)?;
         // Where in the code a span was made is of no use to an operator.
@@ -93,12 +95,12 @@ pub fn init(config: &Telemetry, node_id: &str, metrics: &Metrics) -> Result<Guar
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false);
-        layers.push(spans.with_filter(ours()).boxed());
+        layers.push(spans.with_filter(filter_fn(is_ours)).boxed());
         guard.traces = Some(provider);
     }
     if let Some(target) = target(Signal::Logs) {
         let provider = otlp::logs(&target, resource.clone(), metrics, env)?;
-        let filter = EnvFilter::try_new(&config.log_filter)?.and(ours());
+        let filter = exported(&config.log_filter)?;
         layers.push(OpenTelemetryTracingBridge::new(&provider).with_filter(filter).boxed());
         guard.logs = Some(provider);
     }
@@ -111,6 +113,24 @@ pub fn init(config: &Telemetry, node_id: &str, metrics: &Metrics) -> Result<Guar
         guard.metrics = Some((stop.clone(), tokio::spawn(pusher.run(stop))));
     }
     Ok(guard)
+}
+
+/// What the operator's filter lets through, and the audit log in any case: who makes the logs
+/// quieter does not mean the record of who changed what.
+fn lines(filter: &str) -> Result<EnvFilter, InitError> {
+    let filter = EnvFilter::try_new(filter)?;
+    Ok(filter.add_directive(format!("{AUDIT}=info").parse()?))
+}
+
+/// The same for the collector, without what others say.
+fn exported(filter: &str) -> Result<impl Filter<Registry> + use<>, InitError> {
+    let says_it = filter_fn(|meta| is_ours(meta) || meta.target() == AUDIT);
+    Ok(lines(filter)?.and(says_it))
+}
+
+/// The exporters' own spans and logs would feed on themselves.
+fn is_ours(meta: &Metadata<'_>) -> bool {
+    meta.target().starts_with("ringspan")
 }
 
 type Boxed = Box<dyn Layer<Registry> + Send + Sync>;
@@ -129,5 +149,47 @@ fn logs(format: LogFormat, filter: EnvFilter) -> Boxed {
             .with_span_list(false)
             .with_filter(filter)
             .boxed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use tracing::{Event, Subscriber, subscriber::with_default};
+    use tracing_subscriber::layer::Context;
+
+    use super::*;
+
+    /// Notes who said something.
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<&'static str>>>);
+
+    impl<S: Subscriber> Layer<S> for Heard {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            self.0.lock().push(event.metadata().target());
+        }
+    }
+
+    fn heard(filter: impl Filter<Registry> + Send + Sync + 'static) -> Vec<&'static str> {
+        let heard = Heard::default();
+        let subscriber = tracing_subscriber::registry().with(heard.clone().with_filter(filter));
+        with_default(subscriber, || {
+            tracing::info!(target: AUDIT, "an act");
+            tracing::info!(target: "ringspan::edge", "a client came");
+            tracing::warn!(target: "ringspan::edge", "a client was refused");
+            tracing::warn!(target: "h2", "a frame");
+        });
+        let heard = heard.0.lock();
+        heard.clone()
+    }
+
+    #[test]
+    fn no_filter_silences_the_audit_log() {
+        assert_eq!(heard(lines("warn").unwrap()), [AUDIT, "ringspan::edge", "h2"]);
+        assert_eq!(heard(lines("off").unwrap()), [AUDIT]);
+        assert_eq!(heard(lines("audit=off,error").unwrap()), [AUDIT]);
+        assert_eq!(heard(exported("warn").unwrap()), [AUDIT, "ringspan::edge"]);
     }
 }
