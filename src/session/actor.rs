@@ -68,6 +68,9 @@ fn turn_bounds(limits: &Limits, route: &Route, counted: bool) -> Bounds {
 /// Number of an opaque session's log.
 pub(super) const OPAQUE: u64 = 0;
 
+/// Where an actor is asked. Commands are boxed: an inbox has room for 32 of them from its start.
+pub(super) type Inbox = mpsc::Sender<Box<Command>>;
+
 /// What the registry asks of an actor.
 pub(super) enum Command {
     Attach(Box<Attach>, oneshot::Sender<Result<Attached, AttachError>>),
@@ -81,9 +84,8 @@ pub(super) enum Command {
     WarmUp,
     /// The heir lacks what a part builds on: send it everything.
     Replicate,
-    /// End now; clients are told the error. Boxed: an inbox has room for 32 commands from its
-    /// start.
-    Stop(Box<Error>),
+    /// End now; clients are told the error.
+    Stop(Error),
 }
 
 /// Why the actor's loop ended.
@@ -142,10 +144,10 @@ pub(super) struct Actor {
     reached: bool,
     pub(super) route: Arc<Route>,
     pub(super) stats: Arc<Stats>,
-    inbox: mpsc::Receiver<Command>,
+    inbox: mpsc::Receiver<Box<Command>>,
     bell: Bell,
     /// For who may have to ask this actor something later.
-    pub(super) itself: mpsc::WeakSender<Command>,
+    pub(super) itself: mpsc::WeakSender<Box<Command>>,
     pub(super) key_label: String,
     /// The heir has been sent what came before.
     pub(super) replicated: bool,
@@ -217,8 +219,8 @@ impl Actor {
         claimed: Ownership,
         past: Vec<Past>,
         stats: Arc<Stats>,
-        inbox: mpsc::Receiver<Command>,
-        itself: mpsc::WeakSender<Command>,
+        inbox: mpsc::Receiver<Box<Command>>,
+        itself: mpsc::WeakSender<Box<Command>>,
     ) -> Self {
         let route = Arc::clone(&attach.route);
         let mut streams = Streams::default();
@@ -307,7 +309,7 @@ impl Actor {
             }
             while let Poll::Ready(Some(command)) = self.poll_inbox(cx) {
                 self.unpublished = true;
-                match command {
+                match *command {
                     Command::Attach(attach, reply) => self.attach(attach, reply),
                     Command::Drain => self.leave(Departure::Drain),
                     Command::Sever(until) => self.sever(until),
@@ -317,7 +319,7 @@ impl Actor {
                     Command::Offer(_) => {}
                     Command::WarmUp => self.warm_up(),
                     Command::Replicate => self.replicate_all(),
-                    Command::Stop(error) => return Poll::Ready(Exit::Stopped(*error)),
+                    Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
                 }
             }
             if let Some(exit) = self.poll_frames(cx) {
@@ -337,7 +339,7 @@ impl Actor {
         }
     }
 
-    fn poll_inbox(&mut self, cx: &mut Cx<'_>) -> Poll<Option<Command>> {
+    fn poll_inbox(&mut self, cx: &mut Cx<'_>) -> Poll<Option<Box<Command>>> {
         self.bell.poll(cx, |cx| self.inbox.poll_recv(cx))
     }
 
@@ -367,7 +369,7 @@ impl Actor {
     /// Without a lease nothing is served: no frame moves, nobody is attached.
     fn poll_suspended(&mut self, cx: &mut Cx<'_>) -> Poll<Exit> {
         while let Poll::Ready(Some(command)) = self.poll_inbox(cx) {
-            match command {
+            match *command {
                 Command::Attach(_, reply) => {
                     let error =
                         Error::new(Code::SessionUnavailable, "this node's lease is in doubt");
@@ -381,7 +383,7 @@ impl Actor {
                     let error = Error::new(Code::OutcomeUnknown, text);
                     return Poll::Ready(Exit::Stopped(error));
                 }
-                Command::Stop(error) => return Poll::Ready(Exit::Stopped(*error)),
+                Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
             }
         }
         Poll::Pending

@@ -171,6 +171,10 @@ impl Client {
     pub(super) fn subscribe(&mut self, stream: u64, next: u64) {
         let create = self.asking;
         if !self.cursors.iter().any(|it| it.stream == stream && it.create == create) {
+            if self.cursors.is_empty() {
+                // Most clients read one.
+                self.cursors.reserve_exact(1);
+            }
             self.cursors.push(Cursor { stream, next, create });
         }
     }

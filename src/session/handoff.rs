@@ -43,7 +43,12 @@ pub(super) async fn run(mut actor: Box<Actor>) {
             Exit::Abandoned | Exit::Unreachable if actor.never_was() => retire(&actor).await,
             Exit::Abandoned => {
                 actor.close_upstream();
-                close(&actor).await;
+                // An opaque session has said nothing that the database keeps.
+                if actor.turns.is_some() {
+                    close(&actor).await
+                } else {
+                    release(&actor).await
+                }
                 actor.let_go_of_copies(None);
             }
             // What was said under earlier owners may still be asked for.

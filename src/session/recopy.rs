@@ -44,7 +44,7 @@ impl Registry {
                     continue;
                 }
                 // A full inbox is a busy one: its next turn finds that the heir has nothing.
-                drop(handle.inbox.try_send(Command::Replicate));
+                drop(handle.inbox.try_send(Box::new(Command::Replicate)));
                 #[expect(clippy::cast_precision_loss, reason = "a pause needs no precision")]
                 let pause = bytes as f64 / BYTES_PER_SECOND;
                 sleep(

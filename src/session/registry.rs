@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Attach, AttachError, Attached, ClientKind, ClientLabel,
-    actor::{Actor, Command},
+    actor::{Actor, Command, Inbox},
     aliases::AliasWriter,
     archive::Archive,
     claiming::{self, Step},
@@ -101,7 +101,7 @@ impl Drop for Opening<'_> {
 /// An open session, as the rest of the node sees it.
 #[derive(Clone)]
 pub struct Handle {
-    pub(super) inbox: mpsc::Sender<Command>,
+    pub(super) inbox: Inbox,
     pub id: SessionId,
     pub principal: Principal,
     pub epoch: Epoch,
@@ -180,12 +180,12 @@ impl Registry {
             if handle.epoch < attach.min_epoch {
                 // The caller has seen a later owner: ours is over, we just do not know yet.
                 let error = Error::new(Code::OwnerMoving, "the session has a new owner");
-                drop(handle.inbox.send(Command::Stop(Box::new(error))).await);
+                drop(handle.inbox.send(Box::new(Command::Stop(error))).await);
                 self.forget(attach.session, slot);
                 continue;
             }
             let (reply, answer) = oneshot::channel();
-            let command = Command::Attach(Box::new(attach.clone()), reply);
+            let command = Box::new(Command::Attach(Box::new(attach.clone()), reply));
             if handle.inbox.send(command).await.is_ok()
                 && let Ok(answer) = answer.await
             {
@@ -241,7 +241,7 @@ impl Registry {
         let opening = Opening { registry: self, id, slot: self.slot(id)? };
         let slot = &opening.slot;
         let handle = slot.0.get_or_try_init(|| self.open(&attach, slot)).await?;
-        drop(handle.inbox.try_send(Command::WarmUp));
+        drop(handle.inbox.try_send(Box::new(Command::WarmUp)));
         Ok(())
     }
 
@@ -307,7 +307,7 @@ impl Registry {
         let (past, cut) = warm.map(|warm| (warm.past, warm.cut)).unwrap_or_default();
         if !past.is_empty() {
             // We were the heir and took our copy, so nobody has one now.
-            drop(inbox.try_send(Command::Replicate));
+            drop(inbox.try_send(Box::new(Command::Replicate)));
         }
         // Boxed, or the task has room for it in each of its states.
         let mut actor = Box::new(Actor::new(
@@ -343,22 +343,22 @@ impl Registry {
 impl Handle {
     /// Hands the session over as soon as no turn runs.
     pub async fn drain(&self) {
-        drop(self.inbox.send(Command::Drain).await);
+        drop(self.inbox.send(Box::new(Command::Drain)).await);
     }
 
     /// Hands the session over now; clients have until `until` to collect what they are told.
     pub async fn sever(&self, until: Instant) {
-        drop(self.inbox.send(Command::Sever(until)).await);
+        drop(self.inbox.send(Box::new(Command::Sever(until))).await);
     }
 
     /// Hands the session to one of `heirs` if nothing happens in it. Never waits.
     pub fn offer(&self, heirs: Vec<Incarnation>) {
-        drop(self.inbox.try_send(Command::Offer(heirs)));
+        drop(self.inbox.try_send(Box::new(Command::Offer(heirs))));
     }
 
     /// Ends the session's stay here; clients are told `error`.
     pub async fn stop(&self, error: Error) {
-        drop(self.inbox.send(Command::Stop(Box::new(error))).await);
+        drop(self.inbox.send(Box::new(Command::Stop(error))).await);
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) struct Copy {
     pub(super) acknowledge: oneshot::Sender<()>,
     /// Where it is noted who has it.
     pub(super) stats: Arc<Stats>,
-    pub(super) actor: mpsc::WeakSender<Command>,
+    pub(super) actor: mpsc::WeakSender<Box<Command>>,
 }
 
 impl Copy {
@@ -84,7 +84,7 @@ impl Copy {
     fn again(&self) {
         if let Some(actor) = self.actor.upgrade() {
             // Full inboxes are busy ones: the next turn sends everything again.
-            drop(actor.try_send(Command::Replicate));
+            drop(actor.try_send(Box::new(Command::Replicate)));
         }
     }
 }

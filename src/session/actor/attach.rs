@@ -48,6 +48,9 @@ impl Actor {
         }
         // The newest credential of the same principal is the one that is still valid.
         self.upgrade = attach.upgrade.clone();
+        if matches!(self.upstream, Upstream::Connected(..)) {
+            self.forget_upgrade();
+        }
         match self.upstream {
             Upstream::Connected(..) => self.admit(&attach, reply),
             // What is held here is told without the upstream, and a turn waits for it by itself.
@@ -130,9 +133,16 @@ impl Actor {
         self.next_client += 1;
         self.alone_since = None;
         self.stats.touch();
-        self.stats.clients.lock().push(ClientStat { id, label: attach.client.clone(), since: now });
+        let stat = ClientStat { id, label: attach.client.clone(), since: now };
+        {
+            let mut stats = self.stats.clients.lock();
+            if stats.is_empty() {
+                // Most sessions never have a second one.
+                stats.reserve_exact(1);
+            }
+            stats.push(stat);
+        }
         if self.clients.is_empty() {
-            // Most sessions never have a second one.
             self.clients.reserve_exact(1);
         }
         self.clients.push(client);

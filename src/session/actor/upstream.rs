@@ -14,7 +14,7 @@ use crate::{
     link::{Frame, ITEM},
     session::{AttachError, clients::Client, responses, stats::UpstreamState, turns::Turns},
     telemetry::{metrics::GaugeGuard, propagation},
-    upstream::{Connection, DialError},
+    upstream::{Connection, DialError, Upgrade},
     wire::{Batch, CloseFrame, Incoming, SocketError},
 };
 
@@ -49,6 +49,16 @@ impl Actor {
         self.upstream = Upstream::Dialing(Box::pin(dial.instrument(span)));
     }
 
+    /// An opaque session ends with its upstream connection and never dials another, so of how its
+    /// client asked only the trace is kept: an idle session holds no credential, and less.
+    pub(super) fn forget_upgrade(&mut self) {
+        if self.turns.is_none() {
+            let context = propagation::extract(&self.upgrade.headers);
+            self.upgrade = Upgrade::default();
+            propagation::inject(&context, &mut self.upgrade.headers);
+        }
+    }
+
     /// Connects before a client asks, where a later request would have to wait for it.
     pub(super) fn warm_up(&mut self) {
         if matches!(self.upstream, Upstream::None) {
@@ -74,6 +84,7 @@ impl Actor {
                 self.ctx.events.note("upstream", &self.id, text);
                 self.unused.connected(connection.member.clone());
                 self.upstream = Upstream::Connected(Box::new(connection), gauge);
+                self.forget_upgrade();
                 self.reached = true;
                 for (attach, reply) in std::mem::take(&mut self.waiting) {
                     self.admit(&attach, reply);
