@@ -8,6 +8,7 @@
 mod conversations;
 mod hint;
 mod members;
+mod pool;
 mod quotas;
 mod sessions;
 mod sweeping;
@@ -21,15 +22,16 @@ use std::{
 
 use async_trait::async_trait;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Executor as _, PgConnection, PgPool, Postgres as Db,
-    Row, Transaction,
-    pool::PoolConnection,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres as Db, Row, Transaction,
+    postgres::{PgArguments, PgConnectOptions, PgRow},
     query::Query,
 };
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 
-use self::hint::Hint;
+use self::{
+    hint::Hint,
+    pool::{Loan, Pool},
+};
 use super::{
     Alias, AliasKind, Began, Claim, Claimed, Cluster, Cursor, Death, Heartbeat, NewMember, NewPart,
     NewTurn, Part, Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError,
@@ -38,13 +40,9 @@ use super::{
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
-/// A connection that was idle longer than this is asked for a sign of life before use: it
-/// may not have survived a restart of the server. Busy ones are spared the round trip.
-const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
-
 /// A [`Store`] on Postgres. Cheap to share; connections open on first use.
 pub struct Postgres {
-    pool: PgPool,
+    pool: Pool,
     hint: Hint,
     timeout: Duration,
 }
@@ -60,24 +58,7 @@ impl Postgres {
             Some(url) => connect_options(url)?,
             None => connect.clone(),
         };
-        let limit = limits(options.timeout);
-        let pool = PgPoolOptions::new()
-            .after_connect(move |connection, _| {
-                let set = AssertSqlSafe(limit.clone());
-                Box::pin(async move { connection.execute(set).await.map(drop) })
-            })
-            .max_connections(options.max_connections.max(1))
-            .acquire_timeout(options.timeout)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > PING_AFTER_IDLE {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(connect);
+        let pool = pool::open(connect, limits(options.timeout), options.max_connections)?;
         let hint = Hint::new(direct, options.timeout);
         let store = Self { pool, hint, timeout: options.timeout };
         let mut connection = store.checkout().await?;
@@ -90,14 +71,16 @@ impl Postgres {
     /// A connection, and the instant by which the call must be over.
     async fn checkout(&self) -> Result<Checkout> {
         let deadline = Instant::now() + self.timeout;
-        let connection = timeout_at(deadline, self.pool.acquire())
+        let connection = timeout_at(deadline, pool::lend(&self.pool))
             .await
-            .map_err(|_| StoreError::Timeout(self.timeout))?
-            .map_err(|error| match error {
-                sqlx::Error::PoolTimedOut => StoreError::Timeout(self.timeout),
-                error => error.into(),
-            })?;
-        Ok(Checkout { connection: Some(connection), settled: false, deadline, limit: self.timeout })
+            .map_err(|_| StoreError::Timeout(self.timeout))??;
+        Ok(Checkout {
+            connection: Some(connection),
+            settled: false,
+            in_transaction: false,
+            deadline,
+            limit: self.timeout,
+        })
     }
 }
 
@@ -123,11 +106,13 @@ impl Postgres {
 }
 
 /// A connection on loan. Unless it is settled, dropping it cuts the connection instead of
-/// returning it: the pool would first wait, without limit, for the answer to a call that
-/// was given up, and a pool of one (the heartbeat's) would be stuck with it.
+/// returning it: whoever had it next would first wait for the answer to a call that was given
+/// up, and a pool of one (the heartbeat's) would be stuck with it.
 struct Checkout {
-    connection: Option<PoolConnection<Db>>,
+    connection: Option<Loan>,
     settled: bool,
+    /// A transaction was begun. If it fails, nobody has told the server yet that it is over.
+    in_transaction: bool,
     deadline: Instant,
     limit: Duration,
 }
@@ -143,6 +128,7 @@ impl Checkout {
             "BEGIN; SET LOCAL statement_timeout = {limit}; \
              SET LOCAL idle_in_transaction_session_timeout = {silence}"
         );
+        self.in_transaction = true;
         self.begin_with(AssertSqlSafe(begin)).await
     }
 
@@ -151,8 +137,12 @@ impl Checkout {
         match outcome {
             Err(_) => Err(StoreError::Timeout(self.limit)),
             Ok(result) => {
-                // The server answered: the connection is in order, whatever it said.
-                self.settled = matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
+                // The server answered: outside a transaction the connection is in order,
+                // whatever it said.
+                self.settled = match &result {
+                    Ok(_) => true,
+                    Err(error) => error.as_database_error().is_some() && !self.in_transaction,
+                };
                 result.map_err(|error| match error {
                     error if is_out_of_time(&error) => StoreError::Timeout(self.limit),
                     error => error.into(),
@@ -179,7 +169,7 @@ impl DerefMut for Checkout {
 impl Drop for Checkout {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take().filter(|_| !self.settled) {
-            drop(connection.detach());
+            drop(Loan::take(connection));
         }
     }
 }

@@ -2,13 +2,31 @@
 
 use std::time::{Duration, Instant};
 
-use ringspan::store::{self, StoreError};
-use sqlx::{Connection, Executor, PgConnection};
+use ringspan::store::{self, Claim, Claimed, StoreError};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::ring::{Ring, id};
+use crate::ring::{Ring, claim, id};
 
 /// Far beyond the limit of a call below, far below anybody's patience with a lock.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until no backend of this database is like this any more.
+async fn until_none_is(url: &str, condition: &str) {
+    let mut watcher = PgConnection::connect(url).await.unwrap();
+    let query = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND {condition}"
+    );
+    let begun = Instant::now();
+    loop {
+        let query = sqlx::query_scalar(AssertSqlSafe(query.clone()));
+        let backends: i64 = query.fetch_one(&mut watcher).await.unwrap();
+        if backends == 0 {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{backends} backends: {condition}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_were_given_up_at_a_lock_do_not_pile_up_in_the_server() {
@@ -21,22 +39,27 @@ async fn calls_that_were_given_up_at_a_lock_do_not_pile_up_in_the_server() {
     for _ in 0..12 {
         assert_eq!(store.session(id("k")).await, Err(StoreError::Timeout(options.timeout)));
     }
-    let mut other = PgConnection::connect(&options.url).await.unwrap();
-    let begun = Instant::now();
-    loop {
-        let waiting: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM pg_stat_activity \
-             WHERE datname = current_database() AND wait_event_type = 'Lock'",
-        )
-        .fetch_one(&mut other)
-        .await
-        .unwrap();
-        if waiting == 0 {
-            break;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{waiting} backends wait for nobody");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_none_is(&options.url, "wait_event_type = 'Lock'").await;
     holder.execute("ROLLBACK").await.unwrap();
     assert_eq!(store.session(id("k")).await, Ok(None));
+}
+
+/// Raises an error in the middle of any claim's transaction.
+const REFUSE: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+     $$ BEGIN RAISE EXCEPTION 'refused'; END $$; \
+     CREATE TRIGGER refuse BEFORE INSERT ON session FOR EACH ROW EXECUTE FUNCTION refuse()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_fails_does_not_stay_open() {
+    let ring = Ring::postgres().await;
+    let one = ring.node("one").await;
+    let url = ring.options.clone().unwrap().url;
+    let mut operator = PgConnection::connect(&url).await.unwrap();
+    operator.execute(REFUSE).await.unwrap();
+    let limited = Claim { limit: Some(5), ..claim(one, "k", None) };
+    assert!(ring.store.claim(&limited).await.is_err());
+    until_none_is(&url, "state LIKE 'idle in transaction%'").await;
+    operator.execute("DROP TRIGGER refuse ON session").await.unwrap();
+    let won = ring.store.claim(&limited).await.unwrap();
+    assert!(matches!(won, Claimed::Won { .. }), "{won:?}");
 }
