@@ -167,8 +167,8 @@ tests() {
     fi
 }
 
-# What stands for the previous release: schema 3, before limits of principals.
-PREVIOUS=4352f66
+# What stands for the previous release: schema 4, before labels left the index.
+PREVIOUS=7438066
 
 # Builds the binary of another revision, once, apart from this tree.
 previous_release() {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ringspan::{
     ids::{Epoch, Incarnation},
-    store::{Claimed, SessionFilter, SessionState, StoreError},
+    store::{Claim, Claimed, SessionFilter, SessionState, StoreError},
 };
 
 use crate::ring::{ALICE, BOB, LONG, OVER, Ring, claim, id};
@@ -209,4 +209,10 @@ pub async fn sessions_are_listed_by_owner_and_label_in_order(ring: Ring) {
     let rest = list(SessionFilter { after, limit: 4, ..Default::default() }).await;
     let pages: Vec<_> = first.iter().chain(&rest).map(|row| row.id).collect();
     assert_eq!(pages, all.iter().map(|row| row.id).collect::<Vec<_>>());
+
+    let nameless = Claim { key_label: String::new(), ..claim(one, "nameless", None) };
+    ring.store.claim(&nameless).await.unwrap();
+    let label = Some(String::new());
+    let unnamed = list(SessionFilter { key_label: label, limit: 100, ..Default::default() }).await;
+    assert_eq!(unnamed.iter().map(|row| row.id).collect::<Vec<_>>(), [nameless.id]);
 }

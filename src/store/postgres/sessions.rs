@@ -142,6 +142,10 @@ impl Postgres {
         }
         if let Some(label) = &filter.key_label {
             query.push(" AND s.key_label = ").push_bind(label);
+            if !label.is_empty() {
+                // The index has no others.
+                query.push(" AND s.key_label <> ''");
+            }
         }
         if let Some(after) = filter.after {
             query.push(" AND s.id > ").push_bind(after.0.to_vec());

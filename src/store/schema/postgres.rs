@@ -5,7 +5,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use super::{Found, MIGRATION_LIMIT, Migration, Progress, RETRY, SchemaStatus, Step};
 use crate::store::{Result, StoreError, StoreOptions, postgres::connect_options};
 
-pub(in crate::store) const MIGRATIONS: [Migration; 4] = [
+pub(in crate::store) const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         name: "initial",
@@ -25,6 +25,11 @@ pub(in crate::store) const MIGRATIONS: [Migration; 4] = [
         version: 4,
         name: "quotas",
         sql: include_str!("../../../migrations/postgres/0004_quotas.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "labels",
+        sql: include_str!("../../../migrations/postgres/0005_labels.sql"),
     },
 ];
 

@@ -10,7 +10,7 @@ use crate::store::{
     sqlite::{connect_options, path},
 };
 
-pub(in crate::store) const MIGRATIONS: [Migration; 4] = [
+pub(in crate::store) const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         name: "initial",
@@ -30,6 +30,11 @@ pub(in crate::store) const MIGRATIONS: [Migration; 4] = [
         version: 4,
         name: "quotas",
         sql: include_str!("../../../migrations/sqlite/0004_quotas.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "labels",
+        sql: include_str!("../../../migrations/sqlite/0005_labels.sql"),
     },
 ];
 
