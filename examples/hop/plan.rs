@@ -79,6 +79,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Who comes when: each round begins with the next one, so that nobody is always the first, which
+/// finds the machine as other work left it.
+fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |at| (at + round) % count)
+}
+
 struct Run<'a> {
     rig: Rig,
     options: &'a Options,
@@ -109,7 +115,7 @@ impl Run<'_> {
         arguments
     }
 
-    /// All subjects in turn, several times.
+    /// All subjects in turn under one load, several times.
     fn rounds_of(
         &self,
         title: &str,
@@ -117,16 +123,22 @@ impl Run<'_> {
         load: &str,
         subjects: &[Subject],
     ) -> anyhow::Result<()> {
-        let row = |subject: &Subject| Row {
-            name: subject.name.into(),
-            hops: subject.hops,
-            samples: Vec::new(),
-        };
-        let mut rows: Vec<Row> = subjects.iter().map(row).collect();
+        let rows = subjects.iter().map(|subject| Row::new(subject.name, subject.hops)).collect();
         let arguments = self.arguments(load);
-        for _ in 0..self.rounds() {
-            for (subject, row) in subjects.iter().zip(&mut rows) {
-                row.samples.push(measure(&self.rig, subject, &arguments)?);
+        self.fill(title, unit, rows, |at| measure(&self.rig, &subjects[at], &arguments))
+    }
+
+    /// Has `sample` measure each row, by its index, once in each round, and prints them.
+    fn fill(
+        &self,
+        title: &str,
+        unit: &str,
+        mut rows: Vec<Row>,
+        mut sample: impl FnMut(usize) -> anyhow::Result<Sample>,
+    ) -> anyhow::Result<()> {
+        for round in 0..self.rounds() {
+            for at in order(round, rows.len()) {
+                rows[at].samples.push(sample(at)?);
             }
         }
         table(title, unit, &rows);
@@ -301,18 +313,17 @@ impl Run<'_> {
             second[seconds + 1] = "1".into();
         }
         let stalled = self.arguments("idle --connections 1 --stalled 50 --warm-seconds 0");
-        let row = |subject: &Subject, step: &str| Row {
-            name: format!("{}, {step}", subject.name),
-            hops: subject.hops,
-            samples: Vec::new(),
+        let row = |subject: &Subject, step: &str| {
+            Row::new(format!("{}, {step}", subject.name), subject.hops)
         };
         let mut rows: Vec<Vec<Row>> = subjects
             .iter()
             .map(|subject| STEPS.iter().map(|step| row(subject, step)).collect())
             .collect();
         let mut memory = Vec::new();
-        for _ in 0..self.rounds() {
-            for (subject, rows) in subjects.iter().zip(&mut rows) {
+        for round in 0..self.rounds() {
+            for at in order(round, subjects.len()) {
+                let (subject, rows) = (&subjects[at], &mut rows[at]);
                 rows[0].samples.push(measure(&self.rig, subject, &long)?);
                 let mut filling = Running::start(&self.rig, subject, &second)?;
                 let stalled = Running::start(&self.rig, subject, &stalled)?;

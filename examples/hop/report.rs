@@ -9,14 +9,19 @@ pub struct Row {
     pub samples: Vec<Sample>,
 }
 
-/// The middle of what `of` says of each sample.
+/// The middle of what `of` says of each sample; of an even number, the mean of the middle two.
 pub fn median(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> f64 {
     let mut values: Vec<f64> = samples.iter().map(of).collect();
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let at = |n: usize| values.get(n).copied().unwrap_or(f64::NAN);
+    f64::midpoint(at(values.len().saturating_sub(1) / 2), at(values.len() / 2))
 }
 
 impl Row {
+    pub fn new(name: impl Into<String>, hops: u8) -> Self {
+        Self { name: name.into(), hops, samples: Vec::new() }
+    }
+
     /// CPU of the subject in microseconds for each unit: the seconds for a million.
     fn cpu(&self) -> f64 {
         median(&self.samples, |sample| sample.cpu / sample.units * 1e6)
