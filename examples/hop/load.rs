@@ -15,7 +15,7 @@ use ringspan::wire::{Batch, Incoming, Message};
 use tokio::{
     sync::{Notify, Semaphore},
     task::{JoinSet, spawn_blocking, spawn_local},
-    time::{Instant, interval, sleep, timeout},
+    time::{Instant, interval_at, sleep, timeout},
 };
 
 use super::client::{self, Http};
@@ -307,7 +307,9 @@ impl Worker<'_> {
 
     async fn setups(&self) -> anyhow::Result<()> {
         let every = Duration::from_micros(self.options.every_us);
-        let mut ticks = (!every.is_zero()).then(|| interval(every));
+        // Each worker has a phase of its own, else all of them would connect at one instant.
+        let phase = every.mul_f64(self.n as f64 / self.options.connections as f64);
+        let mut ticks = (!every.is_zero()).then(|| interval_at(Instant::now() + phase, every));
         loop {
             if let Some(ticks) = &mut ticks {
                 ticks.tick().await;
