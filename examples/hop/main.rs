@@ -8,6 +8,7 @@
 #![expect(clippy::cast_precision_loss, reason = "a measurement needs no 53 bits of precision")]
 
 mod client;
+mod growth;
 mod load;
 mod measure;
 mod peers;

@@ -58,18 +58,22 @@ impl Running {
         let failed = next()?;
         Ok(Sample { units, seconds, p50, p99, p999, failed, ..Sample::default() })
     }
+
+    /// The same, with what everybody uses from now on.
+    pub fn counted(&mut self, rig: &Rig, subject: &Subject) -> anyhow::Result<Sample> {
+        let before = used(rig, subject, self);
+        let mut sample = self.end()?;
+        let after = used(rig, subject, self);
+        sample.cpu = after.0 - before.0;
+        sample.around = after.1 - before.1;
+        sample.postgres = after.2 - before.2;
+        Ok(sample)
+    }
 }
 
 /// A load from its begin to its end.
 pub fn measure(rig: &Rig, subject: &Subject, arguments: &[String]) -> anyhow::Result<Sample> {
-    let mut running = Running::start(rig, subject, arguments)?;
-    let before = used(rig, subject, &running);
-    let mut sample = running.end()?;
-    let after = used(rig, subject, &running);
-    sample.cpu = after.0 - before.0;
-    sample.around = after.1 - before.1;
-    sample.postgres = after.2 - before.2;
-    Ok(sample)
+    Running::start(rig, subject, arguments)?.counted(rig, subject)
 }
 
 fn used(rig: &Rig, subject: &Subject, running: &Running) -> (f64, f64, f64) {

@@ -83,7 +83,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// A load's arguments.
-fn lasting(load: &str, seconds: f64) -> Vec<String> {
+pub fn lasting(load: &str, seconds: f64) -> Vec<String> {
     let mut arguments = vec!["--kind".to_owned()];
     arguments.extend(load.split(' ').map(str::to_owned));
     arguments.extend(["--seconds".into(), seconds.to_string()]);
@@ -92,25 +92,25 @@ fn lasting(load: &str, seconds: f64) -> Vec<String> {
 
 /// Who comes when: each round begins with the next one, so that nobody is always the first, which
 /// finds the machine as other work left it.
-fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+pub fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |at| (at + round) % count)
 }
 
-struct Run<'a> {
-    rig: Rig,
+pub struct Run<'a> {
+    pub rig: Rig,
     options: &'a Options,
 }
 
 impl Run<'_> {
-    fn rounds(&self) -> usize {
+    pub fn rounds(&self) -> usize {
         if self.options.quick { 1 } else { self.options.rounds }
     }
 
-    fn seconds(&self) -> f64 {
+    pub fn seconds(&self) -> f64 {
         if self.options.quick { 1.0 } else { self.options.seconds }
     }
 
-    fn sqlite(&self) -> Database {
+    pub fn sqlite(&self) -> Database {
         Database::sqlite(self.rig.dir())
     }
 
@@ -356,26 +356,6 @@ impl Run<'_> {
         let rows: Vec<Row> = rows.into_iter().flatten().collect();
         table("500 clients, 4,000 frames/s, and 50 that do not read", "frame", &rows);
         list("Resident memory beside them", &memory);
-        Ok(())
-    }
-
-    /// The same number of frames in more and more sessions.
-    fn growth(&self) -> anyhow::Result<()> {
-        for sessions in [100_u64, 1000, 9000] {
-            let subjects = [
-                self.rig.local("ringspan", &self.sqlite(), None)?,
-                self.rig.forwarded("ringspan, forwarded", &self.sqlite(), None)?,
-            ];
-            // 8,000 frames a second in all.
-            let every = sessions * 250;
-            let load = format!("pingpong --connections {sessions} --every-us {every}");
-            self.rounds_of(
-                &format!("{sessions} sessions, 8,000 frames/s"),
-                "frame",
-                &load,
-                &subjects,
-            )?;
-        }
         Ok(())
     }
 }
