@@ -11,6 +11,7 @@ mod client;
 mod growth;
 mod load;
 mod measure;
+mod members;
 mod peers;
 mod plan;
 mod process;

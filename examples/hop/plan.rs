@@ -10,7 +10,7 @@ use super::{
     peers::{Rig, Subject},
     process::rss,
     report::{Row, list, median, short, table},
-    ring::Database,
+    ring::{Database, Postgres},
 };
 
 #[derive(Args)]
@@ -20,7 +20,7 @@ pub struct Options {
     ringspan: PathBuf,
     /// One short round: about three minutes.
     #[arg(long)]
-    quick: bool,
+    pub quick: bool,
     /// Only the parts whose name holds one of these.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -64,7 +64,7 @@ type Part<'a> = fn(&Run<'a>) -> anyhow::Result<()>;
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let run = Run { rig: Rig::start(options.ringspan.clone())?, options };
     println!("Rounds: {}, {} s each. Medians.", run.rounds(), run.seconds());
-    let parts: [(&str, Part<'_>); 8] = [
+    let parts: [(&str, Part<'_>); 9] = [
         ("frames", Run::frames),
         ("idle", Run::idle),
         ("setup", Run::setups),
@@ -73,6 +73,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         ("moves", Run::moves),
         ("slow", Run::slow),
         ("growth", Run::growth),
+        ("members", Run::members),
     ];
     for (name, part) in parts {
         if options.only.is_empty() || options.only.iter().any(|only| name.contains(&**only)) {
@@ -98,7 +99,7 @@ pub fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
 
 pub struct Run<'a> {
     pub rig: Rig,
-    options: &'a Options,
+    pub options: &'a Options,
 }
 
 impl Run<'_> {
@@ -114,12 +115,12 @@ impl Run<'_> {
         Database::sqlite(self.rig.dir())
     }
 
-    /// A database of its own in the Postgres server, if there is one.
-    fn postgres(&self) -> Option<Database> {
-        self.rig.postgres.as_ref().map(|postgres| Database::Postgres(postgres.url.clone()))
+    /// A new database in the Postgres server, if there is one.
+    pub fn postgres(&self) -> anyhow::Result<Option<Database>> {
+        self.rig.postgres.as_ref().map(Postgres::database).transpose()
     }
 
-    fn arguments(&self, load: &str) -> Vec<String> {
+    pub fn arguments(&self, load: &str) -> Vec<String> {
         lasting(load, self.seconds())
     }
 
@@ -146,7 +147,7 @@ impl Run<'_> {
     }
 
     /// Has `sample` measure each row, by its index, once in each round, and prints them.
-    fn fill(
+    pub fn fill(
         &self,
         title: &str,
         unit: &str,
@@ -207,7 +208,7 @@ impl Run<'_> {
         subjects.extend(self.rig.nginx(1)?);
         subjects.extend(self.rig.haproxy(1)?);
         subjects.push(self.rig.local("ringspan, SQLite", &self.sqlite(), None)?);
-        if let Some(postgres) = self.postgres() {
+        if let Some(postgres) = self.postgres()? {
             subjects.push(self.rig.local("ringspan, Postgres", &postgres, None)?);
         }
         subjects.extend(self.rig.nginx(2)?);
@@ -228,7 +229,7 @@ impl Run<'_> {
             self.rig.local("ringspan, SQLite", &self.sqlite(), None)?,
             self.rig.forwarded("ringspan, forwarded, SQLite", &self.sqlite(), None)?,
         ];
-        if let Some(postgres) = self.postgres() {
+        if let Some(postgres) = self.postgres()? {
             subjects.push(self.rig.local("ringspan, Postgres", &postgres, None)?);
         }
         for (title, load) in [
@@ -253,7 +254,7 @@ impl Run<'_> {
     /// From the start of a process to its word that it is ready, on a migrated database.
     fn starts(&self) -> anyhow::Result<()> {
         let mut lines = Vec::new();
-        for (name, database) in [("SQLite", Some(self.sqlite())), ("Postgres", self.postgres())] {
+        for (name, database) in [("SQLite", Some(self.sqlite())), ("Postgres", self.postgres()?)] {
             let Some(database) = database else { continue };
             drop(self.rig.nodes.start(&database, 100, None)?);
             let mut times = Vec::new();
@@ -272,7 +273,7 @@ impl Run<'_> {
     fn moves(&self) -> anyhow::Result<()> {
         let sessions = 1000;
         let mut lines = Vec::new();
-        for (name, database) in [("SQLite", Some(self.sqlite())), ("Postgres", self.postgres())] {
+        for (name, database) in [("SQLite", Some(self.sqlite())), ("Postgres", self.postgres()?)] {
             let Some(database) = database else { continue };
             for killed in [false, true] {
                 let (edge, mut owner) = self.rig.pair(&database, None)?;
