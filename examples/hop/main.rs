@@ -12,6 +12,7 @@ mod growth;
 mod load;
 mod measure;
 mod members;
+mod moves;
 mod peers;
 mod plan;
 mod process;

@@ -1,6 +1,6 @@
 //! What is measured, in which order.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
@@ -9,7 +9,7 @@ use super::{
     measure::{Running, Sample, idle_kib, measure, settled},
     peers::{Rig, Subject},
     process::rss,
-    report::{Row, list, median, short, table},
+    report::{Row, list, median, table},
     ring::{Database, Postgres},
 };
 
@@ -64,13 +64,14 @@ type Part<'a> = fn(&Run<'a>) -> anyhow::Result<()>;
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let run = Run { rig: Rig::start(options.ringspan.clone())?, options };
     println!("Rounds: {}, {} s each. Medians.", run.rounds(), run.seconds());
-    let parts: [(&str, Part<'_>); 9] = [
+    let parts: [(&str, Part<'_>); 10] = [
         ("frames", Run::frames),
         ("idle", Run::idle),
         ("setup", Run::setups),
         ("turns", Run::turns),
         ("start", Run::starts),
         ("moves", Run::moves),
+        ("handoffs", Run::handoffs),
         ("slow", Run::slow),
         ("growth", Run::growth),
         ("members", Run::members),
@@ -118,6 +119,13 @@ impl Run<'_> {
     /// A new database in the Postgres server, if there is one.
     pub fn postgres(&self) -> anyhow::Result<Option<Database>> {
         self.rig.postgres.as_ref().map(Postgres::database).transpose()
+    }
+
+    /// A new one of each kind there is.
+    pub fn databases(&self) -> anyhow::Result<Vec<(&'static str, Database)>> {
+        let mut all = vec![("SQLite", self.sqlite())];
+        all.extend(self.postgres()?.map(|postgres| ("Postgres", postgres)));
+        Ok(all)
     }
 
     pub fn arguments(&self, load: &str) -> Vec<String> {
@@ -239,23 +247,38 @@ impl Run<'_> {
             ),
             ("The same, 1 at a time", "http-turns --connections 1"),
         ] {
-            self.rounds_of(title, "turn", load, &subjects)?;
+            self.turns_of(title, load, &subjects)?;
         }
         subjects.insert(0, self.rig.direct());
         for (title, load) in [
             ("Responses turns over WebSocket, 8 at a time", "turns --connections 8"),
             ("The same, 1 at a time", "turns --connections 1"),
         ] {
-            self.rounds_of(title, "turn", load, &subjects)?;
+            self.turns_of(title, load, &subjects)?;
         }
         Ok(())
+    }
+
+    /// Each ringspan on the default route and on one that keeps nothing of a turn.
+    fn turns_of(&self, title: &str, load: &str, subjects: &[Subject]) -> anyhow::Result<()> {
+        let bare = format!("{load} --path /bare/responses");
+        let (mut rows, mut loads) = (Vec::new(), Vec::new());
+        for subject in subjects {
+            rows.push(Row::new(subject.name, subject.hops));
+            loads.push((subject, self.arguments(load)));
+            if subject.hops > 0 {
+                let name = format!("{}, no ledger, no copies", subject.name);
+                rows.push(Row::new(name, subject.hops));
+                loads.push((subject, self.arguments(&bare)));
+            }
+        }
+        self.fill(title, "turn", rows, |at| measure(&self.rig, loads[at].0, &loads[at].1))
     }
 
     /// From the start of a process to its word that it is ready, on a migrated database.
     fn starts(&self) -> anyhow::Result<()> {
         let mut lines = Vec::new();
-        for (name, database) in [("SQLite", Some(self.sqlite())), ("Postgres", self.postgres()?)] {
-            let Some(database) = database else { continue };
+        for (name, database) in self.databases()? {
             drop(self.rig.nodes.start(&database, 100, None)?);
             let mut times = Vec::new();
             for _ in 0..self.rounds().max(3) {
@@ -266,51 +289,6 @@ impl Run<'_> {
             lines.push((name.to_owned(), format!("{:.0} ms", seconds * 1e3)));
         }
         list("Start to ready", &lines);
-        Ok(())
-    }
-
-    /// Idle Responses sessions of clients that stay, whose owner drains or is killed.
-    fn moves(&self) -> anyhow::Result<()> {
-        let sessions = 1000;
-        let mut lines = Vec::new();
-        for (name, database) in [("SQLite", Some(self.sqlite())), ("Postgres", self.postgres()?)] {
-            let Some(database) = database else { continue };
-            for killed in [false, true] {
-                let (edge, mut owner) = self.rig.pair(&database, None)?;
-                let subject = Subject {
-                    name: "ringspan",
-                    hops: 2,
-                    entry: edge.client,
-                    processes: vec![edge.process],
-                };
-                let load = self.arguments(&format!("moves --connections {sessions}"));
-                let mut running = Running::start(&self.rig, &subject, &load)?;
-                let started = std::time::Instant::now();
-                if killed {
-                    owner.process.kill();
-                } else {
-                    let pid = owner.process.id().to_string();
-                    std::process::Command::new("kill").args(["-TERM", &pid]).status()?;
-                    owner.process.ended(Duration::from_mins(2))?;
-                }
-                let ended = started.elapsed();
-                running.nudge()?;
-                let sample = running.end()?;
-                let what = if killed { "killed" } else { "drained" };
-                lines.push((
-                    format!("{name}, owner {what}"),
-                    format!(
-                        "gone after {:.2} s; next turn of {} of {sessions} sessions in {:.2} s, first event p50 {} ms, p99 {} ms",
-                        ended.as_secs_f64(),
-                        sample.units,
-                        sample.seconds,
-                        short(sample.p50),
-                        short(sample.p99),
-                    ),
-                ));
-            }
-        }
-        list(&format!("{sessions} idle Responses sessions move"), &lines);
         Ok(())
     }
 

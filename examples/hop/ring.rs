@@ -82,13 +82,24 @@ impl Nodes {
         weight: u32,
         threads: Option<usize>,
     ) -> anyhow::Result<Node> {
+        self.start_with(database, weight, threads, &[])
+    }
+
+    /// The same, with flags.
+    pub fn start_with(
+        &self,
+        database: &Database,
+        weight: u32,
+        threads: Option<usize>,
+        flags: &[&str],
+    ) -> anyhow::Result<Node> {
         let id = format!("node-{}", free_port()?);
         let config = self.dir.join(format!("{id}.toml"));
         fs::write(&config, self.config(threads.unwrap_or(1)))?;
         let weight = weight.to_string();
         let url = database.url();
         let config = config.display().to_string();
-        let command = [
+        let mut command = [
             &*self.binary.to_string_lossy(),
             "serve",
             "--config",
@@ -101,7 +112,9 @@ impl Nodes {
             &url,
             "--migrate-on-start",
         ]
-        .map(str::to_owned);
+        .map(str::to_owned)
+        .to_vec();
+        command.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let started = Instant::now();
         let cpu = threads.is_none().then_some(self.cpu);
         let mut process = Process::start(&command, cpu, Some(&self.dir.join(format!("{id}.log"))))?;
@@ -126,9 +139,11 @@ impl Nodes {
              [[upstream]]\nname = \"plain\"\nurl = \"ws://{upstream}\"\n\
              [[upstream]]\nname = \"responses\"\nurl = \"ws://{upstream}/v1/responses\"\n"
         );
-        for (path, rules) in
-            [("/v1/responses", ""), ("/memory/responses", "continuity = \"memory\"\n")]
-        {
+        for (path, rules) in [
+            ("/v1/responses", ""),
+            ("/memory/responses", "continuity = \"memory\"\n"),
+            ("/bare/responses", "continuity = \"memory\"\nledger = false\n"),
+        ] {
             text.push_str("[[route]]\nprofile = \"responses\"\nupstream = \"responses\"\n");
             text.extend(["path = \"", path, "\"\n", rules]);
         }
