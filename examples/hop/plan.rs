@@ -18,7 +18,7 @@ pub struct Options {
     /// The program to measure.
     #[arg(long)]
     ringspan: PathBuf,
-    /// One short round: about three minutes.
+    /// One short round.
     #[arg(long)]
     pub quick: bool,
     /// Only the parts whose name holds one of these.
