@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # What a hop costs: ringspan against nginx, haproxy and a plain TCP copy, in one run.
 #
-#   benches/hop.sh --quick               about three minutes, one round
-#   benches/hop.sh                       all of it, about half an hour
-#   benches/hop.sh --only frames,idle    parts: frames idle setup turns start moves slow growth
+#   benches/hop.sh --quick               one short round, about ten minutes
+#   benches/hop.sh                       all of it, about forty minutes
+#   benches/hop.sh --only frames,idle    parts: frames idle setup turns start moves handoffs slow
+#                                        growth members
 #   benches/hop.sh vigil                 20,000 idle sessions for an hour
 #
 # More options: benches/hop.sh --help. How to read it: benches/README.md.

@@ -45,6 +45,17 @@ fn placement(c: &mut Criterion) {
     }
     group.finish();
 
+    // One more or less is built anew.
+    let mut group = c.benchmark_group("joined");
+    for size in SIZES {
+        let placement = Placement::build(&members(size));
+        let more = members(size + 1);
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            b.iter(|| placement.refreshed(black_box(&more)));
+        });
+    }
+    group.finish();
+
     let mut group = c.benchmark_group("refreshed");
     for size in SIZES {
         let members = members(size);

@@ -4,6 +4,9 @@
 #   benches/profile.sh                    ping-pong of 200 bytes over 256 connections
 #   benches/profile.sh --kind turns --connections 8
 #                                         any load of `hop load --help`
+#   benches/profile.sh --database-url postgres://… --kind setup --connections 32
+#                                         the ring in that Postgres (a database of its own: it
+#                                         is migrated) in the place of SQLite
 #
 # Writes target/profile/flame.svg and stacks.txt (folded). Needs perf and inferno
 # (`cargo install inferno`). Samples the processor's clock, so it works in virtual machines too.
@@ -12,7 +15,13 @@ cd "$(dirname "$0")/.."
 for tool in perf inferno-collapse-perf inferno-flamegraph; do
     command -v $tool >/dev/null || { echo "profile: no $tool (perf: Debian linux-perf; inferno: cargo install inferno)" >&2; exit 69; }
 done
-load=("$@")
+database= load=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --database-url) database=${2:?an address}; shift 2 ;;
+    *) load+=("$1"); shift ;;
+    esac
+done
 [ ${#load[@]} -gt 0 ] || load=(--kind pingpong --connections 256 --bytes 200)
 seconds=8
 
@@ -59,7 +68,7 @@ last=$(($(nproc) - 1))
 taskset -c 0 "$bin/examples/hop" upstream 127.0.0.1:7001 &
 pids+=($!)
 taskset -c $last "$bin/ringspan" serve --config "$work/config.toml" --node-id profile \
-    --database-url "sqlite://$work/ring.db" --migrate-on-start >"$work/log" 2>&1 &
+    --database-url "${database:-sqlite://$work/ring.db}" --migrate-on-start >"$work/log" 2>&1 &
 subject=$!
 pids+=($subject)
 timeout 20 sh -c "until grep -q 'is ready' '$work/log'; do sleep 0.1; done"
@@ -74,6 +83,7 @@ inferno-flamegraph --title "ringspan, ${load[*]}" $out/stacks.txt >$out/flame.sv
 awk '
 function part(s) {
     if (s ~ /sqlite/) return "SQLite: its thread, its files"
+    if (s ~ /sqlx_postgres|ringspan::store::postgres/) return "Postgres: its client, its sockets"
     if (s ~ /try_to_wake_up|ttwu|select_task_rq/) return "kernel: waking the other processor"
     if (s ~ /entry_SYSCALL|do_syscall|asm_|el0_svc/) return "kernel: TCP, copies, system calls"
     if (s ~ /ringspan::wire/) return "codec, masks, queues of bytes"

@@ -112,14 +112,16 @@ fn ended(event: &[u8]) -> anyhow::Result<Option<String>> {
 pub struct Http {
     stream: TcpStream,
     input: BytesMut,
+    path: String,
     session: String,
 }
 
 impl Http {
-    pub async fn connect(to: SocketAddr, session: &str) -> anyhow::Result<Self> {
+    pub async fn connect(to: SocketAddr, path: &str, session: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, input: BytesMut::new(), session: session.to_owned() })
+        let (path, session) = (path.to_owned(), session.to_owned());
+        Ok(Self { stream, input: BytesMut::new(), path, session })
     }
 
     /// One turn by POST, answered by an event stream.
@@ -127,8 +129,9 @@ impl Http {
         const END: &[u8] = b"\r\n0\r\n\r\n";
         let body = create("", previous);
         let request = format!(
-            "POST /v1/responses HTTP/1.1\r\nhost: bench\r\naccept: text/event-stream\r\n\
+            "POST {} HTTP/1.1\r\nhost: bench\r\naccept: text/event-stream\r\n\
              content-type: application/json\r\nsession-id: {}\r\ncontent-length: {}\r\n\r\n{body}",
+            self.path,
             self.session,
             body.len()
         );

@@ -3,8 +3,10 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     io::{BufRead, Write},
     net::SocketAddr,
+    path::PathBuf,
     rc::Rc,
     time::Duration,
 };
@@ -15,7 +17,7 @@ use ringspan::wire::{Batch, Incoming, Message};
 use tokio::{
     sync::{Notify, Semaphore},
     task::{JoinSet, spawn_blocking, spawn_local},
-    time::{Instant, interval, sleep, timeout},
+    time::{Instant, interval_at, sleep, timeout},
 };
 
 use super::client::{self, Http};
@@ -56,6 +58,12 @@ pub struct Options {
     /// Time between two frames of a stream, or of two set-ups of one worker; 0 is none.
     #[arg(long, default_value_t = 0)]
     pub every_us: u64,
+    /// Of Responses turns.
+    #[arg(long, default_value = "/v1/responses")]
+    pub path: String,
+    /// A file of names of sessions, one a line, that set-ups and turns take one after another.
+    #[arg(long)]
+    pub keys: Option<PathBuf>,
     /// Connections besides that ask for a flood and never read it.
     #[arg(long, default_value_t = 0)]
     pub stalled: usize,
@@ -76,6 +84,8 @@ struct Tally {
     why: RefCell<Option<String>>,
     /// For `Moves`: go on.
     again: Notify,
+    /// Names of sessions, the next one first.
+    keys: RefCell<VecDeque<String>>,
 }
 
 impl Tally {
@@ -87,6 +97,14 @@ impl Tally {
                 self.latencies.borrow_mut().push(ns);
             }
         }
+    }
+
+    /// The next name of a session, if any are given; when all were taken, the first again.
+    fn key(&self) -> Option<String> {
+        let mut keys = self.keys.borrow_mut();
+        let key = keys.pop_front()?;
+        keys.push_back(key.clone());
+        Some(key)
     }
 
     fn end(&self, result: anyhow::Result<()>) {
@@ -102,6 +120,10 @@ const OPENING: usize = 64;
 
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let tally = Rc::new(Tally::default());
+    if let Some(path) = &options.keys {
+        let text = std::fs::read_to_string(path)?;
+        tally.keys.replace(text.lines().map(str::to_owned).collect());
+    }
     let opening = Rc::new(Semaphore::new(OPENING));
     let open = Rc::new(Semaphore::new(0));
     let mut tasks = JoinSet::new();
@@ -307,13 +329,16 @@ impl Worker<'_> {
 
     async fn setups(&self) -> anyhow::Result<()> {
         let every = Duration::from_micros(self.options.every_us);
-        let mut ticks = (!every.is_zero()).then(|| interval(every));
+        // Each worker has a phase of its own, else all of them would connect at one instant.
+        let phase = every.mul_f64(self.n as f64 / self.options.connections as f64);
+        let mut ticks = (!every.is_zero()).then(|| interval_at(Instant::now() + phase, every));
         loop {
             if let Some(ticks) = &mut ticks {
                 ticks.tick().await;
             }
+            let key = self.tally.key();
             let started = Instant::now();
-            let mut socket = client::connect(self.options.to, "/echo", None).await?;
+            let mut socket = client::connect(self.options.to, "/echo", key.as_deref()).await?;
             client::say(&mut socket, "x".into()).await?;
             client::messages(&mut socket).await?;
             self.tally.add(1, Some(started.elapsed()));
@@ -328,12 +353,13 @@ impl Worker<'_> {
     }
 
     fn session(&self) -> String {
-        format!("s-{}-{}", std::process::id(), self.n)
+        self.tally.key().unwrap_or_else(|| format!("s-{}-{}", std::process::id(), self.n))
     }
 
     async fn turns(&self, open: impl FnOnce()) -> anyhow::Result<()> {
         let session = self.session();
-        let mut socket = client::connect(self.options.to, "/v1/responses", Some(&session)).await?;
+        let mut socket =
+            client::connect(self.options.to, &self.options.path, Some(&session)).await?;
         let mut previous = client::turn(&mut socket, None).await?.response_id;
         open();
         loop {
@@ -345,7 +371,7 @@ impl Worker<'_> {
     }
 
     async fn http_turns(&self, open: impl FnOnce()) -> anyhow::Result<()> {
-        let mut http = Http::connect(self.options.to, &self.session()).await?;
+        let mut http = Http::connect(self.options.to, &self.options.path, &self.session()).await?;
         let mut previous = http.turn(None).await?.response_id;
         open();
         loop {

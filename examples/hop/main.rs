@@ -8,8 +8,11 @@
 #![expect(clippy::cast_precision_loss, reason = "a measurement needs no 53 bits of precision")]
 
 mod client;
+mod growth;
 mod load;
 mod measure;
+mod members;
+mod moves;
 mod peers;
 mod plan;
 mod process;

@@ -58,18 +58,22 @@ impl Running {
         let failed = next()?;
         Ok(Sample { units, seconds, p50, p99, p999, failed, ..Sample::default() })
     }
+
+    /// The same, with what everybody uses from now on.
+    pub fn counted(&mut self, rig: &Rig, subject: &Subject) -> anyhow::Result<Sample> {
+        let before = used(rig, subject, self);
+        let mut sample = self.end()?;
+        let after = used(rig, subject, self);
+        sample.cpu = after.0 - before.0;
+        sample.around = after.1 - before.1;
+        sample.postgres = after.2 - before.2;
+        Ok(sample)
+    }
 }
 
 /// A load from its begin to its end.
 pub fn measure(rig: &Rig, subject: &Subject, arguments: &[String]) -> anyhow::Result<Sample> {
-    let mut running = Running::start(rig, subject, arguments)?;
-    let before = used(rig, subject, &running);
-    let mut sample = running.end()?;
-    let after = used(rig, subject, &running);
-    sample.cpu = after.0 - before.0;
-    sample.around = after.1 - before.1;
-    sample.postgres = after.2 - before.2;
-    Ok(sample)
+    Running::start(rig, subject, arguments)?.counted(rig, subject)
 }
 
 fn used(rig: &Rig, subject: &Subject, running: &Running) -> (f64, f64, f64) {
@@ -80,15 +84,21 @@ fn used(rig: &Rig, subject: &Subject, running: &Running) -> (f64, f64, f64) {
     (seconds(subject), seconds(around), seconds(postgres))
 }
 
+/// Sessions before those whose memory is counted. A node keeps its latest 8,192 events, of which
+/// a session's start makes three: all that it keeps once is full then.
+const WARM: usize = 3000;
+
 /// Resident memory that each of `sessions` idle sessions costs a subject, in KiB.
 pub fn idle_kib(rig: &Rig, subject: &Subject, sessions: usize) -> anyhow::Result<f64> {
     let resident = || subject.pids().into_iter().map(rss).sum::<u64>() as f64 / 1024.0;
-    // What the first connections bring along is no session's.
-    let warm = ["--kind", "idle", "--connections", "50"].map(str::to_owned);
-    let mut warm = Running::start(rig, subject, &warm)?;
+    let idle = |sessions: usize| {
+        ["--kind", "idle", "--connections", &sessions.to_string()].map(str::to_owned)
+    };
+    // What the first connections bring along is no session's, and they stay: what they would
+    // give back would be used again.
+    let mut warm = Running::start(rig, subject, &idle(WARM))?;
     let before = resident();
-    let arguments = ["--kind", "idle", "--connections", &sessions.to_string()].map(str::to_owned);
-    let mut running = Running::start(rig, subject, &arguments)?;
+    let mut running = Running::start(rig, subject, &idle(sessions))?;
     std::thread::sleep(Duration::from_secs(1));
     let after = resident();
     running.nudge()?;

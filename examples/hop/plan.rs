@@ -1,6 +1,6 @@
 //! What is measured, in which order.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
@@ -9,8 +9,8 @@ use super::{
     measure::{Running, Sample, idle_kib, measure, settled},
     peers::{Rig, Subject},
     process::rss,
-    report::{Row, list, median, short, table},
-    ring::Database,
+    report::{Row, list, median, table},
+    ring::{Database, Postgres},
 };
 
 #[derive(Args)]
@@ -18,9 +18,9 @@ pub struct Options {
     /// The program to measure.
     #[arg(long)]
     ringspan: PathBuf,
-    /// One short round: about three minutes.
+    /// One short round.
     #[arg(long)]
-    quick: bool,
+    pub quick: bool,
     /// Only the parts whose name holds one of these.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -56,20 +56,25 @@ const FRAMES: [Work; 5] = [
     Work { title: "Stream 32 × 4 KiB", load: "flood --connections 32 --bytes 4096" },
 ];
 
+/// So that 20 of the 2,000 set-ups at 200 a second are beyond their p99.
+const PACED_SECONDS: f64 = 10.0;
+
 type Part<'a> = fn(&Run<'a>) -> anyhow::Result<()>;
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let run = Run { rig: Rig::start(options.ringspan.clone())?, options };
     println!("Rounds: {}, {} s each. Medians.", run.rounds(), run.seconds());
-    let parts: [(&str, Part<'_>); 8] = [
+    let parts: [(&str, Part<'_>); 10] = [
         ("frames", Run::frames),
         ("idle", Run::idle),
         ("setup", Run::setups),
         ("turns", Run::turns),
         ("start", Run::starts),
         ("moves", Run::moves),
+        ("handoffs", Run::handoffs),
         ("slow", Run::slow),
         ("growth", Run::growth),
+        ("members", Run::members),
     ];
     for (name, part) in parts {
         if options.only.is_empty() || options.only.iter().any(|only| name.contains(&**only)) {
@@ -79,37 +84,55 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Run<'a> {
-    rig: Rig,
-    options: &'a Options,
+/// A load's arguments.
+pub fn lasting(load: &str, seconds: f64) -> Vec<String> {
+    let mut arguments = vec!["--kind".to_owned()];
+    arguments.extend(load.split(' ').map(str::to_owned));
+    arguments.extend(["--seconds".into(), seconds.to_string()]);
+    arguments
+}
+
+/// Who comes when: each round begins with the next one, so that nobody is always the first, which
+/// finds the machine as other work left it.
+pub fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |at| (at + round) % count)
+}
+
+pub struct Run<'a> {
+    pub rig: Rig,
+    pub options: &'a Options,
 }
 
 impl Run<'_> {
-    fn rounds(&self) -> usize {
+    pub fn rounds(&self) -> usize {
         if self.options.quick { 1 } else { self.options.rounds }
     }
 
-    fn seconds(&self) -> f64 {
+    pub fn seconds(&self) -> f64 {
         if self.options.quick { 1.0 } else { self.options.seconds }
     }
 
-    fn sqlite(&self) -> Database {
+    pub fn sqlite(&self) -> Database {
         Database::sqlite(self.rig.dir())
     }
 
-    /// A database of its own in the Postgres server, if there is one.
-    fn postgres(&self) -> Option<Database> {
-        self.rig.postgres.as_ref().map(|postgres| Database::Postgres(postgres.url.clone()))
+    /// A new database in the Postgres server, if there is one.
+    pub fn postgres(&self) -> anyhow::Result<Option<Database>> {
+        self.rig.postgres.as_ref().map(Postgres::database).transpose()
     }
 
-    fn arguments(&self, load: &str) -> Vec<String> {
-        let mut arguments = vec!["--kind".to_owned()];
-        arguments.extend(load.split(' ').map(str::to_owned));
-        arguments.extend(["--seconds".into(), self.seconds().to_string()]);
-        arguments
+    /// A new one of each kind there is.
+    pub fn databases(&self) -> anyhow::Result<Vec<(&'static str, Database)>> {
+        let mut all = vec![("SQLite", self.sqlite())];
+        all.extend(self.postgres()?.map(|postgres| ("Postgres", postgres)));
+        Ok(all)
     }
 
-    /// All subjects in turn, several times.
+    pub fn arguments(&self, load: &str) -> Vec<String> {
+        lasting(load, self.seconds())
+    }
+
+    /// All subjects in turn under one load, several times.
     fn rounds_of(
         &self,
         title: &str,
@@ -117,16 +140,31 @@ impl Run<'_> {
         load: &str,
         subjects: &[Subject],
     ) -> anyhow::Result<()> {
-        let row = |subject: &Subject| Row {
-            name: subject.name.into(),
-            hops: subject.hops,
-            samples: Vec::new(),
-        };
-        let mut rows: Vec<Row> = subjects.iter().map(row).collect();
-        let arguments = self.arguments(load);
-        for _ in 0..self.rounds() {
-            for (subject, row) in subjects.iter().zip(&mut rows) {
-                row.samples.push(measure(&self.rig, subject, &arguments)?);
+        self.rounds_with(title, unit, &self.arguments(load), subjects)
+    }
+
+    fn rounds_with(
+        &self,
+        title: &str,
+        unit: &str,
+        arguments: &[String],
+        subjects: &[Subject],
+    ) -> anyhow::Result<()> {
+        let rows = subjects.iter().map(|subject| Row::new(subject.name, subject.hops)).collect();
+        self.fill(title, unit, rows, |at| measure(&self.rig, &subjects[at], arguments))
+    }
+
+    /// Has `sample` measure each row, by its index, once in each round, and prints them.
+    pub fn fill(
+        &self,
+        title: &str,
+        unit: &str,
+        mut rows: Vec<Row>,
+        mut sample: impl FnMut(usize) -> anyhow::Result<Sample>,
+    ) -> anyhow::Result<()> {
+        for round in 0..self.rounds() {
+            for at in order(round, rows.len()) {
+                rows[at].samples.push(sample(at)?);
             }
         }
         table(title, unit, &rows);
@@ -178,7 +216,7 @@ impl Run<'_> {
         subjects.extend(self.rig.nginx(1)?);
         subjects.extend(self.rig.haproxy(1)?);
         subjects.push(self.rig.local("ringspan, SQLite", &self.sqlite(), None)?);
-        if let Some(postgres) = self.postgres() {
+        if let Some(postgres) = self.postgres()? {
             subjects.push(self.rig.local("ringspan, Postgres", &postgres, None)?);
         }
         subjects.extend(self.rig.nginx(2)?);
@@ -189,8 +227,9 @@ impl Run<'_> {
             "setup --connections 32",
             &subjects,
         )?;
-        let paced = "setup --connections 20 --every-us 100000";
-        self.rounds_of("Set-up, 200 per second", "session", paced, &subjects)
+        let paced =
+            lasting("setup --connections 20 --every-us 100000", self.seconds().max(PACED_SECONDS));
+        self.rounds_with("Set-up, 200 per second", "session", &paced, &subjects)
     }
 
     fn turns(&self) -> anyhow::Result<()> {
@@ -198,7 +237,7 @@ impl Run<'_> {
             self.rig.local("ringspan, SQLite", &self.sqlite(), None)?,
             self.rig.forwarded("ringspan, forwarded, SQLite", &self.sqlite(), None)?,
         ];
-        if let Some(postgres) = self.postgres() {
+        if let Some(postgres) = self.postgres()? {
             subjects.push(self.rig.local("ringspan, Postgres", &postgres, None)?);
         }
         for (title, load) in [
@@ -208,23 +247,38 @@ impl Run<'_> {
             ),
             ("The same, 1 at a time", "http-turns --connections 1"),
         ] {
-            self.rounds_of(title, "turn", load, &subjects)?;
+            self.turns_of(title, load, &subjects)?;
         }
         subjects.insert(0, self.rig.direct());
         for (title, load) in [
             ("Responses turns over WebSocket, 8 at a time", "turns --connections 8"),
             ("The same, 1 at a time", "turns --connections 1"),
         ] {
-            self.rounds_of(title, "turn", load, &subjects)?;
+            self.turns_of(title, load, &subjects)?;
         }
         Ok(())
+    }
+
+    /// Each ringspan on the default route and on one that keeps nothing of a turn.
+    fn turns_of(&self, title: &str, load: &str, subjects: &[Subject]) -> anyhow::Result<()> {
+        let bare = format!("{load} --path /bare/responses");
+        let (mut rows, mut loads) = (Vec::new(), Vec::new());
+        for subject in subjects {
+            rows.push(Row::new(subject.name, subject.hops));
+            loads.push((subject, self.arguments(load)));
+            if subject.hops > 0 {
+                let name = format!("{}, no ledger, no copies", subject.name);
+                rows.push(Row::new(name, subject.hops));
+                loads.push((subject, self.arguments(&bare)));
+            }
+        }
+        self.fill(title, "turn", rows, |at| measure(&self.rig, loads[at].0, &loads[at].1))
     }
 
     /// From the start of a process to its word that it is ready, on a migrated database.
     fn starts(&self) -> anyhow::Result<()> {
         let mut lines = Vec::new();
-        for (name, database) in [("SQLite", Some(self.sqlite())), ("Postgres", self.postgres())] {
-            let Some(database) = database else { continue };
+        for (name, database) in self.databases()? {
             drop(self.rig.nodes.start(&database, 100, None)?);
             let mut times = Vec::new();
             for _ in 0..self.rounds().max(3) {
@@ -235,51 +289,6 @@ impl Run<'_> {
             lines.push((name.to_owned(), format!("{:.0} ms", seconds * 1e3)));
         }
         list("Start to ready", &lines);
-        Ok(())
-    }
-
-    /// Idle Responses sessions of clients that stay, whose owner drains or is killed.
-    fn moves(&self) -> anyhow::Result<()> {
-        let sessions = 1000;
-        let mut lines = Vec::new();
-        for (name, database) in [("SQLite", Some(self.sqlite())), ("Postgres", self.postgres())] {
-            let Some(database) = database else { continue };
-            for killed in [false, true] {
-                let (edge, mut owner) = self.rig.pair(&database, None)?;
-                let subject = Subject {
-                    name: "ringspan",
-                    hops: 2,
-                    entry: edge.client,
-                    processes: vec![edge.process],
-                };
-                let load = self.arguments(&format!("moves --connections {sessions}"));
-                let mut running = Running::start(&self.rig, &subject, &load)?;
-                let started = std::time::Instant::now();
-                if killed {
-                    owner.process.kill();
-                } else {
-                    let pid = owner.process.id().to_string();
-                    std::process::Command::new("kill").args(["-TERM", &pid]).status()?;
-                    owner.process.ended(Duration::from_mins(2))?;
-                }
-                let ended = started.elapsed();
-                running.nudge()?;
-                let sample = running.end()?;
-                let what = if killed { "killed" } else { "drained" };
-                lines.push((
-                    format!("{name}, owner {what}"),
-                    format!(
-                        "gone after {:.2} s; next turn of {} of {sessions} sessions in {:.2} s, first event p50 {} ms, p99 {} ms",
-                        ended.as_secs_f64(),
-                        sample.units,
-                        sample.seconds,
-                        short(sample.p50),
-                        short(sample.p99),
-                    ),
-                ));
-            }
-        }
-        list(&format!("{sessions} idle Responses sessions move"), &lines);
         Ok(())
     }
 
@@ -294,25 +303,21 @@ impl Run<'_> {
             self.rig.forwarded("ringspan, forwarded", &self.sqlite(), None)?,
         ];
         let load = "pingpong --connections 500 --every-us 250000";
-        let (long, mut second) = (self.arguments(load), self.arguments(load));
-        second.extend(["--warm-seconds".into(), "2".into()]);
-        if let Some(seconds) = second.iter().position(|argument| argument == "--seconds") {
-            // Filling takes no longer, nor do the sessions live longer without their clients.
-            second[seconds + 1] = "1".into();
-        }
+        let long = self.arguments(load);
+        // Filling takes no longer, nor do the sessions live longer without their clients.
+        let second = lasting(&format!("{load} --warm-seconds 2"), 1.0);
         let stalled = self.arguments("idle --connections 1 --stalled 50 --warm-seconds 0");
-        let row = |subject: &Subject, step: &str| Row {
-            name: format!("{}, {step}", subject.name),
-            hops: subject.hops,
-            samples: Vec::new(),
+        let row = |subject: &Subject, step: &str| {
+            Row::new(format!("{}, {step}", subject.name), subject.hops)
         };
         let mut rows: Vec<Vec<Row>> = subjects
             .iter()
             .map(|subject| STEPS.iter().map(|step| row(subject, step)).collect())
             .collect();
         let mut memory = Vec::new();
-        for _ in 0..self.rounds() {
-            for (subject, rows) in subjects.iter().zip(&mut rows) {
+        for round in 0..self.rounds() {
+            for at in order(round, subjects.len()) {
+                let (subject, rows) = (&subjects[at], &mut rows[at]);
                 rows[0].samples.push(measure(&self.rig, subject, &long)?);
                 let mut filling = Running::start(&self.rig, subject, &second)?;
                 let stalled = Running::start(&self.rig, subject, &stalled)?;
@@ -330,26 +335,6 @@ impl Run<'_> {
         let rows: Vec<Row> = rows.into_iter().flatten().collect();
         table("500 clients, 4,000 frames/s, and 50 that do not read", "frame", &rows);
         list("Resident memory beside them", &memory);
-        Ok(())
-    }
-
-    /// The same number of frames in more and more sessions.
-    fn growth(&self) -> anyhow::Result<()> {
-        for sessions in [100_u64, 1000, 9000] {
-            let subjects = [
-                self.rig.local("ringspan", &self.sqlite(), None)?,
-                self.rig.forwarded("ringspan, forwarded", &self.sqlite(), None)?,
-            ];
-            // 8,000 frames a second in all.
-            let every = sessions * 250;
-            let load = format!("pingpong --connections {sessions} --every-us {every}");
-            self.rounds_of(
-                &format!("{sessions} sessions, 8,000 frames/s"),
-                "frame",
-                &load,
-                &subjects,
-            )?;
-        }
         Ok(())
     }
 }

@@ -9,17 +9,30 @@ pub struct Row {
     pub samples: Vec<Sample>,
 }
 
-/// The middle of what `of` says of each sample.
+/// The middle of what `of` says of each sample; of an even number, the mean of the middle two.
 pub fn median(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> f64 {
     let mut values: Vec<f64> = samples.iter().map(of).collect();
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let at = |n: usize| values.get(n).copied().unwrap_or(f64::NAN);
+    f64::midpoint(at(values.len().saturating_sub(1) / 2), at(values.len() / 2))
 }
 
+/// Part of the processor that load and upstream share, above which they are what limits.
+const BUSY: f64 = 0.95;
+
 impl Row {
+    pub fn new(name: impl Into<String>, hops: u8) -> Self {
+        Self { name: name.into(), hops, samples: Vec::new() }
+    }
+
     /// CPU of the subject in microseconds for each unit: the seconds for a million.
     fn cpu(&self) -> f64 {
         median(&self.samples, |sample| sample.cpu / sample.units * 1e6)
+    }
+
+    /// Whether load and upstream had hardly anything left in one of the measurements.
+    fn is_limited(&self) -> bool {
+        self.samples.iter().any(|sample| sample.around / sample.seconds > BUSY)
     }
 }
 
@@ -49,13 +62,20 @@ pub fn table(title: &str, unit: &str, rows: &[Row]) {
         if failed > 0.0 {
             name = format!("{name} ({failed} failed)");
         }
+        let mark = if row.is_limited() { " \\*" } else { "" };
         println!(
-            "| {name} | {} | {ratio} | {} | {} | {} | {:.0} | {busy:.0}% |",
+            "| {name} | {} | {ratio} | {} | {} | {} | {:.0}{mark} | {busy:.0}%{mark} |",
             short(cpu),
             short(median(samples, |sample| sample.p50)),
             short(median(samples, |sample| sample.p99)),
             short(median(samples, |sample| sample.p999)),
             median(samples, |sample| sample.units / sample.seconds),
+        );
+    }
+    if rows.iter().any(Row::is_limited) {
+        println!(
+            "\n\\* Load and upstream took more than {:.0} % of the processor that they share: throughput and latency are theirs. CPU for each {unit} holds.",
+            BUSY * 100.0
         );
     }
 }

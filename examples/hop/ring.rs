@@ -2,9 +2,10 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -35,10 +36,33 @@ impl Database {
 
 /// A running node.
 pub struct Node {
+    pub id: String,
     pub process: Process,
     pub client: SocketAddr,
+    admin: SocketAddr,
     /// From its start to its word that it is ready.
     pub started_in: Duration,
+}
+
+impl Node {
+    /// What it exports.
+    pub fn metrics(&self) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        let host = self.admin;
+        write!(stream, "GET /metrics HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "no metrics: {answer}");
+        Ok(answer)
+    }
+
+    /// The version of the ring that it acts on.
+    pub fn ring_version(&self) -> anyhow::Result<u64> {
+        let text = self.metrics()?;
+        let mut lines = text.lines();
+        let version = lines.find_map(|line| line.strip_prefix("ringspan_ring_version "));
+        Ok(version.context("no version of the ring")?.parse()?)
+    }
 }
 
 /// What all nodes of a measurement share.
@@ -58,13 +82,24 @@ impl Nodes {
         weight: u32,
         threads: Option<usize>,
     ) -> anyhow::Result<Node> {
+        self.start_with(database, weight, threads, &[])
+    }
+
+    /// The same, with flags.
+    pub fn start_with(
+        &self,
+        database: &Database,
+        weight: u32,
+        threads: Option<usize>,
+        flags: &[&str],
+    ) -> anyhow::Result<Node> {
         let id = format!("node-{}", free_port()?);
         let config = self.dir.join(format!("{id}.toml"));
         fs::write(&config, self.config(threads.unwrap_or(1)))?;
         let weight = weight.to_string();
         let url = database.url();
         let config = config.display().to_string();
-        let command = [
+        let mut command = [
             &*self.binary.to_string_lossy(),
             "serve",
             "--config",
@@ -77,7 +112,9 @@ impl Nodes {
             &url,
             "--migrate-on-start",
         ]
-        .map(str::to_owned);
+        .map(str::to_owned)
+        .to_vec();
+        command.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let started = Instant::now();
         let cpu = threads.is_none().then_some(self.cpu);
         let mut process = Process::start(&command, cpu, Some(&self.dir.join(format!("{id}.log"))))?;
@@ -85,8 +122,10 @@ impl Nodes {
             let line = process.line().context("a node did not start")?;
             let Some((_, rest)) = line.split_once(" is ready: clients http://") else { continue };
             let started_in = started.elapsed();
-            let (client, _) = rest.split_once(',').context("an unknown ready line")?;
-            return Ok(Node { process, client: client.parse()?, started_in });
+            let (client, rest) = rest.split_once(',').context("an unknown ready line")?;
+            let (_, admin) = rest.split_once("admin http://").context("an unknown ready line")?;
+            let (client, admin) = (client.parse()?, admin.parse()?);
+            return Ok(Node { id, process, client, admin, started_in });
         }
     }
 
@@ -98,9 +137,16 @@ impl Nodes {
              drain_dwell = \"0s\"\n\
              [auth]\nmode = \"none\"\n\
              [[upstream]]\nname = \"plain\"\nurl = \"ws://{upstream}\"\n\
-             [[upstream]]\nname = \"responses\"\nurl = \"ws://{upstream}/v1/responses\"\n\
-             [[route]]\npath = \"/v1/responses\"\nprofile = \"responses\"\nupstream = \"responses\"\n"
+             [[upstream]]\nname = \"responses\"\nurl = \"ws://{upstream}/v1/responses\"\n"
         );
+        for (path, rules) in [
+            ("/v1/responses", ""),
+            ("/memory/responses", "continuity = \"memory\"\n"),
+            ("/bare/responses", "continuity = \"memory\"\nledger = false\n"),
+        ] {
+            text.push_str("[[route]]\nprofile = \"responses\"\nupstream = \"responses\"\n");
+            text.extend(["path = \"", path, "\"\n", rules]);
+        }
         for path in ["/echo", "/tokens", "/flood"] {
             text.push_str("[[route]]\nprofile = \"opaque\"\nupstream = \"plain\"\n");
             text.push_str("session_key = [\"header:session-id\"]\n");
@@ -114,7 +160,8 @@ impl Nodes {
 /// synchronous.
 pub struct Postgres {
     pub process: Process,
-    pub url: String,
+    server: String,
+    psql: PathBuf,
 }
 
 impl Postgres {
@@ -173,8 +220,42 @@ impl Postgres {
             ensure!(Instant::now() < deadline, "Postgres did not start");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let url = format!("postgres://bench@127.0.0.1:{port}/postgres");
-        Ok(Some(Self { process, url }))
+        let server = format!("postgres://bench@127.0.0.1:{port}");
+        Ok(Some(Self { process, server, psql: bin.join("psql") }))
+    }
+
+    /// A new database, so that no ring meets members of an earlier one.
+    pub fn database(&self) -> anyhow::Result<Database> {
+        let name = format!("ring_{}", rand::random::<u32>());
+        let first = Database::Postgres(format!("{}/postgres", self.server));
+        self.ask(&first, &format!("CREATE DATABASE {name}"))?.answer()?;
+        Ok(Database::Postgres(format!("{}/{name}", self.server)))
+    }
+
+    /// Has statements executed, and waits for nothing.
+    pub fn ask(&self, database: &Database, statements: &str) -> anyhow::Result<Asked> {
+        let options = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &database.url()];
+        let mut child = Command::new(&self.psql)
+            .args(options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting psql")?;
+        child.stdin.take().context("no stdin")?.write_all(statements.as_bytes())?;
+        Ok(Asked(child))
+    }
+}
+
+/// Statements under way.
+pub struct Asked(Child);
+
+impl Asked {
+    /// The last line of their answers.
+    pub fn answer(self) -> anyhow::Result<String> {
+        let output = self.0.wait_with_output()?;
+        ensure!(output.status.success(), "psql failed");
+        let text = String::from_utf8(output.stdout)?;
+        Ok(text.lines().next_back().unwrap_or_default().to_owned())
     }
 }
 
