@@ -15,9 +15,10 @@ use tokio::{
 };
 
 use crate::support::{
-    Received, Ring, RingOptions, Ws, eventually, http,
+    ALICE, BOB, Received, Ring, RingOptions, Ws, eventually, http,
     process::Program,
     responses::{create, user},
+    scripted::Upstream,
 };
 
 /// A turn of about nine seconds.
@@ -226,6 +227,24 @@ async fn a_signing_key_that_is_published_no_more_ends_its_sockets_on_every_node_
     assert_eq!(Ws::connect(&one, &[ada]).await.unwrap_err().status, 401);
     bobs.text("still here").await;
     assert_eq!(bobs.expect_text().await, "still here");
+}
+
+#[tokio::test]
+async fn what_the_upstream_revokes_is_good_in_sessions_that_are_connected_and_nowhere_else() {
+    let upstream = Upstream::revoking().await;
+    let ring = Ring::start(RingOptions::nodes(2).route("/judged", &upstream.url)).await;
+    let [one, two] = [0, 1].map(|n| ring.node(n).url("/judged?session="));
+    let mut first = Ws::open(&format!("{one}old"), &[ALICE]).await;
+    let mut second = Ws::open(&format!("{two}old"), &[ALICE]).await;
+    second.text("still here").await;
+    for socket in [&mut first, &mut second] {
+        assert_eq!(socket.expect_text().await, "still here");
+    }
+    let new = Ws::connect(&format!("{two}new"), &[ALICE]).await.unwrap_err();
+    assert_eq!(new.status, 401, "{new:?}");
+    // Nobody else is in that session, whatever the upstream says of him.
+    let bob = Ws::connect(&format!("{one}old"), &[BOB]).await.unwrap_err();
+    assert_eq!(bob.status, 401, "{bob:?}");
 }
 
 #[tokio::test]
