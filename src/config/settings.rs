@@ -309,9 +309,9 @@ settings! {
         AuthKeysFile "auth-keys-file" Path, Unset,
             "Accepted keys of mode `api_key`, one `NAME SHA256` a line; read again when it changes, and who used a key that is gone is disconnected.";
         JwtJwksUrl "jwt-jwks-url" HttpUrl, Unset,
-            "Where the issuer publishes its keys (JWKS), for mode jwt; read at start, every five minutes, and when a token names a new one.";
+            "Where the issuer publishes its keys (JWKS), for mode jwt; read at start, every five minutes, and when a token names a new one. Who used a key that is gone is disconnected.";
         JwtJwksFile "jwt-jwks-file" Path, Unset,
-            "File of the issuer's keys (JWKS) in the place of a URL; read again when it changes.";
+            "File of the issuer's keys (JWKS) in the place of a URL; read again when it changes, and who used a key that is gone is disconnected.";
         JwtAlgorithms "jwt-algorithms" Words(JWT_ALGORITHMS), Is("RS256,ES256,EdDSA"),
             "Signature algorithms that are accepted; whatever a token says, no other is used.";
         JwtIssuer "jwt-issuer" Text, Unset, "Issuer (`iss`) that a token must name.";

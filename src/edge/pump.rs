@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     CLOSE_POLICY, CLOSE_RESTART, Drain, RESTART, auth::Identity, pace::Pace, upgrade::Seat,
@@ -62,21 +62,24 @@ pub(super) enum Event {
     Cut,
 }
 
-/// A cancellation that is waited for beside everything else. A token asked at each poll would
-/// take locks that all sockets of the node share.
+/// A cancellation or the like that is waited for beside everything else. A token asked at each
+/// poll would take locks that all sockets of the node share.
 struct Awaited {
-    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    event: Pin<Box<dyn Future<Output = ()> + Send>>,
     bell: Bell,
 }
 
 impl Awaited {
-    fn new(token: &CancellationToken) -> Self {
-        let cancelled = Box::pin(token.clone().cancelled_owned());
-        Self { cancelled, bell: Bell::default() }
+    fn new(event: Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
+        Self { event, bell: Bell::default() }
+    }
+
+    fn cancellation(token: &CancellationToken) -> Self {
+        Self::new(Box::pin(token.clone().cancelled_owned()))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.bell.poll(cx, |cx| self.cancelled.as_mut().poll(cx))
+        self.bell.poll(cx, |cx| self.event.as_mut().poll(cx))
     }
 }
 
@@ -91,7 +94,7 @@ pub(super) struct Pump {
     closing: Option<Awaited>,
     cut: CancellationToken,
     /// Resolves when the client's credential is good no more.
-    ended: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    ended: Option<Awaited>,
     /// Armed then: how long a running turn may still take.
     grace: Option<Pin<Box<Sleep>>>,
     /// Waited for once the drain has begun.
@@ -119,9 +122,9 @@ impl Pump {
             write_timeout: limits.write_timeout,
             pace: Pace::new(limits.upgrade_timeout),
             stalled: None,
-            closing: Some(Awaited::new(&drain.closing)),
+            closing: Some(Awaited::cancellation(&drain.closing)),
             cut: drain.cut.clone(),
-            ended: identity.ended(),
+            ended: identity.ended().map(Awaited::new),
             grace: None,
             hard: None,
             close_at: None,
@@ -191,7 +194,7 @@ impl Pump {
     }
 
     fn poll_standing(&mut self, cx: &mut Context<'_>) -> Option<Event> {
-        if self.ended.as_mut().is_some_and(|ended| ended.as_mut().poll(cx).is_ready()) {
+        if self.ended.as_mut().is_some_and(|ended| ended.poll(cx).is_ready()) {
             self.ended = None;
             self.grace = Some(Box::pin(sleep_until(Instant::now() + GRACE)));
             return Some(Event::Unauthorized);
@@ -211,7 +214,7 @@ impl Pump {
             self.closing = None;
             let spread = Instant::now() + SPREAD.mul_f64(rand::random());
             self.close_at = Some(Box::pin(sleep_until(spread)));
-            self.hard = Some(Awaited::new(&self.cut));
+            self.hard = Some(Awaited::cancellation(&self.cut));
         }
         if self.hard.as_mut().is_some_and(|hard| hard.poll(cx).is_ready()) {
             self.hard = None;

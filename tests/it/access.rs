@@ -1,12 +1,13 @@
 //! Who is let in, and who is shown out.
 
-use std::{fmt::Write as _, fs, time::Duration};
+use std::{fmt::Write as _, fs, sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     digest,
     signature::{Ed25519KeyPair, KeyPair as _},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -14,9 +15,10 @@ use tokio::{
 };
 
 use crate::support::{
-    Received, Ring, RingOptions, Ws, http,
+    ALICE, BOB, Received, Ring, RingOptions, Ws, eventually, http,
     process::Program,
     responses::{create, user},
+    scripted::Upstream,
 };
 
 /// A turn of about nine seconds.
@@ -68,40 +70,80 @@ async fn a_revoked_key_ends_its_sockets_on_every_node_and_no_others() {
     assert_eq!(bobs.expect_text().await, "still here");
 }
 
-/// An identity provider: one key, and its JWKS over HTTP.
-struct Issuer {
+/// A signing key of an identity provider.
+struct Key {
+    kid: &'static str,
     pair: Ed25519KeyPair,
-    url: String,
 }
 
-impl Issuer {
-    async fn start() -> Self {
-        let pair = Ed25519KeyPair::generate().unwrap();
-        let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
-        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "use": "sig", "kid": "k1", "x": x });
-        let body = json!({ "keys": [jwk] }).to_string();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/keys", listener.local_addr().unwrap());
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let Ok(1..) = stream.read(&mut [0; 4096]).await else { continue };
-                stream.write_all(answer.as_bytes()).await.ok();
-            }
-        });
-        Self { pair, url }
+impl Key {
+    fn new(kid: &'static str) -> Self {
+        Self { kid, pair: Ed25519KeyPair::generate().unwrap() }
+    }
+
+    fn public(&self) -> Value {
+        let x = URL_SAFE_NO_PAD.encode(self.pair.public_key().as_ref());
+        json!({ "kty": "OKP", "crv": "Ed25519", "use": "sig", "kid": self.kid, "x": x })
     }
 
     fn token(&self, claims: &Value) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": "k1" });
+        let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": self.kid });
         let signed = format!("{}.{}", part(&header), part(claims));
         let signature = URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()));
         format!("Bearer {signed}.{signature}")
     }
+}
+
+/// An identity provider: its JWKS over HTTP.
+struct Issuer {
+    url: String,
+    answer: Arc<Mutex<String>>,
+}
+
+impl Issuer {
+    async fn start(keys: &[&Key]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        let issuer = Self { url, answer: Arc::default() };
+        issuer.publish(keys);
+        let answer = Arc::clone(&issuer.answer);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let Ok(1..) = stream.read(&mut [0; 4096]).await else { continue };
+                let answer = answer.lock().clone();
+                stream.write_all(answer.as_bytes()).await.ok();
+            }
+        });
+        issuer
+    }
+
+    fn publish(&self, keys: &[&Key]) {
+        let keys: Vec<_> = keys.iter().map(|key| key.public()).collect();
+        self.answer("200 OK", &json!({ "keys": keys }).to_string());
+    }
+
+    fn answer(&self, status: &str, body: &str) {
+        *self.answer.lock() = format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+    }
+
+    /// A ring that takes its tokens.
+    fn ring(&self) -> RingOptions {
+        let options = RingOptions::nodes(2)
+            .setting("jwt_jwks_url", format!("{:?}", self.url))
+            .setting("jwt_audience", "\"ring\"")
+            .setting("jwt_issuer", "\"https://id.example\"")
+            .setting("jwt_leeway", "\"0s\"");
+        mode(options, "jwt")
+    }
+}
+
+fn claims(sub: &str, seconds: u64) -> Value {
+    let exp = in_seconds(seconds);
+    json!({ "iss": "https://id.example", "aud": "ring", "sub": sub, "exp": exp })
 }
 
 #[expect(clippy::disallowed_methods, reason = "an issuer dates its tokens by the wall clock")]
@@ -112,15 +154,10 @@ fn in_seconds(from_now: u64) -> u64 {
 
 #[tokio::test]
 async fn a_token_opens_a_socket_until_it_expires() {
-    let issuer = Issuer::start().await;
-    let options = RingOptions::nodes(2)
-        .setting("jwt_jwks_url", format!("{:?}", issuer.url))
-        .setting("jwt_audience", "\"ring\"")
-        .setting("jwt_issuer", "\"https://id.example\"")
-        .setting("jwt_leeway", "\"0s\"");
-    let ring = Ring::start(mode(options, "jwt")).await;
-    let claims = |sub: &str, seconds: u64| json!({ "iss": "https://id.example", "aud": "ring", "sub": sub, "exp": in_seconds(seconds) });
-    let (long, short) = (issuer.token(&claims("ada", 600)), issuer.token(&claims("ada", 5)));
+    let key = Key::new("k1");
+    let issuer = Issuer::start(&[&key]).await;
+    let ring = Ring::start(issuer.ring()).await;
+    let (long, short) = (key.token(&claims("ada", 600)), key.token(&claims("ada", 5)));
     let (long, short) = (("authorization", &*long), ("authorization", &*short));
     let (room, turns) = ("/rooms/den", "/v1/responses");
 
@@ -146,13 +183,68 @@ async fn a_token_opens_a_socket_until_it_expires() {
     let refused = Ws::connect(&ring.node(1).url(room), &[short]).await.unwrap_err();
     assert_eq!(refused.status, 401);
     assert!(refused.body.contains("expired"), "{}", refused.body);
-    let foreign = Issuer::start().await.token(&claims("ada", 600));
+    let foreign = Key::new("k1").token(&claims("ada", 600));
     let foreign = Ws::connect(&ring.node(0).url(room), &[("authorization", &*foreign)]).await;
     assert_eq!(foreign.unwrap_err().status, 401);
     stays.text("hello").await;
     assert_eq!(stays.expect_text().await, "hello");
     let signature = long.1.rsplit('.').next().unwrap();
     assert!((0..2).all(|n| !ring.node(n).log().contains(signature)), "a token in a log");
+}
+
+#[tokio::test]
+async fn a_signing_key_that_is_published_no_more_ends_its_sockets_on_every_node_and_no_others() {
+    let (old, new) = (Key::new("old"), Key::new("new"));
+    let issuer = Issuer::start(&[&old, &new]).await;
+    let ring = Ring::start(issuer.ring()).await;
+    let [ada, bob] = [old.token(&claims("ada", 600)), new.token(&claims("bob", 600))];
+    let [ada, bob] = [("authorization", &*ada), ("authorization", &*bob)];
+    let [one, two] = [0, 1].map(|n| ring.node(n).url("/rooms/den"));
+    let mut adas = [Ws::open(&one, &[ada]).await, Ws::open(&two, &[ada]).await];
+    let mut bobs = Ws::open(&two, &[bob]).await;
+
+    // An issuer that does not answer has taken nothing back.
+    issuer.answer("503 Service Unavailable", "");
+    let unknown = Key::new("unknown").token(&claims("eve", 600));
+    for node in &ring.nodes {
+        eventually(&format!("{} asks for an unknown key", node.id), NOTICED, async || {
+            let eve = Ws::connect(&node.url("/rooms/den"), &[("authorization", &unknown)]).await;
+            assert_eq!(eve.unwrap_err().status, 401);
+            node.log().contains("the token issuer's keys cannot be read").then_some(())
+        })
+        .await;
+    }
+    adas[0].text("still here").await;
+    for socket in &mut adas {
+        assert_eq!(socket.expect_text().await, "still here");
+    }
+
+    issuer.publish(&[&new]);
+    for socket in &mut adas {
+        let end = socket.next_within(NOTICED).await;
+        assert!(matches!(end, Received::Close(1008, _)), "{end:?}");
+    }
+    assert_eq!(Ws::connect(&one, &[ada]).await.unwrap_err().status, 401);
+    bobs.text("still here").await;
+    assert_eq!(bobs.expect_text().await, "still here");
+}
+
+#[tokio::test]
+async fn what_the_upstream_revokes_is_good_in_sessions_that_are_connected_and_nowhere_else() {
+    let upstream = Upstream::revoking().await;
+    let ring = Ring::start(RingOptions::nodes(2).route("/judged", &upstream.url)).await;
+    let [one, two] = [0, 1].map(|n| ring.node(n).url("/judged?session="));
+    let mut first = Ws::open(&format!("{one}old"), &[ALICE]).await;
+    let mut second = Ws::open(&format!("{two}old"), &[ALICE]).await;
+    second.text("still here").await;
+    for socket in [&mut first, &mut second] {
+        assert_eq!(socket.expect_text().await, "still here");
+    }
+    let new = Ws::connect(&format!("{two}new"), &[ALICE]).await.unwrap_err();
+    assert_eq!(new.status, 401, "{new:?}");
+    // Nobody else is in that session, whatever the upstream says of him.
+    let bob = Ws::connect(&format!("{one}old"), &[BOB]).await.unwrap_err();
+    assert_eq!(bob.status, 401, "{bob:?}");
 }
 
 #[tokio::test]

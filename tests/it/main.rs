@@ -42,6 +42,7 @@ mod responses_http;
 mod resume;
 mod roll;
 mod scrape;
+mod secrets;
 mod slow_client;
 mod smuggling;
 mod soak;

@@ -7,6 +7,8 @@
 //! | `ping WORD` | pings; the pong's payload comes back as `pong WORD` |
 //! | anything else | echoed |
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -54,10 +56,21 @@ impl Upstream {
 
     /// Refuses every upgrade as a server that has failed.
     pub async fn failing() -> Self {
-        Self::start(async |mut stream: TcpStream| {
-            let refusal = b"HTTP/1.1 500 Failed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-            drop(stream.read(&mut [0; 4096]).await);
-            drop(stream.write_all(refusal).await);
+        Self::start(|stream| refuse(stream, "500 Failed")).await
+    }
+
+    /// Does as it is told by its first client, and knows nobody from then on.
+    pub async fn revoking() -> Self {
+        let revoked = AtomicBool::new(false);
+        Self::start(move |stream| {
+            let revoked = revoked.swap(true, Relaxed);
+            async move {
+                if revoked {
+                    refuse(stream, "401 Unauthorized").await;
+                } else {
+                    serve(stream).await;
+                }
+            }
         })
         .await
     }
@@ -109,6 +122,12 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+async fn refuse(mut stream: TcpStream, status: &str) {
+    let refusal = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    drop(stream.read(&mut [0; 4096]).await);
+    drop(stream.write_all(refusal.as_bytes()).await);
 }
 
 /// None when the connection is over.

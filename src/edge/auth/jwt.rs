@@ -8,7 +8,7 @@ use std::{
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation, decode, decode_header, get_current_timestamp,
-    jwk::{JwkSet, PublicKeyUse},
+    jwk::{AlgorithmParameters, JwkSet, PublicKeyUse},
 };
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value};
@@ -53,15 +53,21 @@ pub(super) struct Proven {
     pub(super) issuer: String,
     /// When it stops being proof.
     pub(super) until: Instant,
+    /// Cancelled when its key is published no more.
+    pub(super) revoked: CancellationToken,
 }
 
 /// One published key, with the algorithm that it is for, if that is said.
 pub(super) struct Published {
     key: DecodingKey,
     algorithm: Option<Algorithm>,
+    /// What makes it the same key in the next set.
+    material: AlgorithmParameters,
+    /// One for all tokens of the key, however many sockets they opened.
+    revoked: CancellationToken,
 }
 
-pub(super) type KeySet = HashMap<String, Arc<Published>>;
+pub(super) type KeySet = HashMap<String, Published>;
 
 /// Judges tokens.
 pub(super) struct Tokens {
@@ -69,7 +75,7 @@ pub(super) struct Tokens {
     algorithms: Vec<Algorithm>,
     fetcher: Fetcher,
     /// None until they were read once.
-    keys: RwLock<Option<Arc<KeySet>>>,
+    keys: RwLock<Option<HashMap<String, Arc<Published>>>>,
     wanted: Notify,
     reads: watch::Sender<u64>,
     last_read: Mutex<Option<StdInstant>>,
@@ -130,6 +136,7 @@ impl Tokens {
             subject: subject.to_owned(),
             issuer: text("iss").unwrap_or_default().to_owned(),
             until: Instant::now() + left + self.rules.leeway,
+            revoked: published.revoked.clone(),
         })
     }
 
@@ -155,7 +162,8 @@ impl Tokens {
     }
 
     fn known(&self, kid: Option<&str>) -> Option<Arc<Published>> {
-        let keys = self.keys.read().clone()?;
+        let keys = self.keys.read();
+        let keys = keys.as_ref()?;
         match kid {
             Some(kid) => keys.get(kid).cloned(),
             None if keys.len() == 1 => keys.values().next().cloned(),
@@ -173,7 +181,7 @@ impl Tokens {
             loop {
                 let pause = match self.read().await {
                     Ok(keys) => {
-                        *self.keys.write() = Some(Arc::new(keys));
+                        self.replace(keys);
                         usual
                     }
                     Err(reason) => {
@@ -194,6 +202,22 @@ impl Tokens {
         stop.run_until_cancelled(run).await;
     }
 
+    /// Takes a set that was read in the place of the one before, and ends the tokens of keys
+    /// that are not in it any more. A key that keeps its name and not its material is another.
+    fn replace(&self, mut next: KeySet) {
+        let mut keys = self.keys.write();
+        for (kid, old) in keys.iter().flatten() {
+            match next.get_mut(kid) {
+                Some(new) if new.material == old.material => new.revoked = old.revoked.clone(),
+                _ => {
+                    tracing::info!(kid, "the token issuer publishes this key no more");
+                    old.revoked.cancel();
+                }
+            }
+        }
+        *keys = Some(next.into_iter().map(|(kid, key)| (kid, Arc::new(key))).collect());
+    }
+
     async fn read(&self) -> Result<KeySet, String> {
         let text = match &self.rules.jwks {
             Jwks::Url(url) => self.fetcher.get(url, JWKS_MAX, READ).await,
@@ -211,7 +235,7 @@ impl Tokens {
     #[cfg(any(test, fuzzing))]
     pub(super) fn learn(&self, text: &[u8]) -> Result<(), String> {
         let keys = self.keys_of(text)?;
-        *self.keys.write() = Some(Arc::new(keys));
+        self.replace(keys);
         *self.last_read.lock() = Some(StdInstant::now());
         Ok(())
     }
@@ -244,7 +268,9 @@ fn parse(text: &[u8], algorithms: &[Algorithm]) -> Result<KeySet, String> {
             continue;
         }
         let kid = jwk.common.key_id.clone().unwrap_or_default();
-        keys.insert(kid, Arc::new(Published { key, algorithm: algorithm.flatten() }));
+        let (algorithm, material) = (algorithm.flatten(), jwk.algorithm.clone());
+        let revoked = CancellationToken::new();
+        keys.insert(kid, Published { key, algorithm, material, revoked });
     }
     if keys.is_empty() { Err("no key of an accepted algorithm in it".into()) } else { Ok(keys) }
 }

@@ -9,13 +9,14 @@ mod tests;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
+use futures_util::FutureExt as _;
 use hmac::{Hmac, Mac};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{AUTHORIZATION, ORIGIN},
 };
 use sha2::Sha256;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{jwt::Tokens, keys::Keys};
@@ -32,8 +33,8 @@ const ACCOUNT: HeaderName = HeaderName::from_static("chatgpt-account-id");
 /// Where else upstreams read an API key.
 const OTHERS: [&str; 2] = ["api-key", "x-api-key"];
 
-/// Tells principals apart. The key of the hash is the cluster's, so that the database alone
-/// does not let anybody test guesses of a credential.
+/// Tells principals apart. The key of the hash is the cluster's own: without it nobody can test
+/// guesses of a credential. Whoever reads the database has it (`ring_meta.secret`).
 pub struct Authenticator {
     mode: Mode,
     origins: Vec<String>,
@@ -58,8 +59,9 @@ pub struct Identity {
 pub(super) enum Standing {
     /// As long as the connection: the upstream judges it, or nobody does.
     Open,
-    Until(Instant),
     Unless(CancellationToken),
+    /// The same, and no longer than this.
+    Until(Instant, CancellationToken),
 }
 
 impl Identity {
@@ -67,8 +69,10 @@ impl Identity {
     pub(super) fn ended(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         match &self.standing {
             Standing::Open => None,
-            Standing::Until(end) => Some(Box::pin(sleep_until(*end))),
             Standing::Unless(revoked) => Some(Box::pin(revoked.clone().cancelled_owned())),
+            Standing::Until(end, revoked) => {
+                Some(Box::pin(timeout_at(*end, revoked.clone().cancelled_owned()).map(drop)))
+            }
         }
     }
 }
@@ -127,7 +131,8 @@ impl Authenticator {
                 Judged::Token(tokens, token) => {
                     let proven = tokens.prove(&token).await?;
                     let parts = [b"token", proven.issuer.as_bytes(), proven.subject.as_bytes()];
-                    Ok(self.identity(&parts, Standing::Until(proven.until)))
+                    let standing = Standing::Until(proven.until, proven.revoked);
+                    Ok(self.identity(&parts, standing))
                 }
             }
         }

@@ -227,6 +227,64 @@ async fn a_key_that_the_issuer_adds_is_found_without_a_restart() {
     assert!(auth.identify(&old.token("k1", &claims())).await.is_err());
 }
 
+/// A set with a key of each.
+fn set(issuers: &[&Issuer]) -> Value {
+    let keys: Vec<_> = issuers.iter().map(|issuer| issuer.jwks["keys"][0].clone()).collect();
+    json!({ "keys": keys })
+}
+
+/// Longer than a file goes unread, and shorter than a token is good.
+const READ_AGAIN: Duration = Duration::from_secs(30);
+
+fn is_good(identity: &Identity) -> bool {
+    identity.ended().expect("tokens end").now_or_never().is_none()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_published_no_more_ends_its_tokens_and_no_others() {
+    let (gone, stays, replaced) = (Issuer::new("k1"), Issuer::new("k2"), Issuer::new("k3"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(&file, &set(&[&gone, &stays, &replaced]));
+    let (auth, _running) = tokens(&file);
+    let ada = auth.identify(&gone.token("k1", &claims())).await.unwrap();
+    let bob = auth.identify(&stays.token("k2", &claims())).await.unwrap();
+    let eve = auth.identify(&replaced.token("k3", &claims())).await.unwrap();
+
+    // What is said beside a key does not make it another; other material under its name does.
+    let mut next = set(&[&Issuer::new("k3"), &stays]);
+    next["keys"][1].as_object_mut().unwrap().remove("alg");
+    write(&file, &next);
+    let began = Instant::now();
+    ada.ended().expect("tokens end").await;
+    assert!(began.elapsed() < READ_AGAIN, "{:?}", began.elapsed());
+    assert!(!is_good(&eve), "signed by what is published no more");
+    tokio::time::sleep(READ_AGAIN).await;
+    assert!(is_good(&bob));
+
+    // One that stayed once can still go.
+    write(&file, &gone.jwks);
+    tokio::time::sleep(READ_AGAIN).await;
+    assert!(!is_good(&bob));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_cannot_be_read_end_no_token() {
+    let issuer = Issuer::new("k1");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(&file, &issuer.jwks);
+    let (auth, _running) = tokens(&file);
+    let ada = auth.identify(&issuer.token("k1", &claims())).await.unwrap();
+    for unreadable in [json!("no set"), json!({ "keys": [] }), json!({ "error": "try again" })] {
+        write(&file, &unreadable);
+        tokio::time::sleep(READ_AGAIN).await;
+        assert!(is_good(&ada), "{unreadable}");
+    }
+    file.close().unwrap();
+    tokio::time::sleep(READ_AGAIN).await;
+    assert!(is_good(&ada), "no file");
+    auth.identify(&issuer.token("k1", &claims())).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_the_issuers_keys_nobody_is_let_in_and_the_client_may_retry() {
     let issuer = Issuer::new("k1");
