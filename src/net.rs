@@ -74,6 +74,15 @@ pub fn tune(stream: &TcpStream, silence: Duration) {
     }
 }
 
+/// Makes the end of this connection a reset: what was not delivered is lost, and its peer is told
+/// so. A kernel that refuses this, and the simulated network, end it as ever.
+pub fn reset_at_end(stream: &TcpStream) {
+    #[cfg(feature = "simulation")]
+    let _ = stream;
+    #[cfg(not(feature = "simulation"))]
+    drop(socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+}
+
 #[cfg(all(test, not(feature = "simulation")))]
 mod tests {
     use super::*;

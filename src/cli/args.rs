@@ -110,6 +110,9 @@ pub struct SampleUpstreamArgs {
     /// Age at which a Responses connection is ended
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub max_connection_age: Option<Duration>,
+    /// End it also in mid-turn, with all its turns
+    #[arg(long, requires = "max_connection_age")]
+    pub cut_at_age: bool,
 }
 
 /// `ringspan migrate`

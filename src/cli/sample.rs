@@ -34,6 +34,8 @@ Directives, anywhere in the last user message of a turn:
                           response.failed with that code after response.created
   [close=1011] [close_after=3]
                           closes with that code after so many deltas; 0 drops the socket
+  [reset]                 as [close], by a reset
+  [close_first]           with [close] or [reset]: before any event of the turn
   [lie=foreign]           events of an unknown response id around its own
   [lie=duplicate]         the terminal event twice; plain [lie] does both
   [once]                  misbehaves only the first time this conversation is seen
@@ -53,7 +55,8 @@ pub(super) async fn run(args: SampleUpstreamArgs) -> anyhow::Result<Exit> {
         (None, false) => SampleAuth::Open,
     };
     let model = args.model.unwrap_or_else(|| SampleOptions::default().model);
-    let options = SampleOptions { auth, model, max_connection_age: args.max_connection_age };
+    let SampleUpstreamArgs { max_connection_age, cut_at_age, .. } = args;
+    let options = SampleOptions { auth, model, max_connection_age, cut_at_age };
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", args.listen))?;

@@ -19,6 +19,16 @@ pub(super) struct Pace {
     pub(super) delay: Duration,
 }
 
+/// How a connection is ended in mid-turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// With this close code.
+    Close(u16),
+    /// Without a word.
+    Drop,
+    Reset,
+}
+
 /// What happens instead of, or around, an ordinary answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Misbehaviour {
@@ -28,10 +38,10 @@ pub(super) enum Misbehaviour {
     Fail(u16),
     /// Code of a `response.failed`.
     Error(String),
-    /// Close code, and the deltas before it; code 0 drops the socket.
-    Close {
-        code: u16,
-        after: usize,
+    /// The connection ends after so many deltas; None: before any event.
+    Cut {
+        how: Cut,
+        after: Option<usize>,
     },
     Lie {
         foreign: bool,
@@ -58,7 +68,7 @@ pub(super) struct Directives {
 impl Directives {
     pub(super) fn parse(text: &str) -> Self {
         let mut found = Self::default();
-        let mut close_after = 0;
+        let mut cut_after = Some(0);
         for directive in text.split('[').skip(1).filter_map(|rest| rest.split_once(']')) {
             let (name, value) = directive.0.split_once('=').unwrap_or((directive.0, ""));
             match name {
@@ -71,12 +81,13 @@ impl Directives {
                     found.tool = Some(ToolCall { name, argument });
                 }
                 "once" => found.once = true,
-                "close_after" => close_after = number(value).unwrap_or(0),
+                "close_after" => cut_after = number(value).or(Some(0)),
+                "close_first" => cut_after = None,
                 _ => found.misbehaviour = misbehaviour(name, value).or(found.misbehaviour),
             }
         }
-        if let Some(Misbehaviour::Close { after, .. }) = &mut found.misbehaviour {
-            *after = close_after;
+        if let Some(Misbehaviour::Cut { after, .. }) = &mut found.misbehaviour {
+            *after = cut_after;
         }
         found
     }
@@ -90,13 +101,21 @@ fn misbehaviour(name: &str, value: &str) -> Option<Misbehaviour> {
             value.parse().ok().filter(|code| (400..600).contains(code)).map(Misbehaviour::Fail)
         }
         "error" if !value.is_empty() => Some(Misbehaviour::Error(value.to_owned())),
-        "close" => value.parse().ok().map(|code| Misbehaviour::Close { code, after: 0 }),
+        "close" => value.parse().ok().map(|code| match code {
+            0 => cut(Cut::Drop),
+            code => cut(Cut::Close(code)),
+        }),
+        "reset" => Some(cut(Cut::Reset)),
         "lie" => Some(Misbehaviour::Lie {
             foreign: matches!(value, "" | "foreign"),
             duplicate: matches!(value, "" | "duplicate"),
         }),
         _ => None,
     }
+}
+
+fn cut(how: Cut) -> Misbehaviour {
+    Misbehaviour::Cut { how, after: Some(0) }
 }
 
 fn number(value: &str) -> Option<usize> {

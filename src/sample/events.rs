@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Sample, conversation::Conversation, request::CreateRequest};
+use super::{
+    Sample, conversation::Conversation, directives::Cut, history::CreateGuard,
+    request::CreateRequest,
+};
 
 /// One server event.
 #[derive(Clone, Debug)]
@@ -18,8 +21,8 @@ pub(super) enum Out {
     Event(Event),
     /// The turn is over; nothing of it follows.
     Terminal(Box<Terminal>),
-    /// End the connection with this code in mid-turn; 0 drops it.
-    Close(u16),
+    /// End the connection in mid-turn.
+    Cut(Cut),
 }
 
 /// The end of a turn.
@@ -34,6 +37,17 @@ pub(super) struct Terminal {
     pub(super) remembered: Option<Conversation>,
     /// The create that answers steering text.
     pub(super) successor: Option<CreateRequest>,
+    pub(super) guard: CreateGuard,
+    /// What the history is to say of the turn.
+    pub(super) outcome: String,
+}
+
+impl Terminal {
+    /// Notes the outcome. Before it is sent, so that who has seen the terminal event finds it in the
+    /// history; and only then, as the connection may end first.
+    pub(super) fn note(&mut self) {
+        self.guard.end(&self.outcome);
+    }
 }
 
 /// The client is gone, or its connection was told to close.

@@ -23,6 +23,9 @@ const MAX_CONNECTIONS: usize = 100_000;
 /// Creates of one connection that are remembered.
 const MAX_CREATES: usize = 1_000;
 
+/// Outcome of a create that has none yet.
+const RUNNING: &str = "running";
+
 /// All connections, bounded; the oldest are forgotten first.
 pub(super) struct History {
     started: Instant,
@@ -78,9 +81,20 @@ pub(super) struct Create {
     pub(super) outputs: u64,
     pub(super) started_ms: u64,
     pub(super) ended_ms: Option<u64>,
-    /// `running`, `completed`, `incomplete:REASON`, `failed:CODE`, `refused:CODE`,
-    /// `closed`, or `cancelled` when the client left.
+    /// `running`, `completed`, `incomplete:REASON`, `failed:CODE`, `refused:CODE`; `closed` by a
+    /// directive, `aged` with its connection, `hung` until the client left, or `cancelled` when
+    /// that left in any other turn.
     pub(super) outcome: String,
+}
+
+impl Create {
+    /// Notes its end, unless that was noted before.
+    fn end(&mut self, now_ms: u64, outcome: &str) {
+        if self.outcome == RUNNING {
+            self.ended_ms = Some(now_ms);
+            outcome.clone_into(&mut self.outcome);
+        }
+    }
 }
 
 impl History {
@@ -156,6 +170,14 @@ impl Record {
         self.state.lock().closed_ms.get_or_insert(elapsed_ms(self.started));
     }
 
+    /// Notes that all running creates end now, with the connection.
+    pub(super) fn cut_short(&self, outcome: &str) {
+        let now = elapsed_ms(self.started);
+        for create in &mut self.state.lock().creates {
+            create.end(now, outcome);
+        }
+    }
+
     /// Notes a create; the guard notes how it ended.
     pub(super) fn begin(self: &Arc<Self>, create: Create) -> CreateGuard {
         let mut state = self.state.lock();
@@ -165,8 +187,8 @@ impl Record {
             state.creates.pop_front();
         }
         let started_ms = elapsed_ms(self.started);
-        state.creates.push_back(Create { started_ms, outcome: "running".to_owned(), ..create });
-        CreateGuard { record: Arc::clone(self), number, ended: false }
+        state.creates.push_back(Create { started_ms, outcome: RUNNING.to_owned(), ..create });
+        CreateGuard { record: Arc::clone(self), number, dropped: "cancelled" }
     }
 
     fn to_json(&self, open: Option<bool>) -> Option<Value> {
@@ -188,28 +210,30 @@ impl Record {
 pub(super) struct CreateGuard {
     record: Arc<Record>,
     number: u64,
-    ended: bool,
+    /// What it comes to if it is dropped.
+    dropped: &'static str,
 }
 
 impl CreateGuard {
+    /// From now on it is noted as `outcome` if it is dropped.
+    pub(super) fn if_dropped(&mut self, outcome: &'static str) {
+        self.dropped = outcome;
+    }
+
     /// Notes the outcome; the first one counts.
-    pub(super) fn end(&mut self, outcome: String) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
+    pub(super) fn end(&mut self, outcome: &str) {
         let mut state = self.record.state.lock();
         let first = state.created - state.creates.len() as u64;
         let index = self.number.checked_sub(first).and_then(|index| usize::try_from(index).ok());
         if let Some(create) = index.and_then(|index| state.creates.get_mut(index)) {
-            create.ended_ms = Some(elapsed_ms(self.record.started));
-            create.outcome = outcome;
+            create.end(elapsed_ms(self.record.started), outcome);
         }
     }
 }
 
 impl Drop for CreateGuard {
     fn drop(&mut self) {
-        self.end("cancelled".to_owned());
+        self.end(self.dropped);
     }
 }
 

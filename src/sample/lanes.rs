@@ -89,7 +89,8 @@ impl Lanes {
     }
 
     /// Ends a turn; returns its terminal events and what follows from it at once.
-    pub(super) fn settle(&mut self, terminal: Terminal) -> Vec<String> {
+    pub(super) fn settle(&mut self, mut terminal: Terminal) -> Vec<String> {
+        terminal.note();
         let mut events: Vec<_> = terminal.events.into_iter().map(|event| event.json).collect();
         let lane = self.by_id.entry(terminal.lane.clone()).or_default();
         if let Some(ended) = lane.running.take() {

@@ -40,6 +40,8 @@
 //! | `[fail=500]` | refused with that status before anything was created |
 //! | `[error=server_is_overloaded]` | `response.failed` with that code after `response.created` |
 //! | `[close=1011]` `[close_after=3]` | closes with that code in mid-turn, after so many deltas; 0 drops the socket |
+//! | `[reset]` | as `[close]`, by a reset |
+//! | `[close_first]` | with `[close]` or `[reset]`: before any event of the turn |
 //! | `[lie=foreign]` | events of an unknown response id around its own, a terminal one included |
 //! | `[lie=duplicate]` | the terminal event twice; plain `[lie]` does both |
 //! | `[once]` | the rows above misbehave only the first time this conversation is seen |
@@ -111,11 +113,18 @@ pub struct SampleOptions {
     /// Age at which an idle Responses connection is ended with
     /// `websocket_connection_limit_reached`; a running turn ends first.
     pub max_connection_age: Option<Duration>,
+    /// Whether no turn is waited for: at that age the connection ends with all its turns.
+    pub cut_at_age: bool,
 }
 
 impl Default for SampleOptions {
     fn default() -> Self {
-        Self { auth: SampleAuth::Open, model: "gpt-5.5".to_owned(), max_connection_age: None }
+        Self {
+            auth: SampleAuth::Open,
+            model: "gpt-5.5".to_owned(),
+            max_connection_age: None,
+            cut_at_age: false,
+        }
     }
 }
 

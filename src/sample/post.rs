@@ -104,8 +104,11 @@ fn sse(events: mpsc::Receiver<Out>, closing: Closing) -> Response {
         let _ = &closing;
         match out {
             Out::Event(event) => Ok(chunk(&[event])),
-            Out::Terminal(terminal) => Ok(chunk(&terminal.events)),
-            Out::Close(_) => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+            Out::Terminal(mut terminal) => {
+                terminal.note();
+                Ok(chunk(&terminal.events))
+            }
+            Out::Cut(_) => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
         }
     });
     let headers =
@@ -123,8 +126,11 @@ async fn finished(mut events: mpsc::Receiver<Out>) -> Result<Response, Refusal> 
     while let Some(out) = events.recv().await {
         match out {
             Out::Event(_) => {}
-            Out::Terminal(terminal) => return Ok(Json(terminal.response).into_response()),
-            Out::Close(_) => break,
+            Out::Terminal(mut terminal) => {
+                terminal.note();
+                return Ok(Json(terminal.response).into_response());
+            }
+            Out::Cut(_) => break,
         }
     }
     Err(Refusal::new(502, "server_error", "the turn was closed by a directive"))

@@ -11,7 +11,7 @@ use tokio_tungstenite::{
 use super::{
     SampleAuth, SampleOptions,
     conversation::Conversation,
-    directives::{Directives, Misbehaviour},
+    directives::{Cut, Directives, Misbehaviour},
     reply::cut,
     serve, tools,
 };
@@ -316,6 +316,31 @@ async fn a_connection_ends_at_its_age_once_it_is_idle() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_cut_at_its_age_takes_its_turns_along() {
+    let (max_connection_age, cut_at_age) = (Some(Duration::from_millis(500)), true);
+    let options = SampleOptions { max_connection_age, cut_at_age, ..SampleOptions::default() };
+    let address = start(options).await;
+    let mut client = Client::open(address, "/v1/responses").await;
+    client.create("[hang]", json!({})).await;
+    let error = client.until("error").await;
+    assert_eq!(error["error"]["code"], "websocket_connection_limit_reached");
+    assert_eq!(client.closed().await, Some(1001));
+    let (_, body) = http(address, "/_sample/connections", None).await;
+    let history: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(history["connections"][0]["creates"][0]["outcome"], "aged");
+}
+
+#[tokio::test]
+async fn a_connection_can_be_cut_before_the_first_event_of_a_turn() {
+    let address = start(SampleOptions::default()).await;
+    for (how, code) in [("[close=1011]", Some(1011)), ("[close=0]", None), ("[reset]", None)] {
+        let mut client = Client::open(address, "/v1/responses").await;
+        client.create(&format!("{how} [close_first]"), json!({})).await;
+        assert_eq!(client.closed().await, code, "{how}");
+    }
+}
+
+#[tokio::test]
 async fn a_fixed_bearer_is_asked_for_everywhere_but_in_the_history() {
     let auth = SampleAuth::Bearer(Secret::new("right"));
     let address = start(SampleOptions { auth, ..SampleOptions::default() }).await;
@@ -369,7 +394,10 @@ fn directives_are_found_in_a_text_and_the_rest_is_text() {
     let found = Directives::parse(text);
     assert_eq!(found.pace.deltas, Some(20));
     assert_eq!(found.pace.delay, Duration::from_millis(5));
-    assert_eq!(found.misbehaviour, Some(Misbehaviour::Close { code: 1011, after: 3 }));
+    assert_eq!(
+        found.misbehaviour,
+        Some(Misbehaviour::Cut { how: Cut::Close(1011), after: Some(3) })
+    );
     assert_eq!(Directives::parse("[deltas] [ ] ]["), Directives::default());
 }
 

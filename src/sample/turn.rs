@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{
     Sample,
     conversation::Conversation,
-    directives::{Directives, Misbehaviour},
+    directives::{Cut, Directives, Misbehaviour},
     events::{Emitter, Gone, Out, Terminal, message, new_id, new_response, text_part, usage},
     history::{Create, CreateGuard, Record},
     reply::{cut, reply},
@@ -71,15 +71,20 @@ impl Turn {
         let (conversation, cached_bytes, directives) = match checked {
             Ok(checked) => checked,
             Err(refusal) => {
-                record.begin(create).end(format!("refused:{}", refusal.code));
+                record.begin(create).end(&format!("refused:{}", refusal.code));
                 return Err(refusal);
             }
         };
-        create.response_id = Some(response_id.clone());
         create.conversation = conversation.digest();
         create.users = conversation.users;
         create.answers = conversation.answers;
         create.outputs = conversation.outputs;
+        if let Some(Misbehaviour::Fail(status)) = directives.misbehaviour {
+            let refusal = Refusal::scripted(status);
+            record.begin(create).end(&format!("refused:{}", refusal.code));
+            return Err(refusal);
+        }
+        create.response_id = Some(response_id.clone());
         let call = directives.tool.as_ref().and_then(|wanted| {
             tools::choose(wanted, &request.tools, conversation.script_tool.as_ref())
         });
@@ -132,10 +137,7 @@ fn check(
     {
         directives.misbehaviour = None;
     }
-    match directives.misbehaviour {
-        Some(Misbehaviour::Fail(status)) => Err(Refusal::scripted(status)),
-        _ => Ok((conversation, cached_bytes, directives)),
-    }
+    Ok((conversation, cached_bytes, directives))
 }
 
 /// A turn that sends.
@@ -151,6 +153,9 @@ struct Running {
 
 impl Running {
     async fn run(mut self) -> Result<(), Gone> {
+        if let Some(Misbehaviour::Cut { how, after: None }) = self.turn.directives.misbehaviour {
+            return self.cut(how).await;
+        }
         if self.lies().0 {
             self.foreign("response.output_text.delta").await?;
         }
@@ -203,6 +208,7 @@ impl Running {
     }
 
     async fn hang(&mut self) -> Result<Ending, Gone> {
+        self.turn.guard.if_dropped("hung");
         loop {
             if let Some(signal) = self.signal(Duration::MAX).await? {
                 return Ok(self.heed(signal));
@@ -309,16 +315,16 @@ impl Running {
     /// The text, in pieces, until something ends it.
     async fn deltas(&mut self, item_id: &str) -> Result<Ending, Gone> {
         let pace = self.turn.directives.pace;
-        let close = match self.turn.directives.misbehaviour {
-            Some(Misbehaviour::Close { code, after }) => Some((code, after)),
+        let end = match self.turn.directives.misbehaviour {
+            Some(Misbehaviour::Cut { how, after }) => Some((how, after.unwrap_or(0))),
             _ => None,
         };
         let pieces = cut(&reply(&self.turn.conversation), pace.deltas, pace.bytes);
         for (n, piece) in pieces.iter().enumerate() {
-            if let Some((code, after)) = close
+            if let Some((how, after)) = end
                 && n >= after
             {
-                return self.close(code).await;
+                return self.cut(how).await;
             }
             if let Some(signal) = self.signal(pace.delay).await? {
                 return Ok(self.heed(signal));
@@ -326,16 +332,16 @@ impl Running {
             self.emit.delta(item_id, piece).await?;
             self.text.push_str(piece);
         }
-        match (close, &self.turn.directives.misbehaviour) {
-            (Some((code, _)), _) => self.close(code).await,
+        match (end, &self.turn.directives.misbehaviour) {
+            (Some((how, _)), _) => self.cut(how).await,
             (None, Some(Misbehaviour::Incomplete)) => Ok(Ending::Incomplete("max_output_tokens")),
             _ => Ok(Ending::Completed),
         }
     }
 
-    async fn close(&mut self, code: u16) -> Result<Ending, Gone> {
-        self.turn.guard.end("closed".to_owned());
-        self.emit.send(Out::Close(code)).await?;
+    async fn cut<T>(&mut self, how: Cut) -> Result<T, Gone> {
+        self.turn.guard.end("closed");
+        self.emit.send(Out::Cut(how)).await?;
         Err(Gone)
     }
 
@@ -371,17 +377,15 @@ impl Running {
         let event = self.emit.event(kind, json!({ "response": self.response }));
         let events = if self.lies().1 { vec![event.clone(), event] } else { vec![event] };
         let Self { turn, emit, response, .. } = self;
-        let Turn { sample, request, conversation, response_id, mut guard, .. } = turn;
+        let Turn { sample, request, conversation, response_id, guard, .. } = turn;
         let remembered = (kind != "response.failed").then_some(conversation);
         if request.stores()
             && let Some(conversation) = &remembered
         {
             sample.stored.lock().insert(response_id, conversation.clone());
         }
-        // Before it is sent: who has seen the terminal event finds it in the history.
-        guard.end(outcome);
         let lane = request.stream_id;
-        let terminal = Terminal { lane, events, response, remembered, successor };
+        let terminal = Terminal { lane, events, response, remembered, successor, guard, outcome };
         emit.send(Out::Terminal(Box::new(terminal))).await
     }
 

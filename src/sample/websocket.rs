@@ -19,8 +19,10 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::{
-    Sample, events::Out, history::Record, lanes::Lanes, request::Refusal, socket, socket::Socket,
+    Sample, directives::Cut, events::Out, history::Record, lanes::Lanes, request::Refusal, socket,
+    socket::Socket,
 };
+use crate::net::reset_at_end;
 
 /// Events of all turns that wait to be written.
 const OUT_EVENTS: usize = 32;
@@ -70,7 +72,8 @@ async fn run(
                 let Some(message) = message else { return Ok(()) };
                 read(socket, &mut lanes, message?).await?
             }
-            () = wait_until(too_old), if lanes.is_idle() => {
+            () = wait_until(too_old), if lanes.is_idle() || sample.options.cut_at_age => {
+                record.cut_short("aged");
                 let message = "Responses websocket connection limit reached. \
                                Create a new websocket connection to continue.";
                 let refusal = Refusal::new(400, "websocket_connection_limit_reached", message);
@@ -108,8 +111,15 @@ async fn write(
                     socket.feed(Message::text(event)).await?;
                 }
             }
-            Out::Close(0) => return Ok(Break(())),
-            Out::Close(code) => return close(socket, code).await,
+            Out::Cut(Cut::Close(code)) => return close(socket, code).await,
+            Out::Cut(how) => {
+                // What was said before is not taken back.
+                socket.flush().await?;
+                if how == Cut::Reset {
+                    reset_at_end(socket.get_ref());
+                }
+                return Ok(Break(()));
+            }
         }
         left -= 1;
         next = if left == 0 { None } else { events.try_recv().ok() };

@@ -6,10 +6,25 @@ use serde_json::{Value, json};
 
 use crate::support::{
     checker::{
-        Change, Conduct, Connection, Create, History, Invariant, Proof, Seen, Table, What, judge,
+        COMPLETED, Change, Conduct, Connection, Create, History, Invariant, Proof, Seen, Table,
+        What, judge,
     },
     responses::digest,
 };
+
+const UNKNOWN: &str = "outcome_unknown";
+const TOO_OLD: &str = "websocket_connection_limit_reached";
+
+/// Ends that an upstream gives turns, and what may be told of them.
+const ENDS: [(&str, &str); 7] = [
+    ("failed:server_is_overloaded", "failed:server_is_overloaded"),
+    ("incomplete:max_output_tokens", "incomplete:max_output_tokens"),
+    ("refused:server_error", "server_error"),
+    ("closed", UNKNOWN),
+    ("hung", UNKNOWN),
+    ("aged", UNKNOWN),
+    ("aged", TOO_OLD),
+];
 
 /// Events of a made-up turn before its last.
 const EVENTS: u64 = 3;
@@ -146,8 +161,35 @@ impl Writer {
         self.events(talk, attempt, &response);
         talk.texts.push(text.to_owned());
         let proof = Some(Proof { digest: digest(&talk.texts), whole: true });
-        let (sequence, completed) = (Some(EVENTS), true);
-        self.see(talk, attempt, What::Ended { response, sequence, completed, proof });
+        let (sequence, outcome) = (Some(EVENTS), COMPLETED.to_owned());
+        self.see(talk, attempt, What::Ended { response, sequence, outcome, proof });
+        talk.turn += 1;
+    }
+
+    fn error(&mut self, talk: &Talk, attempt: usize, code: &str) {
+        let (code, message) = (code.to_owned(), String::new());
+        self.see(talk, attempt, What::Error { code, message });
+    }
+
+    /// A turn that the upstream ended in this way, of which the client is told something.
+    fn failed(&mut self, talk: &mut Talk, outcome: &str, told: &[&str]) {
+        let text = format!("{} turn {}", talk.key, talk.turn);
+        self.send(talk, 0, &text);
+        let response = self.dispatch(talk, &text, outcome);
+        if outcome.starts_with("refused") {
+            self.history.creates.last_mut().unwrap().response = None;
+        } else {
+            self.events(talk, 0, &response);
+        }
+        for told in told {
+            if told.contains(':') {
+                let (sequence, outcome) = (Some(EVENTS), (*told).to_owned());
+                let response = response.clone();
+                self.see(talk, 0, What::Ended { response, sequence, outcome, proof: None });
+            } else {
+                self.error(talk, 0, told);
+            }
+        }
         talk.turn += 1;
     }
 
@@ -398,8 +440,7 @@ fn two_upstream_connections_at_a_time_are_found() {
 fn an_unknown_outcome_is_found_after_a_drain_and_granted_after_a_loss() {
     let (mut writer, talk) = clean();
     writer.send(&talk, 0, "unknown");
-    let (code, message) = ("outcome_unknown".to_owned(), String::new());
-    writer.see(&talk, 0, What::Error { code, message });
+    writer.error(&talk, 0, UNKNOWN);
     found(&writer.history, Invariant::I5);
     writer.history.conduct = Conduct::Losses;
     judge(&writer.history).assert_holds();
@@ -466,6 +507,155 @@ fn one_that_was_passed_on_too_often_is_found() {
     found(&writer.history, Invariant::I8);
 }
 
+/// A history in which the upstream ended a turn so, and its client was told that.
+fn told(outcome: &str, told: &[&str]) -> History {
+    let (mut writer, mut talk) = clean();
+    writer.history.conduct = Conduct::Upstream;
+    writer.failed(&mut talk, outcome, told);
+    writer.connect(&talk);
+    writer.turn(&mut talk);
+    writer.history
+}
+
+#[test]
+fn a_failure_of_the_upstream_that_is_told_once_and_in_its_words_is_no_violation() {
+    for (outcome, word) in ENDS {
+        judge(&told(outcome, &[word])).assert_holds();
+    }
+}
+
+#[test]
+fn a_failure_of_the_upstream_that_is_told_in_other_words_or_twice_or_not_is_found() {
+    for (outcome, word) in ENDS {
+        for (_, other) in ENDS {
+            let fits = ENDS.contains(&(outcome, other));
+            assert_eq!(
+                judge(&told(outcome, &[other])).broken().is_empty(),
+                fits,
+                "{outcome} {other}"
+            );
+        }
+        found(&told(outcome, &[word, word]), Invariant::I3);
+        found(&told(outcome, &[]), Invariant::I3);
+    }
+}
+
+#[test]
+fn a_turn_that_the_upstream_broke_off_and_that_is_told_as_answered_is_found() {
+    for outcome in ["closed", "aged", "hung", "failed:server_error"] {
+        let (mut writer, _) = clean();
+        writer.history.conduct = Conduct::Upstream;
+        writer.history.creates.last_mut().unwrap().outcome = outcome.to_owned();
+        found(&writer.history, Invariant::I3);
+    }
+}
+
+#[test]
+fn an_unknown_outcome_of_a_turn_that_the_upstream_ended_is_found() {
+    for outcome in [COMPLETED, "failed:server_error"] {
+        found(&told(outcome, &[UNKNOWN]), Invariant::I5);
+    }
+}
+
+#[test]
+fn a_turn_that_was_broken_off_by_no_upstream_is_found_also_where_that_fails_turns() {
+    found(&told("cancelled", &[UNKNOWN]), Invariant::I5);
+    let mut history = told("closed", &[UNKNOWN]);
+    history.conduct = Conduct::Planned;
+    found(&history, Invariant::I5);
+}
+
+/// A turn of which nothing was seen runs so often; all runs but the last are broken off.
+fn unseen(outcome: &str, stored: bool, runs: usize) -> History {
+    let (mut writer, mut talk) = clean();
+    writer.history.conduct = Conduct::Upstream;
+    let text = "broken off before anything was seen";
+    writer.see(&talk, 0, What::Sent { text: text.to_owned(), stored });
+    for _ in 1..runs {
+        writer.dispatch(&talk, text, outcome);
+        writer.connect(&talk);
+    }
+    writer.answer(&mut talk, 0, text);
+    writer.history
+}
+
+#[test]
+fn a_turn_that_its_upstream_broke_off_unseen_runs_once_more_and_no_more() {
+    for outcome in ["closed", "aged", "hung"] {
+        judge(&unseen(outcome, false, 2)).assert_holds();
+        found(&unseen(outcome, false, 3), Invariant::I2);
+        found(&unseen(outcome, true, 2), Invariant::I2);
+    }
+    found(&unseen("failed:server_error", false, 2), Invariant::I2);
+}
+
+#[test]
+fn a_turn_that_its_upstream_broke_off_unseen_and_of_which_nothing_is_told_is_found() {
+    for runs in 1..3 {
+        let (mut writer, talk) = clean();
+        writer.history.conduct = Conduct::Upstream;
+        let text = "broken off, and nothing told";
+        writer.send(&talk, 0, text);
+        for _ in 0..runs {
+            writer.dispatch(&talk, text, "closed");
+            writer.connect(&talk);
+        }
+        writer.see(&talk, 0, What::Cut { how: "1012".to_owned() });
+        found(&writer.history, Invariant::I3);
+    }
+}
+
+#[test]
+fn a_turn_that_came_to_no_upstream_may_be_unknown_where_it_is_stored_and_connections_end() {
+    let unheard = |conduct, stored| {
+        let (mut writer, talk) = clean();
+        writer.history.conduct = conduct;
+        writer.see(&talk, 0, What::Sent { text: "sent as it ended".to_owned(), stored });
+        writer.error(&talk, 0, UNKNOWN);
+        writer.history
+    };
+    judge(&unheard(Conduct::Upstream, true)).assert_holds();
+    found(&unheard(Conduct::Upstream, false), Invariant::I5);
+    found(&unheard(Conduct::Planned, true), Invariant::I5);
+}
+
+#[test]
+fn a_turn_that_was_seen_runs_again_only_where_its_client_was_told_to_ask_anew() {
+    let anew = |word| {
+        let (mut writer, mut talk) = clean();
+        writer.history.conduct = Conduct::Upstream;
+        let text = "met the age of its connection";
+        writer.send(&talk, 0, text);
+        let response = writer.dispatch(&talk, text, "aged");
+        writer.events(&talk, 0, &response);
+        writer.error(&talk, 0, word);
+        writer.connect(&talk);
+        writer.send(&talk, 1, text);
+        writer.answer(&mut talk, 1, text);
+        writer.history
+    };
+    judge(&anew(TOO_OLD)).assert_holds();
+    found(&anew(UNKNOWN), Invariant::I2);
+}
+
+#[test]
+fn a_ledger_that_does_not_know_what_the_upstream_ended_is_found() {
+    let unknown = |outcome, word, named| {
+        let mut history = told(outcome, &[word]);
+        let create = history.creates.iter().rfind(|it| it.outcome == outcome);
+        let response = create.and_then(|it| it.response.clone()).filter(|_| named);
+        let row = |state: &str| json!({ "state": state, "response": response });
+        let (before, after) = (row("VISIBLE"), row("UNKNOWN"));
+        history.changes.push(Change { order: 9_999_999, table: Table::Turn, before, after });
+        history
+    };
+    for named in [true, false] {
+        judge(&unknown("closed", UNKNOWN, named)).assert_holds();
+        let failed = "failed:server_error";
+        found(&unknown(failed, failed, named), Invariant::I5);
+    }
+}
+
 /// What befalls a session next.
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -512,8 +702,7 @@ proptest! {
                     writer.send(talk, 0, &text);
                     let response = writer.dispatch(talk, &text, "cancelled");
                     writer.events(talk, 0, &response);
-                    let (code, message) = ("outcome_unknown".to_owned(), String::new());
-                    writer.see(talk, 0, What::Error { code, message });
+                    writer.error(talk, 0, UNKNOWN);
                     talk.turn += 1;
                     writer.pass(talk, false);
                 }

@@ -271,21 +271,94 @@ async fn a_resend_after_a_reconnect_attaches_to_the_turn_that_runs() {
     history.assert_one_connection_each();
 }
 
+/// How the upstream ended the turns of a session, in order.
+async fn endings(ring: &Ring, session: &str) -> Vec<String> {
+    let (_, mut creates) = History::read(&ring.sample_url).await.facts();
+    creates.retain(|create| create.session == session);
+    creates.sort_by_key(|create| create.at);
+    creates.into_iter().map(|create| create.outcome).collect()
+}
+
 #[tokio::test]
 async fn an_upstream_that_dies_before_any_output_is_replaced_unseen() {
     let ring = Ring::start(RingOptions::nodes(2)).await;
-    let mut socket = open(&ring, 1, ALICE, "dying").await;
-    let text = "hello [close=0] [once]";
-    let turn = Turn::run(&mut socket, &create(&[user(text)], None)).await;
-    // The sample closes after `response.created`: then the truth is that nobody knows.
-    if turn.last()["type"] == "error" {
-        assert_eq!(turn.last()["error"]["code"], "outcome_unknown", "{}", turn.last());
-        assert!(turn.events.len() > 1, "nothing was shown, so it could have been run again");
-    } else {
-        turn.assert_answers(&texts(&[text]));
+    for (n, how) in ["[close=1011]", "[close=0]", "[reset]"].into_iter().enumerate() {
+        let session = format!("dying-{n}");
+        let mut socket = open(&ring, 1, ALICE, &session).await;
+        let said = texts(&["before", &format!("hello {how} [close_first] [once]"), "next"]);
+        let mut previous = None;
+        for n in 0..said.len() {
+            let event = create(&[user(&said[n])], previous.as_deref());
+            let turn = Turn::run(&mut socket, &event).await;
+            turn.assert_answers(&said[..=n]);
+            previous = Some(turn.id());
+        }
+        let endings = endings(&ring, &session).await;
+        assert_eq!(endings, ["completed", "closed", "completed", "completed"], "{how}");
     }
-    let turn = Turn::run(&mut socket, &create(&[user("next")], None)).await;
-    turn.assert_answers(&texts(&["next"]));
+}
+
+#[tokio::test]
+async fn an_upstream_that_dies_after_some_output_leaves_the_outcome_unknown_and_says_so_once() {
+    let ring = Ring::start(RingOptions::nodes(2)).await;
+    for (n, how) in ["[close=1011]", "[close=0]"].into_iter().enumerate() {
+        let session = format!("dead-{n}");
+        let mut socket = open(&ring, 1, ALICE, &session).await;
+        let event = create(&[user(&format!("hello {how} [close_after=2]"))], None);
+        let turn = Turn::run(&mut socket, &event).await;
+        let error = &turn.last()["error"];
+        assert_eq!(error["code"], "outcome_unknown", "{error}");
+        assert_eq!(error["response_id"], turn.events[0]["response"]["id"], "{error}");
+        let turn = Turn::run(&mut socket, &create(&[user("next")], None)).await;
+        turn.assert_answers(&texts(&["next"]));
+        assert_eq!(endings(&ring, &session).await, ["closed", "completed"], "{how}");
+    }
+}
+
+/// Waits until the upstream has ended all connections of a session.
+async fn until_ended(ring: &Ring, session: &str) {
+    eventually("the upstream ended the connection", http::PATIENCE, async || {
+        let history = History::read(&ring.sample_url).await;
+        history.of_session(session).iter().all(|it| it["open"] == false).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_its_upstream_ends_for_its_age_is_replaced_unseen() {
+    let options = RingOptions::nodes(2).sample(&["--max-connection-age", "300ms"]);
+    let ring = Ring::start(options).await;
+    let mut socket = open(&ring, 1, ALICE, "aged").await;
+    let (mut said, mut previous) = (Vec::new(), None);
+    for n in 1..=3 {
+        said.push(format!("on connection {n}"));
+        let event = create(&[user(&said[n - 1])], previous.as_deref());
+        let turn = Turn::run(&mut socket, &event).await;
+        // With the whole conversation, which no later connection has heard.
+        turn.assert_answers(&said);
+        previous = Some(turn.id());
+        until_ended(&ring, "aged").await;
+        let told = socket.next_now();
+        assert!(matches!(told, None | Some(Received::Ping(_))), "the client was told: {told:?}");
+    }
+    assert_eq!(endings(&ring, "aged").await, ["completed"; 3]);
+}
+
+#[tokio::test]
+async fn a_turn_that_ends_with_its_aged_connection_is_told_so_once_and_the_conversation_goes_on() {
+    let options = RingOptions::nodes(2).sample(&["--max-connection-age", "2s", "--cut-at-age"]);
+    let ring = Ring::start(options).await;
+    let mut socket = open(&ring, 1, ALICE, "cut").await;
+    let first = Turn::run(&mut socket, &create(&[user("one")], None)).await;
+    first.assert_answers(&texts(&["one"]));
+    let id = first.id();
+    let cut = Turn::run(&mut socket, &create(&[user("two [hang]")], Some(&id))).await;
+    let last = cut.last();
+    assert_eq!(last["error"]["code"], "websocket_connection_limit_reached", "{last}");
+    assert_eq!(last["status"], 400, "{last}");
+    let third = Turn::run(&mut socket, &create(&[user("three")], Some(&id))).await;
+    third.assert_answers(&texts(&["one", "three"]));
+    assert_eq!(endings(&ring, "cut").await, ["completed", "aged", "completed"]);
 }
 
 #[tokio::test]

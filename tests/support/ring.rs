@@ -86,6 +86,8 @@ pub struct RingOptions {
     pub responses: String,
     /// Further tables of the configuration file.
     pub tables: String,
+    /// Further arguments of the sample upstream.
+    pub sample: &'static [&'static str],
 }
 
 impl Default for RingOptions {
@@ -98,6 +100,7 @@ impl Default for RingOptions {
             settings: String::new(),
             responses: String::new(),
             tables: String::new(),
+            sample: &[],
         }
     }
 }
@@ -113,6 +116,11 @@ impl RingOptions {
 
     pub fn timing(self, timing: Timing) -> Self {
         Self { timing, ..self }
+    }
+
+    /// Over a sample upstream with these arguments besides.
+    pub fn sample(self, sample: &'static [&'static str]) -> Self {
+        Self { sample, ..self }
     }
 
     pub fn without_process_proof(self) -> Self {
@@ -189,8 +197,9 @@ impl Ring {
         let sample_addr = format!("{}:{}", lab::here(), free_port());
         let Database { url: database_url, gate, server, clock } = database(&options, &dir).await;
         let sample_log = dir.path().join("sample.log");
-        let sample = Program::new(sample_log, &["sample-upstream", "--listen", &sample_addr]);
-        let sample = sample.start();
+        let mut args = vec!["sample-upstream", "--listen", &sample_addr];
+        args.extend(options.sample);
+        let sample = Program::new(sample_log, &args).start();
         let config = dir.path().join("ringspan.toml");
         fs::write(&config, configuration(&options, &sample_addr)).unwrap();
         let sample_url = format!("http://{sample_addr}");

@@ -19,6 +19,9 @@ const MAX_ENDED: usize = 64;
 /// The upstream's word for a response that its connection has not made.
 const NOT_FOUND: &str = "previous_response_not_found";
 
+/// Its word for a connection that is as old as it may be.
+const TOO_OLD: &str = "websocket_connection_limit_reached";
+
 impl Turns {
     /// Messages of the upstream. Events of one turn that arrived together stay together.
     pub fn on_upstream(&mut self, batch: &Batch) -> Vec<Action> {
@@ -142,6 +145,12 @@ impl Turns {
             lane.requeue();
             return None;
         }
+        if event.error_code.as_deref() == Some(TOO_OLD) && turn.may_redispatch(&self.history) {
+            // It speaks of the connection, and nobody has seen anything of the turn.
+            lane.requeue();
+            self.connection = Connection::Spent;
+            return None;
+        }
         turn.last_sequence = event.sequence.or(turn.last_sequence);
         if event.stage != Stage::Connection {
             turn.becomes_visible(self.bounds.history_bytes);
@@ -153,30 +162,36 @@ impl Turns {
         }
         let (no, done) = (turn.no, event.stage.is_last());
         if done {
-            self.done += 1;
-            let turn = lane.finish()?;
-            let kept = !turn.create.store && event.stage == Stage::Completed;
-            if turn.journaled {
-                let state = match event.stage {
-                    Stage::Completed | Stage::Incomplete => TurnState::Done,
-                    _ => TurnState::Failed,
-                };
-                actions.push(Action::Mark { turn: no, state, response: None });
-            }
-            self.keyed.extend(Keyed::of(&turn));
-            if self.keyed.len() > MAX_ENDED {
-                self.keyed.pop_front();
-            }
-            if let Some(id) = &turn.response_id {
-                remember(&mut self.ended, id.clone(), no);
-            }
-            if let Some(past) = turn.into_past(event.stage, lane.name.clone()) {
-                self.history.push(past.clone());
-                actions.push(Action::Remembered(past));
-            }
-            self.untold = kept && !self.ended.back().is_some_and(|(id, _)| self.history.has(id));
+            self.settle(at, event.stage, actions);
         }
         Some((no, done))
+    }
+
+    /// A lane's running turn has ended by the upstream's word.
+    fn settle(&mut self, at: usize, stage: Stage, actions: &mut Vec<Action>) {
+        let lane = &mut self.lanes[at];
+        let Some(turn) = lane.finish() else { return };
+        self.done += 1;
+        let kept = !turn.create.store && stage == Stage::Completed;
+        if turn.journaled {
+            let state = match stage {
+                Stage::Completed | Stage::Incomplete => TurnState::Done,
+                _ => TurnState::Failed,
+            };
+            actions.push(Action::Mark { turn: turn.no, state, response: None });
+        }
+        self.keyed.extend(Keyed::of(&turn));
+        if self.keyed.len() > MAX_ENDED {
+            self.keyed.pop_front();
+        }
+        if let Some(id) = &turn.response_id {
+            remember(&mut self.ended, id.clone(), turn.no);
+        }
+        if let Some(past) = turn.into_past(stage, lane.name.clone()) {
+            self.history.push(past.clone());
+            actions.push(Action::Remembered(past));
+        }
+        self.untold = kept && !self.ended.back().is_some_and(|(id, _)| self.history.has(id));
     }
 
     /// A response that ended can be asked for again, while its log is there.

@@ -7,6 +7,7 @@ mod delays;
 mod names;
 mod partitions;
 mod stops;
+mod upstream;
 
 use std::time::Duration;
 

@@ -17,9 +17,10 @@ pub fn judge(history: &History, talks: &Talks, verdict: &mut Verdict) {
     for (session, turns) in talks {
         for turn in turns {
             for seen in &turn.seen {
-                let What::Ended { response, proof, completed: true, .. } = &seen.what else {
+                let What::Ended { response, proof, .. } = &seen.what else { continue };
+                if !seen.what.is_answer() {
                     continue;
-                };
+                }
                 // The digest is over every acknowledged text before, and this one.
                 verdict.check(
                     Invariant::I6,

@@ -8,6 +8,8 @@ pub enum Conduct {
     /// Nodes were told to go, and nothing else.
     #[default]
     Planned,
+    /// The same, and the upstream failed turns, was silent, refused, and ended connections.
+    Upstream,
     /// Nodes or the database were lost.
     Losses,
     /// The same, and nodes could not reach each other: what an edge sends again may have run
@@ -16,6 +18,16 @@ pub enum Conduct {
     /// Nodes were lost, and some of the lost came back as if nothing had happened.
     Freezes,
 }
+
+impl Conduct {
+    /// Whether the ring lost nothing: what users see of it then is the upstream's doing.
+    pub fn is_planned(self) -> bool {
+        matches!(self, Self::Planned | Self::Upstream)
+    }
+}
+
+/// Outcome of a turn that was answered.
+pub const COMPLETED: &str = "completed";
 
 /// One run.
 #[derive(Clone, Debug, Default)]
@@ -54,14 +66,22 @@ pub enum What {
     Resumed { after: u64 },
     /// An event of a response that goes on.
     Event { response: String, sequence: u64 },
-    /// Its last event. `sequence` is None where an answer is one piece.
-    Ended { response: String, sequence: Option<u64>, completed: bool, proof: Option<Proof> },
+    /// Its last event. `sequence` is None where an answer is one piece, `outcome` in the words
+    /// of [`Create::outcome`].
+    Ended { response: String, sequence: Option<u64>, outcome: String, proof: Option<Proof> },
     /// An error, by event or by status.
     Error { code: String, message: String },
     /// The connection ended before the turn did.
     Cut { how: String },
     /// A message of an opaque session, by the number that its sender gave it.
     Message { number: u64 },
+}
+
+impl What {
+    /// Whether the client has its answer.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Ended { outcome, .. } if outcome == COMPLETED)
+    }
 }
 
 /// What the sample's answer says of the conversation that it answers.
@@ -98,7 +118,7 @@ pub struct Create {
     pub conversation: String,
     /// Whether an answer was wanted; without, it only prepares a turn.
     pub generate: bool,
-    /// As the sample names it: `completed`, `cancelled`, `refused:CODE`, …
+    /// As the sample names it: `completed`, `cancelled`, `failed:CODE`, `refused:CODE`, …
     pub outcome: String,
 }
 
@@ -110,7 +130,12 @@ impl Create {
 
     /// Whether somebody broke it off.
     pub fn was_cut(&self) -> bool {
-        matches!(self.outcome.as_str(), "cancelled" | "closed")
+        self.outcome == "cancelled" || self.was_cut_upstream()
+    }
+
+    /// Whether the upstream broke it off: it ended the connection, or said nothing more.
+    pub fn was_cut_upstream(&self) -> bool {
+        matches!(self.outcome.as_str(), "closed" | "aged" | "hung")
     }
 }
 

@@ -9,10 +9,13 @@ mod facts;
 mod order;
 mod owners;
 mod talks;
+mod told;
 mod turns;
 mod verdict;
 
-pub use facts::{Change, Conduct, Connection, Create, History, Proof, Seen, Table, What};
+pub use facts::{
+    COMPLETED, Change, Conduct, Connection, Create, History, Proof, Seen, Table, What,
+};
 pub use owners::moves;
 pub use verdict::{Invariant, Verdict};
 
@@ -23,6 +26,7 @@ pub fn judge(history: &History) -> Verdict {
     owners::judge(history, &mut verdict);
     order::judge(history, &mut verdict);
     turns::judge(history, &talks, &mut verdict);
+    told::judge(history, &talks, &mut verdict);
     conversations::judge(history, &talks, &mut verdict);
     verdict
 }

@@ -1,8 +1,8 @@
 //! The clients' history, put together by session and turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::facts::{History, Seen, What};
+use super::facts::{Create, History, Seen, What};
 use crate::support::responses::digest;
 
 /// One user's request and all that came of it.
@@ -17,9 +17,17 @@ pub struct TurnFacts {
     pub seen: Vec<Seen>,
     /// Whether the client was told that it completed.
     pub acknowledged: bool,
+    /// What the upstream was asked for it, in order.
+    pub creates: Vec<Create>,
 }
 
 impl TurnFacts {
+    /// Whether the upstream was never asked for it, although it may have been sent: one that is
+    /// stored goes to no second connection where the first was just ending.
+    pub fn never_arrived(&self) -> bool {
+        self.stored && self.creates.is_empty()
+    }
+
     /// Whether the client saw anything of a response.
     pub fn saw(&self, response: &str) -> bool {
         self.seen.iter().any(|seen| match &seen.what {
@@ -43,10 +51,14 @@ pub fn read(history: &History) -> Talks {
                 turn.stored = *stored;
                 turn.sent += 1;
             }
-            What::Ended { completed: true, .. } => turn.acknowledged = true,
-            _ => {}
+            what => turn.acknowledged |= what.is_answer(),
         }
         turn.seen.push(seen.clone());
+    }
+    let mut asked: HashMap<(String, String), Vec<Create>> = HashMap::new();
+    for create in history.creates.iter().filter(|create| create.generate) {
+        let turn = (create.session.clone(), create.conversation.clone());
+        asked.entry(turn).or_default().push(create.clone());
     }
     let mut talks = Talks::new();
     for (session, turns) in turns {
@@ -59,6 +71,9 @@ pub fn read(history: &History) -> Talks {
             }
             texts.push(turn.text.clone());
             turn.expected = digest(&texts);
+            let this = (session.to_owned(), turn.expected.clone());
+            turn.creates = asked.remove(&this).unwrap_or_default();
+            turn.creates.sort_by_key(|create| create.at);
             if !turn.acknowledged {
                 texts.pop();
             }

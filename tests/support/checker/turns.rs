@@ -1,9 +1,11 @@
 //! I2, I3, I5 and I8: what became of each turn.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde_json::Value;
 
 use super::{
-    facts::{Change, Conduct, Create, History, Table, What},
+    facts::{Change, Conduct, Create, History, Seen, Table, What},
     talks::{Talks, TurnFacts},
     verdict::{Invariant, Verdict},
 };
@@ -21,14 +23,26 @@ pub fn judge(history: &History, talks: &Talks, verdict: &mut Verdict) {
         }
     }
     terminals(history, verdict);
-    if history.conduct == Conduct::Planned {
+    if history.conduct.is_planned() {
+        let by_plan = history.conduct == Conduct::Planned;
         for create in &history.creates {
-            verdict.check(Invariant::I5, !create.was_cut(), || {
+            let cut = create.was_cut() && (by_plan || !create.was_cut_upstream());
+            verdict.check(Invariant::I5, !cut, || {
                 format!("{}: {:?} was {} upstream", create.session, create.response, create.outcome)
             });
         }
     }
     ledger(history, verdict);
+}
+
+/// The upstream's word for a connection that is as old as it may be.
+pub const TOO_OLD: &str = "websocket_connection_limit_reached";
+
+/// How often a client of a ring that lost nothing asks again for a turn that ran: where the
+/// upstream told it to.
+fn told_to_ask_again(turn: &TurnFacts) -> usize {
+    let told = |seen: &&Seen| matches!(&seen.what, What::Error { code, .. } if code == TOO_OLD);
+    turn.seen.iter().filter(told).count()
 }
 
 /// Whether the connection of a run was lost before its last events could have been received.
@@ -49,7 +63,7 @@ fn dispatches(history: &History, talks: &Talks, verdict: &mut Verdict) {
         let turn = talks
             .get(session)
             .and_then(|turns| turns.iter().find(|turn| turn.expected == conversation));
-        let planned = history.conduct == Conduct::Planned;
+        let planned = history.conduct.is_planned();
         let Some(turn) = turn else {
             // Its client kept no history that could excuse a second run.
             verdict.check(Invariant::I2, creates.len() == 1 || !planned, || {
@@ -57,16 +71,19 @@ fn dispatches(history: &History, talks: &Talks, verdict: &mut Verdict) {
             });
             continue;
         };
-        let mut asked_again = if planned { 0 } else { turn.sent - 1 };
+        let mut asked_again = if planned { told_to_ask_again(turn) } else { turn.sent - 1 };
+        // The session may once; where owners are lost, edge and next owner too.
+        let mut by_rule = if planned { 1 } else { usize::MAX };
         let mut unheard: usize = match history.conduct {
-            Conduct::Planned | Conduct::Losses => 0,
+            Conduct::Planned | Conduct::Upstream | Conduct::Losses => 0,
             Conduct::Partitions => 1,
             Conduct::Freezes => usize::MAX,
         };
         verdict.check(Invariant::I2, true, String::new);
         for earlier in &creates[..creates.len() - 1] {
             let unseen = earlier.response.as_deref().is_none_or(|response| !turn.saw(response));
-            if earlier.was_cut() && !turn.stored && unseen {
+            if earlier.was_cut() && !turn.stored && unseen && by_rule > 0 {
+                by_rule -= 1;
                 verdict.note("turns run again by the rule: nothing stored, nothing seen");
                 continue;
             }
@@ -100,17 +117,14 @@ fn ends(session: &str, turn: &TurnFacts, verdict: &mut Verdict) {
     let mut completed = 0;
     for seen in &turn.seen {
         let is_end = match &seen.what {
-            What::Ended { completed: it, .. } => {
-                completed += usize::from(*it);
-                true
-            }
-            What::Error { .. } | What::Cut { .. } => true,
+            What::Ended { .. } | What::Error { .. } | What::Cut { .. } => true,
             What::Event { .. } => false,
             What::Attached { .. }
             | What::Sent { .. }
             | What::Resumed { .. }
             | What::Message { .. } => continue,
         };
+        completed += usize::from(seen.what.is_answer());
         let over = over.entry(seen.attempt).or_insert(false);
         verdict.check(Invariant::I3, !*over, || {
             format!("{session}: {:?} after the end of {:?}", seen.what, turn.text)
@@ -151,16 +165,19 @@ fn outcome(conduct: Conduct, session: &str, turn: &TurnFacts, verdict: &mut Verd
         begun |= matches!(seen.what, What::Event { .. });
         broken_off |= begun && matches!(seen.what, What::Cut { .. });
     }
-    if conduct == Conduct::Planned {
-        verdict.check(Invariant::I5, !unknown, || {
-            format!("{session}: the outcome of {:?} is unknown", turn.text)
+    if conduct.is_planned() {
+        let excused = conduct == Conduct::Upstream
+            && (turn.never_arrived() || turn.creates.iter().any(Create::was_cut_upstream));
+        verdict.check(Invariant::I5, !unknown || excused, || {
+            format!("{session}: the outcome of {:?} is unknown: {:?}", turn.text, turn.creates)
         });
         verdict.check(Invariant::I5, !broken_off, || {
             format!("{session}: {:?} was cut in its middle", turn.text)
         });
-    } else if unknown {
+    }
+    if unknown {
         verdict.note("turns whose outcome was said to be unknown");
-    } else if broken_off {
+    } else if broken_off && !conduct.is_planned() {
         verdict.note("turns whose client socket was cut in their middle");
     }
 }
@@ -177,9 +194,35 @@ fn hops(session: &str, turn: &TurnFacts, verdict: &mut Verdict) {
     }
 }
 
+/// Turns that the upstream broke off, of which the ledger may not know how they ended.
+struct Lost<'a> {
+    responses: HashSet<&'a str>,
+    /// How many the ledger may have no name for.
+    unnamed: usize,
+}
+
+impl<'a> Lost<'a> {
+    fn of(history: &'a History) -> Self {
+        let granted = history.conduct == Conduct::Upstream;
+        let creates = history.creates.iter().filter(|it| granted && it.was_cut_upstream());
+        let responses: HashSet<_> = creates.filter_map(|it| it.response.as_deref()).collect();
+        Self { unnamed: responses.len(), responses }
+    }
+
+    fn explains(&mut self, response: &Value) -> bool {
+        if let Some(response) = response.as_str() {
+            return self.responses.contains(response);
+        }
+        let any = self.unnamed > 0;
+        self.unnamed = self.unnamed.saturating_sub(1);
+        any
+    }
+}
+
 /// The ledger of turns, where there is one. A turn is dispatched again only while no response
 /// of it is known, and counted; else a final state stays.
 fn ledger(history: &History, verdict: &mut Verdict) {
+    let mut lost = Lost::of(history);
     for Change { table, before, after, .. } in &history.changes {
         if *table != Table::Turn {
             continue;
@@ -187,10 +230,12 @@ fn ledger(history: &History, verdict: &mut Verdict) {
         let (from, Some(to)) = (before["state"].as_str(), after["state"].as_str()) else {
             continue;
         };
-        if history.conduct == Conduct::Planned {
-            verdict.check(Invariant::I5, to != "UNKNOWN", || {
-                format!("the ledger has a turn of unknown outcome: {after}")
-            });
+        if history.conduct.is_planned() && from != Some(to) {
+            verdict.check(
+                Invariant::I5,
+                to != "UNKNOWN" || lost.explains(&after["response"]),
+                || format!("the ledger has a turn of unknown outcome: {after}"),
+            );
         }
         let counted = after["dispatches"].as_u64() > before["dispatches"].as_u64();
         let Some(from) = from.filter(|from| *from != to || counted) else { continue };

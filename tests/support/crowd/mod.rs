@@ -175,6 +175,17 @@ pub struct Outcome {
 impl Crowd {
     /// `count` clients of the ring at `url`; what is random about them follows `seed`.
     pub fn start(url: &str, count: usize, pace: Pace, seed: u64) -> Self {
+        Self::that_asks(url, count, pace, seed, &[])
+    }
+
+    /// The same; one turn in three, by chance, carries one of these directives for the upstream.
+    pub fn that_asks(
+        url: &str,
+        count: usize,
+        pace: Pace,
+        seed: u64,
+        directives: &'static [&'static str],
+    ) -> Self {
         println!("{count} clients, {pace:?}, seed {seed}");
         let stop = Arc::new(AtomicBool::new(false));
         let turns: Arc<[AtomicUsize]> = (0..count).map(|_| AtomicUsize::new(0)).collect();
@@ -186,7 +197,7 @@ impl Crowd {
                 let kind = Kind::of(n);
                 let client = Client::new(kind, url, &format!("{kind:?}-{n}"), &recorder);
                 let (stop, turns, failed) = (stop.clone(), turns.clone(), failed.clone());
-                let talk = Talk { n, pace, random, stop, turns, failed };
+                let talk = Talk { n, pace, random, directives, stop, turns, failed };
                 tokio::spawn(talk.run(kind, client))
             })
             .collect();
@@ -252,6 +263,7 @@ struct Talk {
     n: usize,
     pace: Pace,
     random: StdRng,
+    directives: &'static [&'static str],
     stop: Arc<AtomicBool>,
     turns: Arc<[AtomicUsize]>,
     failed: Arc<AtomicUsize>,
@@ -270,7 +282,11 @@ impl Talk {
             if anew_after.is_some_and(|every| (turn + self.n).is_multiple_of(every)) {
                 client.begin_anew();
             }
-            let text = format!("client {} turn {turn} [deltas={deltas}] [delay={delay}ms]", self.n);
+            let directive = self.directive();
+            let text = format!(
+                "client {} turn {turn} [deltas={deltas}] [delay={delay}ms]{directive}",
+                self.n
+            );
             if let Err(failure) = client.turn(&text).await {
                 failures.push(failure);
                 self.failed.fetch_add(1, Ordering::Relaxed);
@@ -278,5 +294,13 @@ impl Talk {
             self.turns[self.n].fetch_add(1, Ordering::Relaxed);
         }
         (kind, client.hidden(), failures)
+    }
+
+    /// What the next turn asks of the upstream besides.
+    fn directive(&mut self) -> &'static str {
+        if self.directives.is_empty() || self.random.random_bool(2.0 / 3.0) {
+            return "";
+        }
+        self.directives[self.random.random_range(0..self.directives.len())]
     }
 }

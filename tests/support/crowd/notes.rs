@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Failure;
 use crate::support::{
-    checker::{Proof, Seen, What},
+    checker::{COMPLETED, Proof, Seen, What},
     responses::output_text,
 };
 
@@ -93,7 +93,7 @@ impl Notes {
             "error" => self.error(event["status"].as_u64().unwrap_or(0), event),
             "response.completed" | "response.failed" | "response.incomplete" => {
                 let sequence = event["sequence_number"].as_u64();
-                self.ended(&event["response"], sequence, kind == "response.completed")
+                self.ended(&event["response"], sequence)
             }
             _ => {
                 if let Some(delta) = event["delta"].as_str() {
@@ -113,18 +113,18 @@ impl Notes {
     }
 
     /// Writes down a final response; `sequence` is None if it was the whole answer.
-    pub fn ended(&mut self, response: &Value, sequence: Option<u64>, completed: bool) -> Step {
+    pub fn ended(&mut self, response: &Value, sequence: Option<u64>) -> Step {
         let text = output_text(response);
         let whole = sequence.is_none() || self.streamed == text;
         let digest = text.split("of conversation ").nth(1).and_then(|rest| rest.split(':').next());
         let proof = digest.map(|digest| Proof { digest: digest.to_owned(), whole });
         let id = response["id"].as_str().unwrap_or_default().to_owned();
-        self.write(What::Ended { response: id, sequence, completed, proof });
-        if completed {
+        let outcome = outcome(response);
+        self.write(What::Ended { response: id, sequence, outcome: outcome.clone(), proof });
+        if outcome == COMPLETED {
             return Step::Completed(response.clone());
         }
-        let what = format!("{} {}", response["status"], response["error"]);
-        Step::Failed { status: 0, code: String::new(), what }
+        Step::Failed { status: 0, code: String::new(), what: outcome }
     }
 
     /// Writes down an error.
@@ -138,6 +138,17 @@ impl Notes {
     /// Writes down that the connection ended in mid-turn.
     pub fn cut(&mut self, how: impl Into<String>) {
         self.write(What::Cut { how: how.into() });
+    }
+}
+
+/// How a response ended, in the words of the upstream's history.
+fn outcome(response: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let status = text(&response["status"]);
+    match status.as_str() {
+        "failed" => format!("failed:{}", text(&response["error"]["code"])),
+        "incomplete" => format!("incomplete:{}", text(&response["incomplete_details"]["reason"])),
+        _ => status,
     }
 }
 

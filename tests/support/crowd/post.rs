@@ -113,7 +113,7 @@ impl Post {
             };
             let value: Value = serde_json::from_slice(&answer).unwrap_or_default();
             let step = if status == 200 {
-                self.notes.ended(&value, None, value["status"] == "completed")
+                self.notes.ended(&value, None)
             } else {
                 self.notes.error(status.into(), &value)
             };

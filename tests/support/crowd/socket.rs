@@ -14,6 +14,9 @@ use crate::support::{
     responses::{create, output_text, user},
 };
 
+/// What makes Codex tell all on a new socket.
+const ANEW: [&str; 2] = ["previous_response_not_found", "websocket_connection_limit_reached"];
+
 /// One conversation.
 pub struct Socket {
     url: String,
@@ -174,11 +177,10 @@ impl Socket {
                     }));
                     return Ok(());
                 }
-                Step::Failed { code, what, .. }
-                    if code == "previous_response_not_found" && self.full =>
-                {
+                Step::Failed { code, what, .. } if self.full && ANEW.contains(&code.as_str()) => {
                     self.lost();
-                    self.hidden.resent += 1;
+                    self.hidden.resent += usize::from(seen == 1);
+                    self.hidden.restarted += usize::from(seen > 1);
                     return Err(Fault::Again(what, Some(Duration::ZERO)));
                 }
                 Step::Failed { status: 503 | 504 | 429, what, .. } => {

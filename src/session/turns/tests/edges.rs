@@ -219,6 +219,27 @@ fn an_error_that_no_other_event_gets_ends_the_turn() {
 }
 
 #[test]
+fn a_turn_that_met_the_age_of_its_connection_goes_out_on_the_next_one() {
+    let too_old = json!({
+        "type": "error", "status": 400, "error": { "code": "websocket_connection_limit_reached" },
+    });
+    let mut session = Session::connected();
+    session.asks(1, "a");
+    session.upstream(std::slice::from_ref(&too_old));
+    assert_eq!(session.desk.hang_ups, 1, "nothing more is sent on that connection");
+    session.connect();
+    session.upstream(&[created("r1"), completed("r1")]);
+    assert_eq!(session.desk.types(1), ["created", "completed"]);
+    assert_eq!(session.desk.inputs(), ["a", "a"]);
+    // Once: an upstream that says so of each connection is heard.
+    session.asks(1, "b");
+    session.upstream(std::slice::from_ref(&too_old));
+    session.connect();
+    session.upstream(&[too_old]);
+    assert_eq!(session.desk.types(2), ["websocket_connection_limit_reached"]);
+}
+
+#[test]
 fn an_error_whose_details_are_not_understood_ends_the_turn_all_the_same() {
     for details in [json!("no quota"), json!({ "code": 429 }), json!([1]), json!(null)] {
         let mut session = Session::connected();
