@@ -11,6 +11,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("answer", wire::fuzz::answer),
     ("api_keys", config::fuzz::keys),
     ("batch", wire::fuzz::batch),
+    ("body", edge::fuzz::body),
     ("config", config::fuzz::file),
     ("credential", edge::fuzz::credential),
     ("events", edge::fuzz::events),

@@ -38,6 +38,7 @@ use http::Uri;
 pub use otlp::{Collector, Collectors, OtlpProtocol};
 pub use resolve::{Env, ServeArgs};
 pub use secret::Secret;
+pub use value::MAX_NAME;
 
 use crate::store::StoreOptions;
 

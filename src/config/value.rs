@@ -288,8 +288,11 @@ pub fn split_host_port(text: &str) -> Option<(&str, u16)> {
     is_name(host).then_some((host, port))
 }
 
+/// Longest name in a configuration, in bytes.
+pub const MAX_NAME: usize = 253;
+
 fn is_name(text: &str) -> bool {
-    (1..=253).contains(&text.len())
+    (1..=MAX_NAME).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 

@@ -73,7 +73,7 @@ async fn receive(body: Body, limit: usize, patience: Duration, share: &mut Share
 
 /// What zstd frames, one after another, hold. A frame's header is judged before anything of it is
 /// inflated, and no more than a block is inflated before its cost is.
-fn inflate(sent: &[u8], limit: usize, mut share: Share) -> Result<Bytes> {
+pub(super) fn inflate(sent: &[u8], limit: usize, mut share: Share) -> Result<Bytes> {
     let max_window = limit.max(WINDOW);
     let mut rest = sent;
     let mut plain = Vec::new();

@@ -1,16 +1,33 @@
-//! What a client's request says of sessions and of how to go on.
+//! What a client's request says of sessions and of how to go on, and what its body becomes.
 
 use ::http::{HeaderName, Uri};
 use bytes::Bytes;
 
 pub use super::auth::fuzz::{credential, jwks, token};
-use super::{events::error_response, key};
+use super::{body::inflate, events::error_response, key};
 use crate::{
     config::KeySource,
     ids::{Principal, SessionId},
     session,
-    wire::{Message, fuzz::request_head, handshake::forwardable_request_headers},
+    wire::{Budget, Message, fuzz::request_head, handshake::forwardable_request_headers},
 };
+
+/// Largest message of a node, in bytes.
+const MAX_MESSAGE: usize = 256 * 1024;
+/// What it may hold of all that have not ended.
+const UNFINISHED: usize = 4 * MAX_MESSAGE;
+
+/// A compressed body: what it becomes is bounded, counted, and the same wherever its frames stand.
+pub fn body(data: &[u8]) {
+    let budget = Budget::new(UNFINISHED);
+    let inflated = inflate(data, MAX_MESSAGE, budget.share());
+    assert!(budget.share().holds(UNFINISHED), "what was counted is given back");
+    let Ok(plain) = inflated else { return };
+    assert!(plain.len() <= MAX_MESSAGE);
+    if let Ok(twice) = inflate(&data.repeat(2), MAX_MESSAGE, budget.share()) {
+        assert!(twice[..] == plain.repeat(2), "a frame depends on the one before it");
+    }
+}
 
 /// Responses events, as a session has them, and as the answers of HTTP requests.
 pub fn events(data: &[u8]) {

@@ -40,6 +40,11 @@ pub(super) fn headers_in(headers: Vec<proto::Header>) -> HeaderMap {
     map
 }
 
+/// The session of an id; None if that is not one.
+pub(super) fn session_in(id: &Bytes) -> Option<SessionId> {
+    id.as_ref().try_into().ok().map(SessionId)
+}
+
 pub(super) fn attach_out(attach: &Attach, hop: u32) -> proto::Attach {
     proto::Attach {
         session: Bytes::copy_from_slice(&attach.session.0),
@@ -63,7 +68,7 @@ pub(super) fn attach_out(attach: &Attach, hop: u32) -> proto::Attach {
 pub(super) fn attach_in(attach: proto::Attach, routes: &[Arc<Route>]) -> Option<Attach> {
     let route = routes.iter().find(|route| route.path == attach.route)?;
     Some(Attach {
-        session: SessionId(attach.session.as_ref().try_into().ok()?),
+        session: session_in(&attach.session)?,
         fresh: false,
         principal: Principal(attach.principal.as_ref().try_into().ok()?),
         route: Arc::clone(route),

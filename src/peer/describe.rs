@@ -8,6 +8,7 @@ use tonic::Request;
 
 pub use super::proto::{SessionReport, StoryEvent};
 use super::{
+    convert::session_in,
     outgoing::Peers,
     proto::{self, ClientReport},
 };
@@ -80,7 +81,7 @@ impl SessionReport {
     /// The session it speaks of.
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
-        self.session.as_ref().try_into().ok().map(SessionId)
+        session_in(&self.session)
     }
 }
 

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::{
-    convert::{headers_in, headers_out},
+    convert::{headers_in, headers_out, session_in},
     incoming::Incoming,
     outgoing::Peers,
     proto::{self, Conversation, CutTurn, PastResponse},
 };
 use crate::{
-    config::Route,
+    config::{MAX_NAME, Route},
     ids::{Incarnation, Principal, SessionId},
     session::{
         history::Past,
@@ -121,6 +121,7 @@ fn out(prepared: &Prepared) -> Conversation {
         append: prepared.append,
         past: warm.past.iter().map(past_out).collect(),
         cut: warm.cut.iter().map(cut_out).collect(),
+        shunned: warm.shunned.clone(),
     }
 }
 
@@ -155,7 +156,7 @@ pub(super) fn conversation_in(
         items: past.items,
     });
     Some(Prepared {
-        session: SessionId(conversation.session.as_ref().try_into().ok()?),
+        session: session_in(&conversation.session)?,
         from,
         append: conversation.append,
         warm: Warm {
@@ -168,7 +169,54 @@ pub(super) fn conversation_in(
                 subprotocols: conversation.subprotocols,
             },
             past: past.collect(),
+            // No endpoint has a longer name.
+            shunned: conversation.shunned.filter(|name| name.len() <= MAX_NAME),
             cut: conversation.cut.into_iter().filter_map(cut_in).collect(),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::config;
+
+    fn prepared(shunned: Option<String>) -> Prepared {
+        let warm = Warm {
+            principal: Principal([2; 16]),
+            route: Arc::clone(&config::fuzz::routes()[0]),
+            key_label: "k".into(),
+            upgrade: Upgrade::default(),
+            past: Vec::new(),
+            shunned,
+            cut: Vec::new(),
+        };
+        Prepared { session: SessionId([1; 16]), from: None, append: true, warm }
+    }
+
+    /// What an heir makes of it.
+    fn told(shunned: Option<String>) -> Option<String> {
+        let bytes = out(&prepared(shunned)).encode_to_vec();
+        let conversation = Conversation::decode(&*bytes).unwrap();
+        conversation_in(conversation, None, config::fuzz::routes()).unwrap().warm.shunned
+    }
+
+    #[test]
+    fn an_heir_is_told_which_endpoint_failed_the_session() {
+        assert_eq!(told(Some("silent".into())), Some("silent".into()));
+        assert_eq!(told(None), None);
+        let longest = "x".repeat(MAX_NAME);
+        assert_eq!(told(Some(longest.clone())), Some(longest.clone()));
+        assert_eq!(told(Some(longest + "x")), None, "no endpoint has such a name");
+    }
+
+    #[test]
+    fn the_endpoint_is_a_field_of_its_own_behind_what_earlier_releases_say() {
+        let before = out(&prepared(None)).encode_to_vec();
+        let said = out(&prepared(Some("silent".into()))).encode_to_vec();
+        // Field 11, six bytes; without it nothing differs from what a release without it says.
+        assert_eq!(said, [&*before, b"\x5a\x06silent"].concat());
+    }
 }

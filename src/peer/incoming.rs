@@ -54,7 +54,7 @@ const MAX_CALL: usize = 256 * 1024 * 1024;
 const MAX_OPENING: usize = 8192;
 
 /// Sessions described in one answer.
-const MAX_DESCRIBED: usize = 1024;
+pub(super) const MAX_DESCRIBED: usize = 1024;
 
 /// What the peer listener serves.
 #[derive(Clone)]
@@ -81,7 +81,7 @@ impl Peer for Incoming {
         request: Request<proto::PrepareRequest>,
     ) -> Result<Response<proto::PrepareResponse>, Status> {
         let request = request.into_inner();
-        self.check_target(request.target_incarnation)?;
+        self.identity.check_target(request.target_incarnation)?;
         let from = Some(Incarnation(request.incarnation)).filter(|from| from.0 != 0);
         let kept = self.keep_all(from, request.conversations);
         Ok(Response::new(proto::PrepareResponse { kept }))
@@ -92,11 +92,9 @@ impl Peer for Incoming {
         request: Request<proto::ForgetRequest>,
     ) -> Result<Response<proto::ForgetResponse>, Status> {
         let request = request.into_inner();
-        self.check_target(request.target_incarnation)?;
-        let id = |id: &bytes::Bytes| id.as_ref().try_into().map(SessionId);
-        let sessions: Result<Vec<_>, _> = request.sessions.iter().map(id).collect();
-        let sessions =
-            sessions.map_err(|_| Status::invalid_argument("a session id is 16 bytes"))?;
+        self.identity.check_target(request.target_incarnation)?;
+        let sessions: Option<Vec<_>> = request.sessions.iter().map(convert::session_in).collect();
+        let sessions = sessions.ok_or_else(bad_session)?;
         self.registry.let_go(Incarnation(request.incarnation), &sessions);
         Ok(Response::new(proto::ForgetResponse {}))
     }
@@ -106,9 +104,8 @@ impl Peer for Incoming {
         request: Request<proto::ActivateRequest>,
     ) -> Result<Response<proto::ActivateResponse>, Status> {
         let request = request.into_inner();
-        self.check_target(request.target_incarnation)?;
-        let id = request.session.as_ref().try_into().map(SessionId);
-        let id = id.map_err(|_| Status::invalid_argument("a session id is 16 bytes"))?;
+        self.identity.check_target(request.target_incarnation)?;
+        let id = convert::session_in(&request.session).ok_or_else(bad_session)?;
         // The commit is what counts; a session that cannot be opened now is opened when a
         // client asks.
         if let Err(error) = self.registry.activate(id).await {
@@ -143,7 +140,7 @@ impl Peer for Incoming {
         let Some(Body::Hello(hello)) = first.and_then(|frame| frame.body) else {
             return Err(Status::invalid_argument("the first frame must be Hello"));
         };
-        let protocol = self.check(&hello)?;
+        let protocol = self.identity.check(&hello)?;
         let caller = Incarnation(hello.incarnation);
         let is_caller = |member: &Member| member.incarnation == caller;
         if shown.is_some_and(|shown| !auth::names(&shown, &self.ring.borrow(), is_caller)) {
@@ -179,11 +176,9 @@ impl Incoming {
         &self,
         request: &proto::DescribeRequest,
     ) -> Result<proto::DescribeResponse, Status> {
-        self.check_target(request.target_incarnation)?;
-        let ids = request.sessions.iter().take(MAX_DESCRIBED);
-        let ids = ids.filter_map(|id| id.as_ref().try_into().ok().map(SessionId));
+        self.identity.check_target(request.target_incarnation)?;
         let mut answer = proto::DescribeResponse::default();
-        for id in ids {
+        for id in asked_for(request) {
             answer.sessions.extend(self.registry.get(id).map(|handle| SessionReport::of(&handle)));
             if request.story && answer.story.is_empty() {
                 answer.story = describe::story(&self.events, id);
@@ -191,10 +186,21 @@ impl Incoming {
         }
         Ok(answer)
     }
+}
 
+/// The sessions that a caller wants described, as far as one answer goes.
+pub(super) fn asked_for(request: &proto::DescribeRequest) -> impl Iterator<Item = SessionId> {
+    request.sessions.iter().take(MAX_DESCRIBED).filter_map(convert::session_in)
+}
+
+fn bad_session() -> Status {
+    Status::invalid_argument("a session id is 16 bytes")
+}
+
+impl Identity {
     /// Refuses, before any work, who has no business here.
-    fn check(&self, hello: &proto::Hello) -> Result<u32, Status> {
-        if hello.cluster_id != self.identity.cluster_id {
+    pub(super) fn check(&self, hello: &proto::Hello) -> Result<u32, Status> {
+        if hello.cluster_id != self.cluster_id {
             return Err(Status::permission_denied("this node belongs to another cluster"));
         }
         let highest = hello.protocol_max.min(*PROTOCOL.end());
@@ -211,7 +217,7 @@ impl Incoming {
 
     /// Addresses are reused, incarnations are not.
     pub(super) fn check_target(&self, target: i64) -> Result<(), Status> {
-        if target == self.identity.incarnation.0 {
+        if target == self.incarnation.0 {
             return Ok(());
         }
         Err(Status::not_found("another incarnation lives at this address"))

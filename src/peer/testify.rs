@@ -5,7 +5,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::{incoming::Incoming, outgoing::Peers, proto};
+use super::{
+    incoming::Incoming,
+    outgoing::{Identity, Peers},
+    proto,
+};
 use crate::{
     ids::Incarnation,
     ownership::outage::{Bounds, Testimony},
@@ -64,18 +68,28 @@ impl Incoming {
         &self,
         request: &proto::TestifyRequest,
     ) -> Result<proto::TestifyResponse, Status> {
-        self.check_target(request.target_incarnation)?;
-        if request.cluster_id != self.identity.cluster_id {
-            return Err(Status::permission_denied("this node belongs to another cluster"));
-        }
-        if request.lease_ttl_millis != millis(self.witness.bounds().ttl()) {
-            return Err(Status::failed_precondition("the nodes' lease_ttl differ"));
-        }
+        check(&self.identity, self.witness.bounds(), request)?;
         let asker = Incarnation(request.incarnation);
         let known = self.ring.borrow().member(asker).is_some_and(|member| member.state.is_alive());
         let Testimony { knows_you, promised } = self.witness.testify(asker, known, request.outage);
         Ok(proto::TestifyResponse { knows_you, promised })
     }
+}
+
+/// Refuses, before any work, who asks another node or counts in other times.
+pub(super) fn check(
+    identity: &Identity,
+    bounds: Bounds,
+    request: &proto::TestifyRequest,
+) -> Result<(), Status> {
+    identity.check_target(request.target_incarnation)?;
+    if request.cluster_id != identity.cluster_id {
+        return Err(Status::permission_denied("this node belongs to another cluster"));
+    }
+    if request.lease_ttl_millis != millis(bounds.ttl()) {
+        return Err(Status::failed_precondition("the nodes' lease_ttl differ"));
+    }
+    Ok(())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -164,8 +164,9 @@ pub(super) struct Actor {
     upstream: Upstream,
     /// Of what is read from it.
     pace: Pace,
-    /// The endpoint that failed this session last; another one is preferred.
-    shunned: Option<usize>,
+    /// The endpoint that failed this session last, by its name, which its heirs know too; others
+    /// are preferred until a turn ends well there.
+    pub(super) shunned: Option<String>,
     /// Turns in a row that failed by the fault of the endpoint, on this connection.
     strikes: u32,
     pub(super) unused: Unused,

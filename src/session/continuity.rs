@@ -53,6 +53,7 @@ impl Actor {
             key_label: self.key_label.clone(),
             upgrade: self.upgrade.clone(),
             past,
+            shunned: self.shunned.clone(),
             cut: Vec::new(),
         }
     }

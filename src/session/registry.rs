@@ -304,7 +304,8 @@ impl Registry {
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
         self.ctx.metrics.heir_conversations(self.copies());
         let origin = warm.as_ref().map(|warm| propagation::extract(&warm.upgrade.headers));
-        let (past, cut) = warm.map(|warm| (warm.past, warm.cut)).unwrap_or_default();
+        let (past, shunned, cut) =
+            warm.map(|warm| (warm.past, warm.shunned, warm.cut)).unwrap_or_default();
         if !past.is_empty() {
             // We were the heir and took our copy, so nobody has one now.
             drop(inbox.try_send(Box::new(Command::Replicate)));
@@ -320,6 +321,7 @@ impl Registry {
             inbox.downgrade(),
         ));
         actor.origin = origin.unwrap_or_default();
+        actor.shunned = shunned;
         actor.adopt(cut);
         let (registry, slot, id) = (Arc::downgrade(self), Arc::downgrade(slot), attach.session);
         self.ctx.tracker.spawn(async move {

@@ -33,6 +33,9 @@ pub struct Warm {
     pub key_label: String,
     pub upgrade: Upgrade,
     pub past: Vec<Past>,
+    /// Name of the endpoint that failed the session last; one that is not configured here means
+    /// nothing.
+    pub shunned: Option<String>,
     /// Only with a transfer: turns that the owner had to sever.
     pub cut: Vec<Cut>,
 }
@@ -96,7 +99,8 @@ fn weight(warm: &Warm) -> usize {
     let headers: usize = headers.iter().map(|(k, v)| HEADER + k.as_str().len() + v.len()).sum();
     let subprotocols: usize = subprotocols.iter().map(|name| size_of_val(name) + name.len()).sum();
     let cut: usize = warm.cut.iter().map(|cut| cut.response_id.len() + cut.events.weight()).sum();
-    warm.key_label.len() + path_and_query.len() + headers + subprotocols + cut
+    let shunned = warm.shunned.as_ref().map_or(0, String::len);
+    warm.key_label.len() + path_and_query.len() + headers + subprotocols + shunned + cut
 }
 
 impl WarmStore {

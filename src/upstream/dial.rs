@@ -164,7 +164,7 @@ impl Dialer {
         &self,
         upstream: &Upstream,
         key: &[u8],
-        avoid: Option<usize>,
+        avoid: Option<&str>,
         tried: &[usize],
         now: Instant,
     ) -> Result<Permit, DialError> {
@@ -202,7 +202,7 @@ impl Dialer {
         &self,
         upstream: &Upstream,
         key: &[u8],
-        avoid: Option<usize>,
+        avoid: Option<&str>,
         upgrade: &Upgrade,
     ) -> Result<Connection, DialError> {
         let deadline = Instant::now() + self.0.timeout;

@@ -48,22 +48,23 @@ impl Pool {
         Arc::new(Self { upstream: Arc::clone(upstream), breakers, metrics })
     }
 
-    /// The best endpoint for a session that may be dialled and is none of `tried`; `avoid`
-    /// only if there is no other.
+    /// The best endpoint for a session that may be dialled and is none of `tried`; the one
+    /// called `avoid` only if there is no other.
     ///
     /// # Errors
     /// When one may be dialled again; None if all have been tried.
     pub fn choose(
         self: &Arc<Self>,
         key: &[u8],
-        avoid: Option<usize>,
+        avoid: Option<&str>,
         tried: &[usize],
         now: Instant,
     ) -> Result<Permit, Option<Instant>> {
         let endpoints = self.upstream.endpoints.iter();
         let mut order = choice::ranked(key, endpoints.map(|e| (&*e.name, e.weight)));
         order.retain(|at| !tried.contains(at));
-        if let Some(last) = order.iter().position(|at| Some(*at) == avoid) {
+        let named = |at: &usize| Some(&*self.upstream.endpoints[*at].name) == avoid;
+        if let Some(last) = order.iter().position(named) {
             order[last..].rotate_left(1);
         }
         let mut earliest: Option<Instant> = None;

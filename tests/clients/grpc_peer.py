@@ -237,9 +237,11 @@ def conversations_are_kept_or_refused_one_by_one(node):
         conversation(route="/nowhere"),
         conversation(session=b"short"),
         conversation(append=True),
+        conversation(shunned="an endpoint of another release"),
+        conversation(shunned="x" * 1000),
     ]
     request = pb.PrepareRequest(target_incarnation=node.incarnation, conversations=asked)
-    assert list(node.call("Prepare", request).kept) == [True, False, False, False]
+    assert list(node.call("Prepare", request).kept) == [True, False, False, False, True, True]
 
 
 def no_stranger_is_promised_anything(node):

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
+use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::support::{
@@ -106,6 +107,69 @@ async fn a_session_leaves_an_endpoint_that_fell_silent_at_its_next_turn() {
         }
     }
     assert!(stuck > 0, "no session was on the silent endpoint");
+}
+
+/// Two nodes, and the sessions of the first that met an endpoint which says nothing. Their clients
+/// are at the second.
+struct Wedged {
+    ring: Ring,
+    stuck: Vec<Ws>,
+    _silent: Upstream,
+}
+
+impl Wedged {
+    async fn start() -> Self {
+        let silent = Upstream::silent().await;
+        // No breaker opens here, and what another session met is of no help.
+        let mut options = RingOptions::nodes(2)
+            .setting("turn_idle_timeout", "\"1s\"")
+            .setting("breaker_failures", 1000);
+        let sound = "ws://{sample}/v1/responses".into();
+        let endpoints = [("silent", silent.url.clone(), 100), ("sound", sound, 100)];
+        options.tables = pool("responses", "/pool/responses", &endpoints);
+        let ring = Ring::start(options).await;
+        let url = ring.node(1).url("/pool/responses");
+        let met = join_all((0..32).map(async |n| {
+            let key = format!("wedged-{n}");
+            let mut socket = Ws::open(&url, &[ALICE, ("session-id", &key)]).await;
+            let first = said(&mut socket, "one").await;
+            let stuck = first.last()["error"]["code"] == "outcome_unknown";
+            let moves = ring.owner_of(&key).await.id == ring.node(0).id;
+            (stuck && moves).then_some(socket)
+        }));
+        let stuck: Vec<Ws> = met.await.into_iter().flatten().collect();
+        assert!(stuck.len() > 1, "{} sessions of the first node met it", stuck.len());
+        Self { ring, stuck, _silent: silent }
+    }
+
+    /// So many of the sessions take a turn.
+    async fn go_on(&mut self, sessions: usize, text: &str) {
+        for socket in &mut self.stuck[..sessions] {
+            let turn = said(socket, text).await;
+            assert_eq!(turn.last()["type"], "response.completed", "{turn:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wedged_endpoint_does_not_follow_a_session_through_a_drain() {
+    let mut wedged = Wedged::start().await;
+    let all = wedged.stuck.len();
+    // Whether or not they have found that another endpoint is sound.
+    wedged.go_on(all / 2, "before").await;
+    wedged.ring.node(0).sigterm();
+    assert_eq!(wedged.ring.node(0).wait_exit(NOTICED).await, 0);
+    wedged.go_on(all, "after").await;
+}
+
+#[tokio::test]
+async fn a_wedged_endpoint_does_not_follow_a_session_that_is_taken_over() {
+    let mut wedged = Wedged::start().await;
+    let all = wedged.stuck.len();
+    // What its heir knows of it is what came with the copy of its last turn.
+    wedged.go_on(all, "before").await;
+    wedged.ring.node(0).kill9().await;
+    wedged.go_on(all, "after").await;
 }
 
 #[tokio::test]

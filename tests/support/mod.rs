@@ -28,7 +28,7 @@ pub mod ws;
 
 pub use eventually::eventually;
 pub use ring::{Node, Ring, RingOptions, Store, Timing};
-pub use ws::{Received, Ws};
+pub use ws::{Received, Refused, Ws};
 
 /// `Authorization` of a client that is nobody special.
 pub const ALICE: (&str, &str) = ("authorization", "Bearer alice");

@@ -75,7 +75,7 @@ impl Actor {
         let Some(member) = self.unused.member.take() else { return };
         let Some(turns) = self.turns.as_mut().filter(|turns| turns.queued() > 0) else { return };
         member.turn_failed(&self.id.0);
-        self.shunned = Some(member.at());
+        self.shunned = Some(member.name().to_owned());
         let Some(told) = self.unused.end() else { return };
         tracing::warn!(
             session = %self.id,
@@ -96,7 +96,9 @@ impl Actor {
             match last.verdict(connection.member.is_operators()) {
                 Verdict::Sound => {
                     connection.member.turn_ended();
-                    (self.strikes, self.shunned) = (0, None);
+                    self.strikes = 0;
+                    // What is sound here says nothing of another one that failed.
+                    self.shunned.take_if(|name| name == connection.member.name());
                 }
                 Verdict::AtFault => {
                     connection.member.turn_failed(&self.id.0);
@@ -126,7 +128,7 @@ impl Actor {
     /// it a session whose key leads to an endpoint that hangs would stay there for ever.
     pub(super) fn shun(&mut self) {
         if let Upstream::Connected(connection, _) = &self.upstream {
-            self.shunned = Some(connection.member.at());
+            self.shunned = Some(connection.member.name().to_owned());
         }
     }
 

@@ -26,7 +26,7 @@ impl Actor {
         let dialer = self.ctx.dialer.clone();
         let upstream = Arc::clone(&self.route.upstream);
         let mut upgrade = self.upgrade.clone();
-        let (id, avoid) = (self.id, self.shunned);
+        let (id, avoid) = (self.id, self.shunned.clone());
         let span = tracing::info_span!(
             parent: None,
             "dial",
@@ -40,7 +40,7 @@ impl Actor {
         propagation::link(&span, &self.origin);
         self.stats.set_upstream(UpstreamState::Dialing);
         let dial = async move {
-            let dialled = dialer.dial(&upstream, &id.0, avoid, &upgrade).await;
+            let dialled = dialer.dial(&upstream, &id.0, avoid.as_deref(), &upgrade).await;
             if let Ok(connection) = &dialled {
                 Span::current().record("ringspan.endpoint", connection.member.name());
             }

@@ -209,6 +209,7 @@ async fn what_an_earlier_owner_severed_can_be_asked_for_while_the_upstream_is_aw
         key_label: attach.key_label.clone(),
         upgrade: attach.upgrade.clone(),
         past: Vec::new(),
+        shunned: None,
         cut: vec![Cut { response_id: "r1".into(), events }],
     };
     let prepared = Prepared { session: attach.session, from: None, append: false, warm };
@@ -218,6 +219,44 @@ async fn what_an_earlier_owner_severed_can_be_asked_for_while_the_upstream_is_aw
     upstream_given_up(&node, &attach).await;
     let told = asked_again(&node, &attach, "r1").await;
     assert_eq!(told, [serde_json::from_str::<Value>(end).unwrap()]);
+}
+
+#[tokio::test]
+async fn an_heir_avoids_the_endpoint_that_failed_the_session_if_it_has_one_of_that_name() {
+    let gates = [Gate::open(SampleAuth::Open).await, Gate::open(SampleAuth::Open).await];
+    let urls = gates.each_ref().map(|gate| format!("ws://{}/v1/responses", gate.addr));
+    let route = route_to(&gates[0], &urls);
+    let store = Arc::new(Memory::default());
+    let node = Node::start(&store, "a", limits(), [&route]).await;
+    let dialled = async |shunned: Option<&str>| {
+        let attach = wish(&route, "thread");
+        drop(node.attach(&attach).await.unwrap());
+        let stop = Error::new(Code::OwnerMoving, "moved");
+        node.registry.get(attach.session).unwrap().stop(stop).await;
+        eventually("it has no owner", async || {
+            !node.registry.knows(attach.session) && node.row(attach.session).await.owner.is_none()
+        })
+        .await;
+        let before = gates.each_ref().map(Gate::dials);
+        let warm = Warm {
+            principal: attach.principal,
+            route: Arc::clone(&route),
+            key_label: attach.key_label.clone(),
+            upgrade: attach.upgrade.clone(),
+            past: Vec::new(),
+            shunned: shunned.map(str::to_owned),
+            cut: Vec::new(),
+        };
+        let prepared = Prepared { session: attach.session, from: None, append: false, warm };
+        assert!(node.registry.keep(prepared));
+        node.registry.activate(attach.session).await.unwrap();
+        eventually("the heir dials", async || gates.each_ref().map(Gate::dials) != before).await;
+        usize::from(gates[1].dials() != before[1])
+    };
+    let usual = dialled(None).await;
+    assert_eq!(dialled(Some("of-another-configuration")).await, usual);
+    assert_eq!(dialled(Some(&usual.to_string())).await, 1 - usual);
+    assert_eq!(dialled(Some(&(1 - usual).to_string())).await, usual);
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ fn warm(gate: &Gate, headers: HeaderMap) -> Warm {
         key_label: "thread".into(),
         upgrade: Upgrade { headers, ..Upgrade::default() },
         past: Vec::new(),
+        shunned: None,
         cut: Vec::new(),
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::support::{
-    BOB, Node, Received, Ring, Ws, http,
+    BOB, Node, Received, Refused, Ring, Ws, http,
     responses::{body, user},
 };
 
@@ -21,6 +21,14 @@ const LASTS: Duration = Duration::from_secs(6);
 const STUCK: Duration = Duration::from_secs(1);
 /// Of a message that stays within the limit of 16 MiB and is never finished.
 const LARGE: usize = 15 << 20;
+
+/// Places of a node in the storm. Beside the regular clients there are so many others at the node
+/// that stays, and a crowd at the one that goes: more than both together have no room at one.
+pub const PLACES: usize = 400;
+const RESIDENTS: usize = 200;
+const CROWD: usize = 300;
+/// How long it may take until each of the crowd is served.
+const SERVED: Duration = Duration::from_mins(1);
 
 /// What attackers heard.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,7 +81,8 @@ pub enum Attack {
 }
 
 impl Attack {
-    pub const ALL: [Self; 11] = [
+    /// Each kind of harm, beside which no regular client fails.
+    pub const ALL: [Self; 10] = [
         Self::Nobody,
         Self::SlowReaders,
         Self::Connections,
@@ -84,7 +93,6 @@ impl Attack {
         Self::NeverFinished,
         Self::HalfBodies,
         Self::Turns,
-        Self::Storm,
     ];
 
     pub fn name(self) -> &'static str {
@@ -99,7 +107,9 @@ impl Attack {
             Self::NeverFinished => "100 messages of 15 MiB, never finished",
             Self::HalfBodies => "100 bodies of 15 MiB, never finished",
             Self::Turns => "200 turns at once of a principal that may run 16",
-            Self::Storm => "600 clients of a node that is restarted, all at once",
+            Self::Storm => {
+                "300 clients of a node that is restarted, with room for fewer at the other"
+            }
         }
     }
 
@@ -110,11 +120,6 @@ impl Attack {
             Self::Turns | Self::Storm => 1300,
             _ => 400,
         }
-    }
-
-    /// Regular clients that may be closed: opaque sessions of a node that goes do not move.
-    pub fn closes(self) -> usize {
-        if self == Self::Storm { 20 } else { 0 }
     }
 
     pub async fn run(self, ring: &Ring) -> Refusals {
@@ -333,38 +338,65 @@ async fn turns(node: &Node) -> Refusals {
     join_all(attackers).await.into_iter().sum()
 }
 
-/// Clients of the other node, whose sockets it closes when it goes.
+/// A pause as clients make them that were refused: as long as they were told, and up to as much
+/// again, so that they do not come back together.
+pub async fn wait_as_told(refused: &Refused) {
+    let told = Duration::from_secs(refused.retry_after().unwrap_or(1));
+    sleep(told.mul_f64(rand::random_range(1.0..2.0))).await;
+}
+
+/// Clients of the other node, whose sockets it closes when it goes, come back to this one, where
+/// others keep so many places that it has to refuse some. All of them are served in the end.
 async fn storm(ring: &Ring) -> Refusals {
     let (stays, goes) = (ring.node(0), ring.node(1));
+    let mut residents = Vec::new();
+    for _ in 0..RESIDENTS {
+        residents.push(Ws::open(&stays.url("/v1/responses"), &[BOB]).await);
+    }
     let mut open = Vec::new();
-    for n in 0..600 {
+    for n in 0..CROWD {
         open.push(Ws::open(&goes.url(&format!("/rooms/storm-{n}")), &[BOB]).await);
     }
     goes.sigterm();
     let back = open.into_iter().enumerate().map(async |(n, mut socket)| {
-        let mut heard = Refusals::closed(socket.end().await.is_end());
-        let url = stays.url(&format!("/rooms/storm-{n}"));
-        loop {
-            match Ws::connect(&url, &[BOB]).await {
-                Ok(mut socket) => {
-                    socket.text_or_gone("back".to_owned()).await;
-                    if matches!(socket.data().await, Received::Text(_)) {
-                        return (heard, Some(socket));
-                    }
-                    // It came while its session was still at the node that goes.
-                    heard.closed += 1;
+        let closed = Refusals::closed(socket.end().await.is_end());
+        comes_back([stays, goes], &format!("/rooms/storm-{n}"), closed).await
+    });
+    let restart = async {
+        assert_eq!(goes.wait_exit(Duration::from_secs(30)).await, 0, "{}", goes.log());
+        goes.restart().await;
+    };
+    let all = async { tokio::join!(join_all(back), restart) };
+    let (back, ()) = timeout(SERVED, all).await.expect("all of the crowd are served");
+    for resident in &mut residents {
+        let heard = resident.next_now();
+        assert!(!heard.as_ref().is_some_and(Received::is_end), "a place was taken away: {heard:?}");
+    }
+    let heard: Refusals = back.iter().map(|(heard, _)| *heard).sum();
+    assert!(heard.refused > 0, "there was room for all");
+    assert_eq!(heard.advised, heard.refused, "whoever is refused is told when to come again");
+    heard
+}
+
+/// Tries one node after the other until one of them answers; keeps its place there.
+async fn comes_back(nodes: [&Node; 2], path: &str, mut heard: Refusals) -> (Refusals, Ws) {
+    for node in nodes.into_iter().cycle() {
+        match Ws::connect(&node.url(path), &[BOB]).await {
+            Ok(mut socket) => {
+                socket.text_or_gone("back".to_owned()).await;
+                if matches!(socket.data().await, Received::Text(_)) {
+                    return (heard, socket);
                 }
-                Err(refused) => {
-                    heard.refused += 1;
-                    let wait = refused.retry_after();
-                    heard.advised += usize::from(wait.is_some());
-                    sleep(Duration::from_secs(wait.unwrap_or(1))).await;
-                }
+                // It came while its session was still at the node that goes.
+                heard.closed += 1;
+            }
+            Err(refused) => {
+                // Without an answer the node was not there.
+                heard.refused += usize::from(refused.status > 0);
+                heard.advised += usize::from(refused.retry_after().is_some());
+                wait_as_told(&refused).await;
             }
         }
-    });
-    let back = join_all(back).await;
-    assert_eq!(goes.wait_exit(Duration::from_secs(30)).await, 0, "{}", goes.log());
-    goes.restart().await;
-    back.into_iter().map(|(heard, _)| heard).sum()
+    }
+    unreachable!("it tries for ever")
 }

@@ -1,10 +1,11 @@
 //! Clients that do nothing wrong, at a fixed rate, and how long they wait.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::JoinHandle,
     time::Duration,
@@ -16,8 +17,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
+use super::attackers::wait_as_told;
 use crate::support::{
-    ALICE, Received, Ws,
+    ALICE, Received, Ring, Ws, eventually,
     responses::{Turn, create, user},
 };
 
@@ -60,8 +62,34 @@ impl fmt::Display for Latencies {
 struct Book {
     echoes: Mutex<Vec<Duration>>,
     turns: Mutex<Vec<Duration>>,
-    failed: AtomicUsize,
+    /// Who got no answer, each time.
+    failed: Mutex<Vec<String>>,
+    /// Who got one since these names were taken.
+    answered: Mutex<BTreeSet<String>>,
     stop: AtomicBool,
+}
+
+impl Book {
+    fn answered(&self, who: &str, waits: &Mutex<Vec<Duration>>, wait: Duration) {
+        waits.lock().push(wait);
+        self.answered.lock().insert(who.to_owned());
+    }
+
+    fn failed(&self, who: &str) {
+        self.failed.lock().push(who.to_owned());
+    }
+
+    /// A connection; None after a refusal and the pause that it asks for.
+    async fn connect(&self, who: &str, url: &str, header: (&str, &str)) -> Option<Ws> {
+        match Ws::connect(url, &[header]).await {
+            Ok(socket) => Some(socket),
+            Err(refused) => {
+                self.failed(who);
+                wait_as_told(&refused).await;
+                None
+            }
+        }
+    }
 }
 
 /// The clients, in a thread of their own: attackers are not to take their time.
@@ -80,7 +108,7 @@ impl Regulars {
             runtime.unwrap().block_on(async {
                 let mut clients = JoinSet::new();
                 for n in 0..ECHOES {
-                    clients.spawn(echo(url.clone(), n, Arc::clone(&noted)));
+                    clients.spawn(echo(url.clone(), room(n), Arc::clone(&noted)));
                 }
                 for n in 0..TALKERS {
                     clients.spawn(talk(url.clone(), n, Arc::clone(&noted)));
@@ -91,18 +119,43 @@ impl Regulars {
         Self { book, thread }
     }
 
-    /// Echoes, first events of turns, and failures since the last time.
-    pub fn take(&self) -> (Latencies, Latencies, usize) {
+    /// Echoes, first events of turns, and who failed how often, since the last time.
+    pub fn take(&self) -> (Latencies, Latencies, Vec<String>) {
         let echoes = std::mem::take(&mut *self.book.echoes.lock());
         let turns = std::mem::take(&mut *self.book.turns.lock());
-        let failed = self.book.failed.swap(0, Relaxed);
+        let failed = std::mem::take(&mut *self.book.failed.lock());
         (Latencies::of(echoes), Latencies::of(turns), failed)
+    }
+
+    /// Every one of them gets an answer from now on.
+    pub async fn are_served(&self, within: Duration) {
+        self.book.answered.lock().clear();
+        eventually("every regular client is answered", within, async || {
+            (self.book.answered.lock().len() == ECHOES + TALKERS).then_some(())
+        })
+        .await;
     }
 
     pub fn stop(self) {
         self.book.stop.store(true, Relaxed);
         self.thread.join().unwrap();
     }
+}
+
+/// The room of an echoing client, which has it alone.
+fn room(n: usize) -> String {
+    format!("regular-{n:02}")
+}
+
+/// Those whose sessions this node owns, and which it closes when it goes: they are opaque.
+pub async fn owned_by(ring: &Ring, node: &str) -> BTreeSet<String> {
+    let mut owned = BTreeSet::new();
+    for name in (0..ECHOES).map(room) {
+        if ring.owner_of(&name).await.id == node {
+            owned.insert(name);
+        }
+    }
+    owned
 }
 
 /// Ticks from which answers are counted; one that comes while another answer is late is left
@@ -113,8 +166,8 @@ fn ticks(every: Duration) -> tokio::time::Interval {
     ticks
 }
 
-async fn echo(url: String, n: usize, book: Arc<Book>) {
-    let url = format!("{url}/rooms/regular-{n}");
+async fn echo(url: String, room: String, book: Arc<Book>) {
+    let url = format!("{url}/rooms/{room}");
     let mut ticks = ticks(ECHO_EVERY);
     let mut socket = None;
     for number in 0.. {
@@ -123,22 +176,22 @@ async fn echo(url: String, n: usize, book: Arc<Book>) {
             return;
         }
         let Some(open) = &mut socket else {
-            socket = Ws::connect(&url, &[ALICE]).await.ok();
-            book.failed.fetch_add(usize::from(socket.is_none()), Relaxed);
+            socket = book.connect(&room, &url, ALICE).await;
             continue;
         };
         let text = number.to_string();
         if open.text_or_gone(text.clone()).await && open.data().await == Received::Text(text) {
-            book.echoes.lock().push(due.elapsed());
+            book.answered(&room, &book.echoes, due.elapsed());
         } else {
-            book.failed.fetch_add(1, Relaxed);
+            book.failed(&room);
             socket = None;
         }
     }
 }
 
 async fn talk(url: String, n: usize, book: Arc<Book>) {
-    let (url, principal) = (format!("{url}/v1/responses"), format!("Bearer regular-{n}"));
+    let (url, name) = (format!("{url}/v1/responses"), format!("talker-{n}"));
+    let principal = format!("Bearer {name}");
     let mut ticks = ticks(TURN_EVERY);
     let mut socket: Option<Ws> = None;
     for number in 0.. {
@@ -147,8 +200,7 @@ async fn talk(url: String, n: usize, book: Arc<Book>) {
             return;
         }
         let Some(open) = &mut socket else {
-            socket = Ws::connect(&url, &[("authorization", &principal)]).await.ok();
-            book.failed.fetch_add(usize::from(socket.is_none()), Relaxed);
+            socket = book.connect(&name, &url, ("authorization", &principal)).await;
             continue;
         };
         let text = format!("regular {n} turn {number} [deltas=4] [delay=5ms]");
@@ -161,9 +213,9 @@ async fn talk(url: String, n: usize, book: Arc<Book>) {
             _ => Turn::default(),
         };
         if turn.last()["type"] == "response.completed" {
-            book.turns.lock().push(waited);
+            book.answered(&name, &book.turns, waited);
         } else {
-            book.failed.fetch_add(1, Relaxed);
+            book.failed(&name);
             socket = None;
         }
     }
