@@ -5,29 +5,33 @@
 #   tests/faults/run.sh [PATTERN]     only faults whose name or test matches (a regular expression)
 #
 # RINGSPAN_LOSS="1 5" sets which parts of all packets, in percent, are lost in turn (default: 1).
+# RINGSPAN_LOSS_TIMING=default loses them with the default lease of 15 s instead of one of 1.5 s,
+# which does not outlast a few lost packets (default: fast).
 # RINGSPAN_PREVIOUS names the binary of an earlier release (./test.sh faults --upgrade builds it).
 #
 # Partitions, names and loss need root, nft and ip; stepping clocks need libfaketime. What is
 # not here is printed as not run. Exit 75: nothing could be run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+loss_timing=${RINGSPAN_LOSS_TIMING:-fast}
 
 # Columns: fault | what the test needs | tests, as filters of the test binary.
 matrix() {
     cat <<'CASES'
 An owner or edge is killed|-|roll::owners_killed_under_load_leave_only_what_is_said_to_be_unknown
-Owner and heir are killed at once|-|continuity_database::
+Owner and heir are killed at once|-|faults::kills::owner_and_heir_killed_at_once_double_nothing
+The same, conversations in the database|-|faults::kills::owner_and_heir_killed_at_once_lose_no_conversation_that_the_database_has
 Each node stands still for one lease|-|faults::stops::nodes_that_stand_still_for_a_lease_double_nothing
 Each node stands still for three leases|-|faults::stops::nodes_that_stand_still_for_three_leases_double_nothing
-A certified node stands still and wakes|-|outage::a_certified_node_that_stood_still_serves_nothing_more
+Each certified node stands still and wakes|-|faults::outages::certified_nodes_that_stand_still_double_nothing
 Two nodes apart, both ways|lab|faults::partitions::nodes_that_do_not_reach_each_other_fail_no_session_for_good
 Two nodes apart, one way|lab|faults::partitions::a_node_that_is_not_heard_by_another_fails_no_session_for_good
 Two nodes apart, the other way|lab|faults::partitions::a_node_that_does_not_hear_another_fails_no_session_for_good
 A node apart from Postgres, both ways|lab|faults::partitions::a_node_apart_from_the_database_doubles_nothing
 A node apart from Postgres, answers lost|lab|faults::partitions::a_node_whose_commits_are_not_answered_doubles_nothing
-A node apart from Postgres and peers|-|outage::a_node_that_reaches_neither_database_nor_peers_suspends_while_the_database_is_away
+A node apart from Postgres and peers|lab|faults::partitions::a_node_apart_from_the_database_and_its_peers_doubles_nothing
 Postgres is stopped at once, nodes fail|-|soak::nodes_and_the_database_fail_in_turn_and_the_node_that_stays_breaks_no_invariant
-Postgres stands still for three leases|-|outage::a_database_that_stands_still_for_several_leases_costs_no_session_its_owner
+Postgres stands still for three leases|-|faults::outages::a_database_that_stands_still_for_three_leases_moves_no_session_and_doubles_nothing
 Postgres is gone for 30 s|-|roll::long_the_database_goes_for_half_a_minute_and_comes_back
 Lines of 50 ms, give or take 40|-|faults::delays::a_ring_replaced_over_long_lines_fails_no_turn
 Clocks of nodes step by an hour|clock|faults::clocks::clocks_of_nodes_that_step_by_an_hour_change_nothing
@@ -38,11 +42,13 @@ The upstream refuses, hangs, is silent, fails|-|pool:: bad_days::an_upstream
 The upstream fails, hangs, ends connections, under load|-|faults::upstream::an_upstream_that_fails_hangs_and_hangs_up_under_load_is_told_in_its_own_words
 The upstream says what nobody asked|-|responses::an_event_of_a_foreign_response_does_not_reach_the_client
 CASES
+    local lost='of packets lost'
+    [ "$loss_timing" = fast ] || lost+=", $loss_timing lease"
     for percent in ${RINGSPAN_LOSS:-1}; do
         cat <<CASES
-$percent % of packets lost, a roll|loss $percent|roll::a_ring_replaced_under_load_fails_no_turn_and_breaks_no_invariant
-$percent % of packets lost, kills|loss $percent|roll::owners_killed_under_load_leave_only_what_is_said_to_be_unknown
-$percent % of packets lost, a soak|loss $percent|soak::nodes_and_the_database_fail_in_turn_and_the_node_that_stays_breaks_no_invariant
+$percent % $lost, a roll|loss $percent|roll::a_ring_replaced_under_load_fails_no_turn_and_breaks_no_invariant
+$percent % $lost, kills|loss $percent|roll::owners_killed_under_load_leave_only_what_is_said_to_be_unknown
+$percent % $lost, a soak|loss $percent|soak::nodes_and_the_database_fail_in_turn_and_the_node_that_stays_breaks_no_invariant
 CASES
     done
 }
@@ -50,7 +56,7 @@ CASES
 lossy() { # PERCENT COMMAND…: in a network of its own, where so many packets are lost.
     local percent=$1
     shift
-    unshare --net sh -c '
+    RINGSPAN_TIMING=$loss_timing unshare --net sh -c '
         ip link set lo up
         nft add table inet faults
         nft add chain inet faults input "{ type filter hook input priority 0; }"

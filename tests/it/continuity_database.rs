@@ -19,9 +19,12 @@ const KEYS: [&str; 2] = [
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn database(nodes: usize) -> RingOptions {
-    RingOptions::nodes(nodes)
-        .responses("continuity", "database")
-        .setting("history_key", format!("\"{}\"", KEYS[0]))
+    kept(RingOptions::nodes(nodes))
+}
+
+/// The ring with its conversations in the database.
+pub fn kept(options: RingOptions) -> RingOptions {
+    options.responses("continuity", "database").setting("history_key", format!("\"{}\"", KEYS[0]))
 }
 
 /// All that the database holds of conversations.

@@ -36,7 +36,7 @@ async fn outage(node: &Node) -> Option<Value> {
 
 /// Waits until the node's own lease is over and a certificate holds in its place: then it is
 /// ready, for what it owns can be reached.
-async fn until_certified(node: &Node) {
+pub async fn until_certified(node: &Node) {
     eventually(&format!("{} outlives its lease", node.id), RECOVERY, async || {
         let health = node.health().await?;
         let lapsed = health["lease_remaining_seconds"] == 0.0 && health["certified"] == true;
@@ -51,7 +51,7 @@ async fn until_certified(node: &Node) {
 }
 
 /// Waits until the node serves nothing: no lease, no certificate.
-async fn until_suspended(node: &Node) {
+pub async fn until_suspended(node: &Node) {
     eventually(&format!("{} is suspended", node.id), RECOVERY, async || {
         let health = node.health().await?;
         let lapsed = health["lease_remaining_seconds"] == 0.0 && health["ready"] == false;

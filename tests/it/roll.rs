@@ -7,7 +7,6 @@ use crate::support::{
     Node, RingOptions, Store,
     checker::{Conduct, Invariant},
     crowd::{Crowd, Outcome, Pace},
-    eventually,
     trial::Trial,
 };
 
@@ -154,13 +153,8 @@ async fn long_nodes_frozen_past_their_lease_double_nothing() {
     for victim in &trial.ring.nodes {
         victim.freeze().await;
         // Until the others have declared it dead and taken what they were asked for.
-        let incarnations = trial.audit.mark().await;
-        eventually("the frozen node is dead", Duration::from_secs(20), async || {
-            let changes = trial.audit.changes().await;
-            let mut new = changes.iter().filter(|change| change.order >= incarnations);
-            new.any(|change| change.after["state"] == "DEAD").then_some(())
-        })
-        .await;
+        let mark = trial.audit.mark().await;
+        trial.until_deaths_since(mark, 1).await;
         crowd.until_more(1).await;
         victim.cont();
         assert_eq!(victim.wait_exit(Duration::from_secs(20)).await, 1, "{}", victim.log());

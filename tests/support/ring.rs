@@ -53,6 +53,15 @@ pub enum Timing {
 }
 
 impl Timing {
+    /// Of rings that do not say: `RINGSPAN_TIMING`, or fast.
+    fn of_this_run() -> Self {
+        match std::env::var("RINGSPAN_TIMING").as_deref() {
+            Err(_) | Ok("fast") => Self::Fast,
+            Ok("default") => Self::Default,
+            Ok(other) => panic!("RINGSPAN_TIMING is fast or default, not {other}"),
+        }
+    }
+
     /// The limit of a drain.
     pub fn drain(self) -> Duration {
         match self {
@@ -95,7 +104,7 @@ impl Default for RingOptions {
         Self {
             nodes: 2,
             store: Store::Postgres,
-            timing: Timing::Fast,
+            timing: Timing::of_this_run(),
             process_proof: true,
             settings: String::new(),
             responses: String::new(),

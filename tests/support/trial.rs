@@ -6,10 +6,13 @@ use super::{
     Node, Ring, RingOptions,
     audit::Audit,
     balancer::Balancer,
-    checker::{Conduct, History, Verdict, judge, moves},
+    checker::{Change, Conduct, History, Verdict, judge, moves},
     crowd::Outcome,
-    history,
+    eventually, history,
 };
+
+/// How long others may take to declare nodes dead.
+const DEATH: Duration = Duration::from_secs(30);
 
 /// A ring, places for the nodes that replace its first ones, and the audit of its database.
 pub struct Trial {
@@ -61,5 +64,20 @@ impl Trial {
         let mut moves: Vec<_> = moves(&changes, from..i64::MAX).into_values().collect();
         moves.sort_unstable();
         moves
+    }
+
+    /// Members that were declared dead since the mark `from`.
+    pub async fn deaths_since(&self, from: i64) -> Vec<Change> {
+        let mut changes = self.audit.changes().await;
+        changes.retain(|change| change.order >= from && change.after["state"] == "DEAD");
+        changes
+    }
+
+    /// Waits for so many of them.
+    pub async fn until_deaths_since(&self, from: i64, count: usize) {
+        eventually(&format!("{count} declared dead"), DEATH, async || {
+            (self.deaths_since(from).await.len() >= count).then_some(())
+        })
+        .await;
     }
 }

@@ -86,8 +86,7 @@ async fn a_clock_of_the_database_that_steps_by_an_hour_costs_no_node_its_lease()
     for node in &trial.ring.nodes {
         assert!(node.log().contains("the database's clock was set"), "{}", node.log());
     }
-    let changes = trial.audit.changes().await;
-    let dead: Vec<_> = changes.iter().filter(|change| change.after["state"] == "DEAD").collect();
+    let dead = trial.deaths_since(0).await;
     assert!(dead.is_empty(), "{dead:#?}");
     assert_nothing(&trial, crowd).await;
 }

@@ -4,7 +4,9 @@
 
 mod clocks;
 mod delays;
+mod kills;
 mod names;
+mod outages;
 mod partitions;
 mod stops;
 mod upstream;
@@ -27,13 +29,20 @@ const PACE: Pace = Pace { deltas: 8, delay: 20, think: 400, anew_after: None };
 
 /// Nodes that cannot see whether another's process lives, as on several machines.
 fn brisk(nodes: usize) -> RingOptions {
-    apart(nodes)
-        .setting("lease_ttl", "\"3s\"")
-        .setting("heartbeat_interval", "\"400ms\"")
-        .setting("database_timeout", "\"1s\"")
+    leased(nodes).setting("database_timeout", "\"1s\"")
 }
 
-/// The same with the default patience with the database.
+/// The same with so little patience with the database that a busy machine has time for
+/// certificates within a lease.
+fn certifiable(nodes: usize) -> RingOptions {
+    leased(nodes).setting("database_timeout", "\"500ms\"")
+}
+
+fn leased(nodes: usize) -> RingOptions {
+    apart(nodes).setting("lease_ttl", "\"3s\"").setting("heartbeat_interval", "\"400ms\"")
+}
+
+/// The same with the default lease, and patience with the database.
 fn apart(nodes: usize) -> RingOptions {
     RingOptions::nodes(nodes)
         .timing(Timing::Default)
@@ -61,8 +70,16 @@ async fn until_recovered(trial: &Trial, crowd: &Crowd) {
     assert_eq!(crowd.failed(), failed, "turns fail although the trouble is over");
 }
 
+/// What users lost, and were told so.
+struct Told {
+    /// Turns of unknown outcome.
+    unknown: usize,
+    /// Conversations that began anew.
+    forgotten: usize,
+}
+
 /// Asserts that whoever got no answer was told to come again, and that no invariant was broken.
-async fn judge(fault: &str, trial: &Trial, crowd: Crowd, conduct: Conduct) {
+async fn judge(fault: &str, trial: &Trial, crowd: Crowd, conduct: Conduct) -> Told {
     let outcome = crowd.stop().await;
     let Outcome { turns, hidden, unknown, forgotten, failures, .. } = &outcome;
     let (refused, others): (Vec<_>, Vec<_>) =
@@ -77,5 +94,7 @@ async fn judge(fault: &str, trial: &Trial, crowd: Crowd, conduct: Conduct) {
         println!("given up: {why}");
     }
     assert!(others.is_empty(), "{others:#?}");
+    let told = Told { unknown: *unknown, forgotten: *forgotten };
     trial.judge(conduct, outcome).await.assert_holds();
+    told
 }
