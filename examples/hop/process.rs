@@ -84,10 +84,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        for child in family(self.id()).into_iter().skip(1) {
+        let family = family(self.id());
+        // First what would start the others anew, as nginx does with a worker that ends.
+        self.kill();
+        for child in family.into_iter().skip(1) {
             drop(Command::new("kill").arg(child.to_string()).stderr(Stdio::null()).status());
         }
-        self.kill();
     }
 }
 

@@ -45,9 +45,9 @@ pub(super) async fn run(mut actor: Box<Actor>) {
                 actor.close_upstream();
                 // An opaque session has said nothing that the database keeps.
                 if actor.turns.is_some() {
-                    close(&actor).await
+                    close(&actor).await;
                 } else {
-                    release(&actor).await
+                    release(&actor).await;
                 }
                 actor.let_go_of_copies(None);
             }

@@ -174,11 +174,11 @@ impl Turns {
         self.done += 1;
         let kept = !turn.create.store && stage == Stage::Completed;
         if turn.journaled {
-            let state = match stage {
+            let outcome = match stage {
                 Stage::Completed | Stage::Incomplete => TurnState::Done,
                 _ => TurnState::Failed,
             };
-            actions.push(Action::Mark { turn: turn.no, state, response: None });
+            actions.push(Action::Mark { turn: turn.no, state: outcome, response: None });
         }
         self.keyed.extend(Keyed::of(&turn));
         if self.keyed.len() > MAX_ENDED {
