@@ -287,10 +287,10 @@ async fn an_upstream_that_dies_before_any_output_is_replaced_unseen() {
         let mut socket = open(&ring, 1, ALICE, &session).await;
         let said = texts(&["before", &format!("hello {how} [close_first] [once]"), "next"]);
         let mut previous = None;
-        for n in 0..said.len() {
-            let event = create(&[user(&said[n])], previous.as_deref());
+        for (at, text) in said.iter().enumerate() {
+            let event = create(&[user(text)], previous.as_deref());
             let turn = Turn::run(&mut socket, &event).await;
-            turn.assert_answers(&said[..=n]);
+            turn.assert_answers(&said[..=at]);
             previous = Some(turn.id());
         }
         let endings = endings(&ring, &session).await;

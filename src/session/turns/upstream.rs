@@ -168,13 +168,13 @@ impl Turns {
     }
 
     /// A lane's running turn has ended by the upstream's word.
-    fn settle(&mut self, at: usize, stage: Stage, actions: &mut Vec<Action>) {
+    fn settle(&mut self, at: usize, end: Stage, actions: &mut Vec<Action>) {
         let lane = &mut self.lanes[at];
         let Some(turn) = lane.finish() else { return };
         self.done += 1;
-        let kept = !turn.create.store && stage == Stage::Completed;
+        let kept = !turn.create.store && end == Stage::Completed;
         if turn.journaled {
-            let outcome = match stage {
+            let state = match end {
                 Stage::Completed | Stage::Incomplete => TurnState::Done,
                 _ => TurnState::Failed,
             };
@@ -187,7 +187,7 @@ impl Turns {
         if let Some(id) = &turn.response_id {
             remember(&mut self.ended, id.clone(), turn.no);
         }
-        if let Some(past) = turn.into_past(stage, lane.name.clone()) {
+        if let Some(past) = turn.into_past(end, lane.name.clone()) {
             self.history.push(past.clone());
             actions.push(Action::Remembered(past));
         }
