@@ -178,7 +178,7 @@ impl Turns {
                 Stage::Completed | Stage::Incomplete => TurnState::Done,
                 _ => TurnState::Failed,
             };
-            actions.push(Action::Mark { turn: turn.no, state: outcome, response: None });
+            actions.push(Action::Mark { turn: turn.no, state, response: None });
         }
         self.keyed.extend(Keyed::of(&turn));
         if self.keyed.len() > MAX_ENDED {
