@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{LEASE, PACE, certifiable, crowd, judge, until_recovered};
 use crate::{
@@ -77,7 +77,8 @@ async fn certified_nodes_that_stand_still_double_nothing() {
         victim.freeze().await;
         // Without its promise nobody else is sure of the database.
         for other in trial.ring.others(victim) {
-            until_suspended(other).await;
+            let suspended = timeout(LEASE * 3, until_suspended(other)).await;
+            assert!(suspended.is_ok(), "{} is certified by one that stands still", other.id);
         }
         gate.reopen().await;
         trial.until_deaths_since(mark, 1).await;
