@@ -162,8 +162,13 @@ impl Postgres {
         epoch: Epoch,
         age: Duration,
     ) -> Result<bool> {
+        // Nobody is told of a release, so its commit need not reach the disk before its answer: who
+        // claims the session next waits for the disk, and with its own commit for this one. Lost
+        // with the server's memory, the row goes on naming a session that is not there, as after
+        // a release that failed.
         const RETIRE: &str = "UPDATE session SET owner = NULL, state = 'CLOSED', \
              updated_at = clock_timestamp() - $4 * interval '1 microsecond' \
+             FROM set_config('synchronous_commit', 'off', true) \
              WHERE id = $1 AND owner = $2 AND epoch = $3";
         Ok(self.execute(fenced(RETIRE, id, me, epoch).bind(micros(age))).await? > 0)
     }
