@@ -34,7 +34,7 @@ impl Log {
         let first = self.next;
         self.next += u64::from(batch.len());
         self.bytes += batch.weight();
-        if self.entries.is_empty() {
+        if self.entries.capacity() == 0 {
             // Not at once for four: many sessions say a word and rest.
             self.entries.reserve_exact(1);
         }
