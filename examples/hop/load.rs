@@ -309,7 +309,8 @@ impl Worker<'_> {
             let started = Instant::now();
             socket.queue_ping(b"vigil");
             socket.flush().await?;
-            let answer = timeout(LIMIT, socket.recv()).await?.context("the connection ended")??;
+            let answer = timeout(LIMIT, socket.recv()).await.context("a ping was not answered")?;
+            let answer = answer.context("the connection ended")??;
             ensure!(matches!(answer, Incoming::Pong(_)), "a ping was answered by {answer:?}");
             self.tally.add(1, Some(started.elapsed()));
         }
@@ -319,7 +320,8 @@ impl Worker<'_> {
             drop(socket);
             let to = "/echo?last_seq=1";
             let mut socket = client::connect(self.options.to, to, Some(&session)).await?;
-            let batch = timeout(LIMIT, client::messages(&mut socket)).await??;
+            let batch = timeout(LIMIT, client::messages(&mut socket)).await;
+            let batch = batch.context("a session that was resumed said nothing")??;
             let resumed = batch.messages().next().is_some_and(|m| m.payload == "last");
             ensure!(resumed, "the session did not go on where it was");
             self.tally.add(1, None);

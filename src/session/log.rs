@@ -34,10 +34,6 @@ impl Log {
         let first = self.next;
         self.next += u64::from(batch.len());
         self.bytes += batch.weight();
-        if self.entries.capacity() == 0 {
-            // Not at once for four: many sessions say a word and rest.
-            self.entries.reserve_exact(1);
-        }
         self.entries.push_back(Entry { first, at: now, batch });
         first
     }
