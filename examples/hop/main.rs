@@ -13,6 +13,8 @@ mod load;
 mod measure;
 mod members;
 mod moves;
+#[path = "../../benches/parts/mod.rs"]
+mod parts;
 mod peers;
 mod plan;
 mod process;

@@ -14,11 +14,12 @@ use anyhow::{Context, ensure};
 use ringspan::{
     ids::{Incarnation, Principal, SessionId},
     ring::placement::Placement,
-    store::{LeaseEnd, Member, MemberState},
+    store::Member,
 };
 
 use super::{
-    measure::{Running, Sample, measure},
+    measure::{Running, measure},
+    parts,
     peers::{Rig, Subject},
     plan::{Run, lasting},
     process::cpu_ns,
@@ -91,11 +92,10 @@ impl<'a> Crowd<'a> {
     fn ready_ms(&self, times: usize) -> anyhow::Result<f64> {
         let mut samples = Vec::new();
         for _ in 0..times {
-            let p50 = self.start()?.started_in.as_secs_f64() * 1e3;
-            samples.push(Sample { p50, ..Sample::default() });
+            samples.push(self.start()?.started_in.as_secs_f64() * 1e3);
             self.forget()?;
         }
-        Ok(median(&samples, |sample| sample.p50))
+        Ok(median(samples))
     }
 
     /// Milliseconds of CPU each second, of a node that does nothing and of Postgres.
@@ -122,11 +122,10 @@ impl<'a> Crowd<'a> {
             } else {
                 format!("DELETE FROM member WHERE node_id = '{ROW}{another}';")
             };
-            let p50 = self.change_ms(node, &change)?;
-            samples.push(Sample { p50, ..Sample::default() });
+            samples.push(self.change_ms(node, &change)?);
         }
-        let longest = samples.iter().map(|sample| sample.p50).fold(0.0, f64::max);
-        Ok((median(&samples, |sample| sample.p50), longest))
+        let longest = samples.iter().copied().fold(0.0, f64::max);
+        Ok((median(samples), longest))
     }
 
     fn change_ms(&self, node: &Node, change: &str) -> anyhow::Result<f64> {
@@ -195,20 +194,7 @@ fn subject(node: Node) -> Subject {
 
 /// The first, 0, is the real one.
 fn member(n: i64, node_id: String) -> Member {
-    Member {
-        incarnation: Incarnation(n),
-        node_id,
-        peer_addr: String::new(),
-        build: String::new(),
-        zone: None,
-        weight: 100,
-        capacity: 10_000,
-        process: String::new(),
-        state: MemberState::Active,
-        load: 0,
-        lease_remaining: Duration::ZERO,
-        lease: LeaseEnd::default(),
-    }
+    Member { node_id, ..parts::member(n, "") }
 }
 
 fn name(size: u32) -> String {

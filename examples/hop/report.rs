@@ -9,9 +9,9 @@ pub struct Row {
     pub samples: Vec<Sample>,
 }
 
-/// The middle of what `of` says of each sample; of an even number, the mean of the middle two.
-pub fn median(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> f64 {
-    let mut values: Vec<f64> = samples.iter().map(of).collect();
+/// The middle one; of an even number, the mean of the middle two.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_unstable_by(f64::total_cmp);
     let at = |n: usize| values.get(n).copied().unwrap_or(f64::NAN);
     f64::midpoint(at(values.len().saturating_sub(1) / 2), at(values.len() / 2))
@@ -25,9 +25,13 @@ impl Row {
         Self { name: name.into(), hops, samples: Vec::new() }
     }
 
+    fn median(&self, of: impl Fn(&Sample) -> f64) -> f64 {
+        median(self.samples.iter().map(of))
+    }
+
     /// CPU of the subject in microseconds for each unit: the seconds for a million.
     fn cpu(&self) -> f64 {
-        median(&self.samples, |sample| sample.cpu / sample.units * 1e6)
+        self.median(|sample| sample.cpu / sample.units * 1e6)
     }
 
     /// Whether load and upstream had hardly anything left in one of the measurements.
@@ -46,15 +50,14 @@ pub fn table(title: &str, unit: &str, rows: &[Row]) {
     );
     println!("|---|---|---|---|---|---|---|---|");
     for row in rows {
-        let samples = &row.samples[..];
         let cpu = row.cpu();
         let ratio = match nginx(row.hops) {
             Some(nginx) if row.hops > 0 => format!("{:.2}", cpu / nginx.cpu()),
             _ => "–".to_owned(),
         };
-        let busy = median(samples, |sample| sample.around / sample.seconds) * 100.0;
-        let failed: f64 = samples.iter().map(|sample| sample.failed).sum();
-        let postgres = median(samples, |sample| sample.postgres / sample.units * 1e6);
+        let busy = row.median(|sample| sample.around / sample.seconds) * 100.0;
+        let failed: f64 = row.samples.iter().map(|sample| sample.failed).sum();
+        let postgres = row.median(|sample| sample.postgres / sample.units * 1e6);
         let mut name = row.name.clone();
         if postgres > 0.5 && name.contains("Postgres") {
             name = format!("{name} (and {postgres:.0} in Postgres)");
@@ -66,10 +69,10 @@ pub fn table(title: &str, unit: &str, rows: &[Row]) {
         println!(
             "| {name} | {} | {ratio} | {} | {} | {} | {:.0}{mark} | {busy:.0}%{mark} |",
             short(cpu),
-            short(median(samples, |sample| sample.p50)),
-            short(median(samples, |sample| sample.p99)),
-            short(median(samples, |sample| sample.p999)),
-            median(samples, |sample| sample.units / sample.seconds),
+            short(row.median(|sample| sample.p50)),
+            short(row.median(|sample| sample.p99)),
+            short(row.median(|sample| sample.p999)),
+            row.median(|sample| sample.units / sample.seconds),
         );
     }
     if rows.iter().any(Row::is_limited) {

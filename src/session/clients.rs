@@ -45,14 +45,20 @@ pub(super) struct TurnWatch {
     pub(super) queued: Option<GaugeGuard>,
 }
 
+/// Adds to a list of which most sessions never have a second item: there is room for one, not at
+/// once for four.
+pub(super) fn push_lean<T>(list: &mut Vec<T>, item: T) {
+    if list.is_empty() {
+        list.reserve_exact(1);
+    }
+    list.push(item);
+}
+
 impl Streams {
     pub(super) fn open(&mut self, no: u64, lane: Option<String>, turn: Option<TurnWatch>) {
-        if self.0.is_empty() {
-            // An opaque session never has a second one.
-            self.0.reserve_exact(1);
-        }
         let lane = lane.map(String::into_boxed_str);
-        self.0.push(Stream { no, lane, log: Log::default(), done: None, numbering: None, turn });
+        let log = Log::default();
+        push_lean(&mut self.0, Stream { no, lane, log, done: None, numbering: None, turn });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -171,11 +177,7 @@ impl Client {
     pub(super) fn subscribe(&mut self, stream: u64, next: u64) {
         let create = self.asking;
         if !self.cursors.iter().any(|it| it.stream == stream && it.create == create) {
-            if self.cursors.is_empty() {
-                // Most clients read one.
-                self.cursors.reserve_exact(1);
-            }
-            self.cursors.push(Cursor { stream, next, create });
+            push_lean(&mut self.cursors, Cursor { stream, next, create });
         }
     }
 

@@ -62,8 +62,7 @@ async fn a_revoked_key_ends_its_sockets_on_every_node_and_no_others() {
 
     fs::write(keys.path(), bob_line).unwrap();
     for socket in &mut alices {
-        let end = socket.next_within(NOTICED).await;
-        assert!(matches!(end, Received::Close(1008, _)), "{end:?}");
+        is_shut_out(socket).await;
     }
     assert_eq!(Ws::connect(&one, &[alice]).await.unwrap_err().status, 401);
     bobs.text("still here").await;
@@ -146,6 +145,12 @@ fn claims(sub: &str, seconds: u64) -> Value {
     json!({ "iss": "https://id.example", "aud": "ring", "sub": sub, "exp": exp })
 }
 
+/// The credential that opened the socket is good no more, which is noticed in time.
+async fn is_shut_out(socket: &mut Ws) {
+    let end = socket.next_within(NOTICED).await;
+    assert!(matches!(end, Received::Close(1008, _)), "{end:?}");
+}
+
 #[expect(clippy::disallowed_methods, reason = "an issuer dates its tokens by the wall clock")]
 fn in_seconds(from_now: u64) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -221,8 +226,7 @@ async fn a_signing_key_that_is_published_no_more_ends_its_sockets_on_every_node_
 
     issuer.publish(&[&new]);
     for socket in &mut adas {
-        let end = socket.next_within(NOTICED).await;
-        assert!(matches!(end, Received::Close(1008, _)), "{end:?}");
+        is_shut_out(socket).await;
     }
     assert_eq!(Ws::connect(&one, &[ada]).await.unwrap_err().status, 401);
     bobs.text("still here").await;

@@ -13,7 +13,8 @@ use crate::{
     error::{Code, Error},
     link::{Frame, Link},
     session::{
-        Attach, AttachError, Attached, ClientKind, ClientLabel, Resume, clients::Client,
+        Attach, AttachError, Attached, ClientKind, ClientLabel, Resume,
+        clients::{Client, push_lean},
         stats::ClientStat,
     },
     telemetry::{
@@ -48,11 +49,11 @@ impl Actor {
         }
         // The newest credential of the same principal is the one that is still valid.
         self.upgrade = attach.upgrade.clone();
-        if matches!(self.upstream, Upstream::Connected(..)) {
-            self.forget_upgrade();
-        }
         match self.upstream {
-            Upstream::Connected(..) => self.admit(&attach, reply),
+            Upstream::Connected(..) => {
+                self.forget_upgrade();
+                self.admit(&attach, reply);
+            }
             // What is held here is told without the upstream, and a turn waits for it by itself.
             _ if self.turns.is_some() && (self.reached || !self.streams.is_empty()) => {
                 self.admit(&attach, reply);
@@ -134,18 +135,8 @@ impl Actor {
         self.alone_since = None;
         self.stats.touch();
         let stat = ClientStat { id, label: attach.client.clone(), since: now };
-        {
-            let mut stats = self.stats.clients.lock();
-            if stats.is_empty() {
-                // Most sessions never have a second one.
-                stats.reserve_exact(1);
-            }
-            stats.push(stat);
-        }
-        if self.clients.is_empty() {
-            self.clients.reserve_exact(1);
-        }
-        self.clients.push(client);
+        push_lean(&mut self.stats.clients.lock(), stat);
+        push_lean(&mut self.clients, client);
     }
 
     /// Whether a client's socket is on this node.

@@ -159,6 +159,20 @@ async fn upstream_given_up(node: &Node, attach: &Attach) {
     .await;
 }
 
+/// What an earlier owner leaves of that client's session.
+fn left(attach: &Attach, shunned: Option<&str>, cut: Vec<Cut>) -> Prepared {
+    let warm = Warm {
+        principal: attach.principal,
+        route: Arc::clone(&attach.route),
+        key_label: attach.key_label.clone(),
+        upgrade: attach.upgrade.clone(),
+        past: Vec::new(),
+        shunned: shunned.map(str::to_owned),
+        cut,
+    };
+    Prepared { session: attach.session, from: None, append: false, warm }
+}
+
 #[tokio::test]
 async fn what_was_said_before_the_upstream_was_lost_can_be_asked_for_while_it_is_away() {
     let gate = Gate::with_permits(SampleAuth::Open, 1).await;
@@ -203,17 +217,8 @@ async fn what_an_earlier_owner_severed_can_be_asked_for_while_the_upstream_is_aw
     eventually("it has no owner", async || node.row(attach.session).await.owner.is_none()).await;
     let end = r#"{"type":"error","status":502,"error":{"code":"outcome_unknown"}}"#;
     let events = Batch::one(&Message::text(end));
-    let warm = Warm {
-        principal: attach.principal,
-        route: Arc::clone(&route),
-        key_label: attach.key_label.clone(),
-        upgrade: attach.upgrade.clone(),
-        past: Vec::new(),
-        shunned: None,
-        cut: vec![Cut { response_id: "r1".into(), events }],
-    };
-    let prepared = Prepared { session: attach.session, from: None, append: false, warm };
-    assert!(node.registry.keep(prepared));
+    let cut = vec![Cut { response_id: "r1".into(), events }];
+    assert!(node.registry.keep(left(&attach, None, cut)));
     node.registry.activate(attach.session).await.unwrap();
     eventually("the heir dials", async || gate.dials() == 2).await;
     upstream_given_up(&node, &attach).await;
@@ -238,17 +243,7 @@ async fn an_heir_avoids_the_endpoint_that_failed_the_session_if_it_has_one_of_th
         })
         .await;
         let before = gates.each_ref().map(Gate::dials);
-        let warm = Warm {
-            principal: attach.principal,
-            route: Arc::clone(&route),
-            key_label: attach.key_label.clone(),
-            upgrade: attach.upgrade.clone(),
-            past: Vec::new(),
-            shunned: shunned.map(str::to_owned),
-            cut: Vec::new(),
-        };
-        let prepared = Prepared { session: attach.session, from: None, append: false, warm };
-        assert!(node.registry.keep(prepared));
+        assert!(node.registry.keep(left(&attach, shunned, Vec::new())));
         node.registry.activate(attach.session).await.unwrap();
         eventually("the heir dials", async || gates.each_ref().map(Gate::dials) != before).await;
         usize::from(gates[1].dials() != before[1])
