@@ -1,5 +1,6 @@
-//! What does a frame cost the codec? Runs of 32 frames of 100 bytes are received and queued
-//! for sending again, by both roles, against a stream that costs nothing.
+//! What does a frame cost the codec, and a peer stream? Runs of 32 frames of 100 bytes are received
+//! and queued for sending again, by both roles, against a stream that costs nothing; and go from an
+//! edge to an owner and back, encoded and decoded, without a socket.
 #![expect(clippy::unwrap_used, reason = "a bench that cannot run has nothing to report")]
 
 mod parts;
@@ -12,7 +13,7 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringspan::wire::Role;
 
-use self::parts::{echo, socket};
+use self::parts::{Forwarded, echo, run, socket};
 
 const FRAMES: u32 = 32;
 const PAYLOAD_BYTES: usize = 100;
@@ -28,6 +29,10 @@ fn wire(criterion: &mut Criterion) {
             bencher.iter(|| black_box(echo(&mut socket, cx)).unwrap());
         });
     }
+    let (mut forwarded, run) = (Forwarded::new(cx).unwrap(), run(FRAMES, PAYLOAD_BYTES));
+    group.bench_function("peer stream, there and back", |bencher| {
+        bencher.iter(|| black_box(forwarded.echo(cx, black_box(&run))).unwrap());
+    });
     group.finish();
 }
 

@@ -23,7 +23,7 @@ use ringspan::{
 };
 use tokio::time::Instant;
 
-use self::parts::{Script, logged, members, run, socket, turns};
+use self::parts::{Forwarded, Script, logged, members, run, socket, turns};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -36,6 +36,8 @@ fn main() -> anyhow::Result<()> {
         "client-echo-1x200" => echo(cx, Role::Client, 1, 200, times),
         "client-echo-32x100" => echo(cx, Role::Client, 32, 100, times),
         "link-1x200" => link(cx, times),
+        "peer-echo-1x200" => peer(cx, 1, 200, times),
+        "peer-echo-32x100" => peer(cx, 32, 100, times),
         "placement-300" => placement(times),
         "event-delta" => event(times),
         "turn-20-deltas" => turn(times),
@@ -68,6 +70,15 @@ fn link(cx: &mut Context<'_>, times: u32) -> anyhow::Result<()> {
         tx.send(Frame::Messages { batch: batch.clone(), first_seq: 1, ended: 0, create: 0 });
         ensure!(rx.poll_recv(cx).is_ready(), "the frame is lost");
         ensure!(rx.poll_recv(cx).is_pending(), "a frame too many");
+    }
+    Ok(())
+}
+
+/// A run of frames goes over a peer stream to a session of another node, and back.
+fn peer(cx: &mut Context<'_>, frames: u32, bytes: usize, times: u32) -> anyhow::Result<()> {
+    let (mut forwarded, run) = (Forwarded::new(cx)?, run(frames, bytes));
+    for _ in 0..times {
+        ensure!(forwarded.echo(cx, black_box(&run))? == frames, "frames were lost");
     }
     Ok(())
 }

@@ -1,18 +1,26 @@
-//! What benches and examples share: a stream that costs nothing, runs of frames, a turn and
-//! what is said in it, members of a ring that does not exist.
+//! What benches and examples share: a stream that costs nothing, runs of frames, two nodes on one
+//! peer stream, a turn and what is said in it, members of a ring that does not exist.
 #![allow(dead_code, reason = "each of them uses a part")]
 
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream as _;
+use prost::Message as _;
 use ringspan::{
     ids::Incarnation,
+    link::{Frame, Link},
+    peer::{
+        mux::{Counted, Mux, Outgoing},
+        proto,
+    },
     session::{
         log::Log,
         turns::{Action, Bounds, ClientId, Journaled, Turns},
@@ -138,6 +146,87 @@ pub fn echo(socket: &mut Socket<Tape>, cx: &mut Context<'_>) -> anyhow::Result<u
     }
     ensure!(matches!(socket.poll_flush(cx), Poll::Ready(Ok(()))), "frames were lost");
     Ok(frames)
+}
+
+/// What a node keeps of one message at most, and grants for a channel; as by default.
+const WINDOW: u32 = 256 * 1024;
+
+/// One node's side of a peer stream.
+struct Side {
+    mux: Arc<Mux>,
+    outgoing: Outgoing,
+}
+
+impl Side {
+    fn new() -> Self {
+        let mux = Mux::new(WINDOW as usize);
+        Self { outgoing: Outgoing(Arc::clone(&mux)), mux }
+    }
+
+    /// All that this side has to say, in bytes and back, as HTTP/2 would carry it.
+    fn say(&mut self, cx: &mut Context<'_>, to: &Self, bytes: &mut BytesMut) -> anyhow::Result<()> {
+        while let Poll::Ready(Some(frame)) = Pin::new(&mut self.outgoing).poll_next(cx) {
+            frame.encode(bytes)?;
+            let frame = proto::Frame::decode(bytes.split().freeze())?;
+            to.mux.on_frame(frame, WINDOW).map_err(|broken| anyhow::anyhow!(broken.0))?;
+        }
+        Ok(())
+    }
+}
+
+/// A session of which the edge is one node and the owner another.
+pub struct Forwarded {
+    edge: Side,
+    owner: Side,
+    client: Link,
+    session: Link,
+    bytes: BytesMut,
+}
+
+impl Forwarded {
+    /// # Errors
+    /// If the owner does not hear of its client.
+    pub fn new(cx: &mut Context<'_>) -> anyhow::Result<Self> {
+        let (mut edge, mut owner, mut bytes) = (Side::new(), Side::new(), BytesMut::new());
+        let (client, theirs) = Link::pair(WINDOW as usize);
+        let asked = edge.mux.ask(theirs, proto::Attach::default(), Counted::default());
+        let (channel, mut answer) = asked.context("the stream has ended")?;
+        edge.say(cx, &owner, &mut bytes)?;
+        let (theirs, session) = Link::pair(WINDOW as usize);
+        owner.mux.accept(channel, theirs, proto::Attached::default(), WINDOW);
+        owner.say(cx, &edge, &mut bytes)?;
+        ensure!(matches!(answer.try_recv(), Ok(Ok(_))), "the edge is not answered");
+        Ok(Self { edge, owner, client, session, bytes })
+    }
+
+    /// A run goes from the client's link to the session's, and back. How many messages came.
+    ///
+    /// # Errors
+    /// If one was lost.
+    pub fn echo(&mut self, cx: &mut Context<'_>, run: &Batch) -> anyhow::Result<u32> {
+        send(&mut self.client, cx, run.clone())?;
+        self.edge.say(cx, &self.owner, &mut self.bytes)?;
+        let heard = receive(&mut self.session, cx)?;
+        send(&mut self.session, cx, heard)?;
+        self.owner.say(cx, &self.edge, &mut self.bytes)?;
+        let heard = receive(&mut self.client, cx)?;
+        // What was read is granted again.
+        self.edge.say(cx, &self.owner, &mut self.bytes)?;
+        Ok(heard.len())
+    }
+}
+
+fn send(link: &mut Link, cx: &mut Context<'_>, batch: Batch) -> anyhow::Result<()> {
+    ensure!(link.tx.poll_ready(cx).is_ready(), "the window is closed");
+    link.tx.send(Frame::Messages { batch, first_seq: 1, ended: 0, create: 0 });
+    Ok(())
+}
+
+fn receive(link: &mut Link, cx: &mut Context<'_>) -> anyhow::Result<Batch> {
+    match link.rx.poll_recv(cx) {
+        Poll::Ready(Some(Frame::Messages { batch, .. })) => Ok(batch),
+        _ => anyhow::bail!("the run is lost"),
+    }
 }
 
 /// The client of [`turn`].

@@ -11,7 +11,7 @@ mod door;
 pub mod fuzz;
 mod heirs;
 mod incoming;
-mod mux;
+pub mod mux;
 mod outgoing;
 mod testify;
 #[cfg(test)]

@@ -25,7 +25,7 @@ use futures_util::{Stream, task::AtomicWaker};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-pub(super) use channel::Counted;
+pub use channel::Counted;
 use channel::{Channel, ChannelWaker};
 
 use super::{
@@ -46,10 +46,10 @@ const CHUNK: usize = 64 * 1024;
 const MAX_CONTROL: usize = 64 * 1024;
 
 /// Answer to an attach.
-pub(super) type Answer = Result<proto::Attached, AttachError>;
+pub type Answer = Result<proto::Attached, AttachError>;
 
 /// One side of a stream.
-pub(super) struct Mux {
+pub struct Mux {
     state: Mutex<State>,
     ready: Arc<Ready>,
     max_message: usize,
@@ -85,10 +85,12 @@ enum Received {
 
 /// The peer broke the protocol; the stream ends.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Violation(pub(super) &'static str);
+pub struct Violation(pub &'static str);
 
 impl Mux {
-    pub(super) fn new(max_message: usize) -> Arc<Self> {
+    /// A side that takes messages of at most so many bytes.
+    #[must_use]
+    pub fn new(max_message: usize) -> Arc<Self> {
         let state =
             State { channels: HashMap::new(), control: VecDeque::new(), next: 1, closed: false };
         let ready = Ready { queue: Mutex::default(), task: AtomicWaker::new() };
@@ -106,7 +108,7 @@ impl Mux {
 
     /// The asking side: a new channel for `link`, its request, and its answer's place.
     /// None when the stream has ended.
-    pub(super) fn ask(
+    pub fn ask(
         &self,
         link: Link,
         attach: proto::Attach,
@@ -130,7 +132,7 @@ impl Mux {
     }
 
     /// The answering side: `link` was attached for the peer's channel.
-    pub(super) fn accept(&self, id: u32, link: Link, attached: proto::Attached, credit: u32) {
+    pub fn accept(&self, id: u32, link: Link, attached: proto::Attached, credit: u32) {
         let channel = self.channel(id, link, i64::from(credit), None);
         let waker = Arc::clone(&channel.waker);
         let mut state = self.state.lock();
@@ -193,8 +195,12 @@ impl Mux {
         self.ready.task.wake();
     }
 
-    /// Takes one frame of the peer. Frames of unknown channels are late, not wrong.
-    pub(super) fn on_frame(&self, incoming: proto::Frame, credit: u32) -> Result<(), Violation> {
+    /// Takes one frame of the peer; `credit` is what that grants for a channel, in bytes. Frames of
+    /// unknown channels are late, not wrong.
+    ///
+    /// # Errors
+    /// If the peer broke the protocol: the stream has to end.
+    pub fn on_frame(&self, incoming: proto::Frame, credit: u32) -> Result<(), Violation> {
         let id = incoming.channel;
         let Some(body) = incoming.body else { return Ok(()) };
         let mut state = self.state.lock();
@@ -355,7 +361,7 @@ fn grant_frame(channel: u32, bytes: usize) -> proto::Frame {
 }
 
 /// The outgoing half, for the transport to poll. Dropping it ends the mux.
-pub(super) struct Outgoing(pub(super) Arc<Mux>);
+pub struct Outgoing(pub Arc<Mux>);
 
 impl Stream for Outgoing {
     type Item = proto::Frame;

@@ -41,7 +41,7 @@ pub(super) struct Channel {
 
 /// Messages that were forwarded for a client here.
 #[derive(Default)]
-pub(in crate::peer) struct Counted {
+pub struct Counted {
     pub(in crate::peer) up: Counter,
     pub(in crate::peer) down: Counter,
 }
