@@ -1,7 +1,6 @@
 //! Signed tokens (RFC 7519): judged by the issuer's published keys, algorithms pinned.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant as StdInstant},
 };
@@ -59,6 +58,8 @@ pub(super) struct Proven {
 
 /// One published key, with the algorithm that it is for, if that is said.
 pub(super) struct Published {
+    /// Empty for none. Two keys may share one: the later is meant by it, both are published.
+    name: String,
     key: DecodingKey,
     algorithm: Option<Algorithm>,
     /// What makes it the same key in the next set.
@@ -67,7 +68,8 @@ pub(super) struct Published {
     revoked: CancellationToken,
 }
 
-pub(super) type KeySet = HashMap<String, Published>;
+/// In the order of their set; at most [`KEYS_MAX`].
+pub(super) type KeySet = Vec<Published>;
 
 /// Judges tokens.
 pub(super) struct Tokens {
@@ -75,7 +77,7 @@ pub(super) struct Tokens {
     algorithms: Vec<Algorithm>,
     fetcher: Fetcher,
     /// None until they were read once.
-    keys: RwLock<Option<HashMap<String, Arc<Published>>>>,
+    keys: RwLock<Option<Vec<Arc<Published>>>>,
     wanted: Notify,
     reads: watch::Sender<u64>,
     last_read: Mutex<Option<StdInstant>>,
@@ -163,12 +165,13 @@ impl Tokens {
 
     fn known(&self, kid: Option<&str>) -> Option<Arc<Published>> {
         let keys = self.keys.read();
-        let keys = keys.as_ref()?;
-        match kid {
-            Some(kid) => keys.get(kid).cloned(),
-            None if keys.len() == 1 => keys.values().next().cloned(),
-            None => None,
-        }
+        let last = keys.as_ref()?.last()?;
+        let kid = match kid {
+            Some(kid) => kid,
+            None if keys.iter().flatten().all(|key| key.name == last.name) => &last.name,
+            None => return None,
+        };
+        keys.iter().flatten().rfind(|key| key.name == kid).cloned()
     }
 
     /// Keeps the keys up to date until `stop`.
@@ -203,19 +206,21 @@ impl Tokens {
     }
 
     /// Takes a set that was read in the place of the one before, and ends the tokens of keys
-    /// that are not in it any more. A key that keeps its name and not its material is another.
+    /// that are not in it any more. Its material makes a key the same, by whatever name.
     fn replace(&self, mut next: KeySet) {
         let mut keys = self.keys.write();
-        for (kid, old) in keys.iter().flatten() {
-            match next.get_mut(kid) {
-                Some(new) if new.material == old.material => new.revoked = old.revoked.clone(),
-                _ => {
-                    tracing::info!(kid, "the token issuer publishes this key no more");
-                    old.revoked.cancel();
-                }
+        for old in keys.iter().flatten() {
+            let mut stays = false;
+            for new in next.iter_mut().filter(|new| new.material == old.material) {
+                new.revoked = old.revoked.clone();
+                stays = true;
+            }
+            if !stays {
+                tracing::info!(kid = old.name, "the token issuer publishes this key no more");
+                old.revoked.cancel();
             }
         }
-        *keys = Some(next.into_iter().map(|(kid, key)| (kid, Arc::new(key))).collect());
+        *keys = Some(next.into_iter().map(Arc::new).collect());
     }
 
     async fn read(&self) -> Result<KeySet, String> {
@@ -254,7 +259,7 @@ fn seconds(value: &Value) -> Option<u64> {
 fn parse(text: &[u8], algorithms: &[Algorithm]) -> Result<KeySet, String> {
     let set: JwkSet = serde_json::from_slice(text)
         .map_err(|error| format!("not a JWK set (line {})", error.line()))?;
-    let mut keys = HashMap::new();
+    let mut keys = Vec::new();
     for jwk in set.keys.iter().take(KEYS_MAX) {
         let signs =
             jwk.common.public_key_use.as_ref().is_none_or(|u| *u == PublicKeyUse::Signature);
@@ -267,10 +272,10 @@ fn parse(text: &[u8], algorithms: &[Algorithm]) -> Result<KeySet, String> {
         if !algorithms.iter().any(|algorithm| algorithm.family() == key.family()) {
             continue;
         }
-        let kid = jwk.common.key_id.clone().unwrap_or_default();
+        let name = jwk.common.key_id.clone().unwrap_or_default();
         let (algorithm, material) = (algorithm.flatten(), jwk.algorithm.clone());
         let revoked = CancellationToken::new();
-        keys.insert(kid, Published { key, algorithm, material, revoked });
+        keys.push(Published { name, key, algorithm, material, revoked });
     }
     if keys.is_empty() { Err("no key of an accepted algorithm in it".into()) } else { Ok(keys) }
 }

@@ -267,6 +267,43 @@ async fn a_key_that_is_published_no_more_ends_its_tokens_and_no_others() {
     assert!(!is_good(&bob));
 }
 
+/// A set with a key of each, under no name or under these.
+fn renamed(issuers: &[&Issuer], kids: Option<&[&str]>) -> Value {
+    let mut set = set(issuers);
+    for (n, key) in set["keys"].as_array_mut().unwrap().iter_mut().enumerate() {
+        let key = key.as_object_mut().unwrap();
+        match kids {
+            Some(kids) => key.insert("kid".into(), kids[n].into()),
+            None => key.remove("kid"),
+        };
+    }
+    set
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_still_published_ends_no_token_whatever_its_name() {
+    let (old, new) = (Issuer::new("k1"), Issuer::new("k2"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(&file, &old.jwks);
+    let (auth, _running) = tokens(&file);
+    let ada = auth.identify(&old.token("k1", &claims())).await.unwrap();
+    for set in [
+        renamed(&[&old], Some(&["k3"])),
+        renamed(&[&old], None),
+        renamed(&[&old, &new], None),
+        renamed(&[&new, &old], Some(&["k4", "k4"])),
+        renamed(&[&old, &new], Some(&["k4", "k4"])),
+    ] {
+        write(&file, &set);
+        tokio::time::sleep(READ_AGAIN).await;
+        assert!(is_good(&ada), "{set}");
+    }
+    // Also when another has had its name since.
+    write(&file, &renamed(&[&new], Some(&["k4"])));
+    tokio::time::sleep(READ_AGAIN).await;
+    assert!(!is_good(&ada));
+}
+
 #[tokio::test(start_paused = true)]
 async fn keys_that_cannot_be_read_end_no_token() {
     let issuer = Issuer::new("k1");
