@@ -11,6 +11,10 @@ use super::{
 /// Largest batch in bytes, unless it is one message. A reader that lags is charged by it.
 pub const BATCH_BYTES: usize = 64 * 1024;
 
+/// Longest compressed message, in bytes of the wire, that joins a batch which has begun. Whether it
+/// fits is known once it is inflated; the next batch then inflates it again.
+const TOGETHER_BYTES: usize = 1024;
+
 /// What a Close frame said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseFrame {
@@ -198,7 +202,9 @@ impl Decoder {
         self.check_sequence(&header)?;
         // A message in fragments starts a batch of its own: its size is known too late.
         let crowded = !batch.is_empty()
-            && (self.fragment.is_some() || batch.weight() + header.size() > BATCH_BYTES);
+            && (self.fragment.is_some()
+                || (header.is_compressed() && header.payload > TOGETHER_BYTES)
+                || batch.weight() + header.size() > BATCH_BYTES);
         if crowded || input.len() < header.size() {
             return Ok(Frame::Stop);
         }

@@ -1,4 +1,5 @@
 use bytes::BufMut;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::*;
 
@@ -188,6 +189,13 @@ fn compressed_messages_keep_to_the_batch_and_the_limit() {
         all.iter().map(|i| payloads(i).iter().map(Bytes::len).collect()).collect();
     assert_eq!((sizes, fault), (vec![vec![40_000, 5], vec![40_000]], None));
     assert_eq!(decode(&mut decoder, &packed(50_001)), (vec![], Some(1009)));
+    // Half of it noise, to be long on the wire: inflated once, in a batch of its own.
+    let words = |n: u64| [xxh3_64_with_seed(b"", n), 0].map(u64::to_le_bytes);
+    let noise = (0..250).flat_map(words).flatten().collect::<Vec<u8>>();
+    let noise = deflate::deflate(&noise, |out| masked(0xC2, out.unwrap()));
+    let mut decoder = Decoder::new(Role::Server, 50_000, true);
+    let (all, _) = decode(&mut decoder, &[masked(0x81, b"plain"), noise].concat());
+    assert_eq!(all.iter().map(|i| payloads(i).len()).collect::<Vec<_>>(), [1, 1]);
 
     let mut decoder = Decoder::new(Role::Server, 50_000, true);
     let whole = deflate::deflate(&[b'y'; 5000], |out| out.unwrap().to_vec());
