@@ -37,10 +37,10 @@ impl Times {
     /// no deadline. What is left is divided as it is by default: a sixth for the dwell, as much
     /// for the end.
     pub(super) fn tightened(self, now: Instant, within: Duration) -> Self {
-        let end = self.end.min(now + within);
-        if end == self.end {
+        // What no clock can count up to is later than any end.
+        let Some(end) = now.checked_add(within).filter(|end| *end < self.end) else {
             return self;
-        }
+        };
         let hand_over = self.hand_over.min(end - within / 6);
         Self {
             dwell: self.dwell.min(now + within / 6),
@@ -93,6 +93,13 @@ mod tests {
                 prop_assert!(times.last_call <= times.hand_over && times.hand_over <= times.end);
             }
         }
+    }
+
+    #[test]
+    fn a_deadline_beyond_all_time_changes_nothing() {
+        let now = Instant::now();
+        let times = Times::new(now, &timing(10_000, 60_000, 10_000));
+        assert_eq!(times.tightened(now, Duration::MAX), times);
     }
 
     #[test]
