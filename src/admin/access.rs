@@ -5,8 +5,15 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{HeaderMap, HeaderValue, header, uri::Authority};
+use axum::{
+    Extension,
+    extract::{ConnectInfo, Request},
+    http::{HeaderMap, HeaderValue, header, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
 
+use super::{Failure, listener::Caller};
 use crate::{
     config::AdminToken,
     error::{Code, Error, Result},
@@ -50,8 +57,7 @@ pub(super) async fn judge(
 ) -> Result<Actor> {
     let secret = match token {
         AdminToken::None => {
-            let is_here = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
-            return if is_here && !is_asked_by_name(headers) {
+            return if is_here(peer) && !is_asked_by_name(headers) {
                 Ok(Actor::Loopback)
             } else {
                 let why = "without admin-token a node is changed from its own machine only, \
@@ -76,17 +82,51 @@ pub(super) async fn judge(
     Err(Error::new(Code::NotAuthorized, "the admin token is missing or wrong"))
 }
 
-/// Whether the caller knows this listener by a name that is not the machine's own. A browser on
-/// this machine, or at the end of an operator's port-forward, does so where a page has let its own
-/// name lead here (DNS rebinding); to the browser the page and we are then one site. Browsers
-/// always name a host.
+/// Refuses what a page of another site may have a browser ask, on this machine or at the end of an
+/// operator's port-forward: the page has let its own name lead here (DNS rebinding), and to the
+/// browser it and we are then one site.
+pub(super) async fn refuse_rebound(
+    peer: Option<Extension<ConnectInfo<Caller>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let peer = peer.map(|Extension(ConnectInfo(Caller(peer)))| peer);
+    if is_here(peer) && host(request.headers()).is_some_and(|host| is_public(&host)) {
+        let why = "from its own machine this listener is known by its address, as localhost, \
+                   or by a name that only the cluster knows";
+        return Failure::new(Code::Forbidden, why).into_response();
+    }
+    next.run(request).await
+}
+
+fn is_here(peer: Option<SocketAddr>) -> bool {
+    peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+}
+
+/// The host that the caller wants to speak to, empty if that is no host. Browsers always name one.
+fn host(headers: &HeaderMap) -> Option<String> {
+    let authority = Authority::try_from(headers.get(header::HOST)?.as_bytes());
+    Some(authority.map_or_else(
+        |_| String::new(),
+        |authority| {
+            authority.host().trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase()
+        },
+    ))
+}
+
+/// Whether the caller knows this listener by a name that is not the machine's own.
 fn is_asked_by_name(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST) else { return false };
-    let authority = Authority::try_from(host.as_bytes());
-    !authority.is_ok_and(|authority| {
-        let name = authority.host().trim_matches(['[', ']']);
-        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
-    })
+    host(headers).is_some_and(|name| name != "localhost" && name.parse::<IpAddr>().is_err())
+}
+
+/// Whether anybody may own that name. In the public DNS there are neither names of one label nor
+/// these endings (RFC 6761, RFC 6762, ICANN's `internal`; `svc` is Kubernetes'); a sidecar hands
+/// requests for them on from this machine.
+fn is_public(name: &str) -> bool {
+    const OURS: [&str; 4] = ["localhost", "local", "internal", "svc"];
+    let ending = name.rsplit_once('.').map(|(_, ending)| ending);
+    name.is_empty()
+        || name.parse::<IpAddr>().is_err() && ending.is_some_and(|ending| !OURS.contains(&ending))
 }
 
 fn unreadable() -> Error {

@@ -19,6 +19,7 @@ use std::{io, sync::Arc, time::Duration};
 use axum::{
     Router,
     http::{HeaderValue, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -77,16 +78,19 @@ fn router(
     shutdown: CancellationToken,
 ) -> Router {
     let feed = Arc::new(events::Feed::new(shutdown));
-    Router::new()
-        .route("/", get(page::index))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/metrics", get(health::metrics))
+    let api = Router::new()
         .route("/api/v1/ring", get(api::ring))
         .route("/api/v1/sessions", get(api::sessions))
         .route("/api/v1/sessions/{id}", get(api::session))
         .route("/api/v1/events", get(events::subscribe))
         .route("/api/v1/drain", post(api::drain))
+        .route_layer(middleware::from_fn(access::refuse_rebound));
+    Router::new()
+        .route("/", get(page::index))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .merge(api)
         .method_not_allowed_fallback(api::no_such_method)
         .fallback(api::not_found)
         .with_state(Admin { view, metrics, feed, token: Arc::new(token) })

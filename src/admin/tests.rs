@@ -135,6 +135,29 @@ async fn a_page_of_another_site_cannot_drain_the_node() {
 }
 
 #[tokio::test]
+async fn a_page_whose_name_was_made_to_lead_here_reads_nothing_of_the_api() {
+    let fake = Arc::new(Fake::default());
+    let token = || AdminToken::Fixed(crate::config::Secret::new("a-token-of-the-operators"));
+    let asked = async |peer: &str, host: &str, path: &str| {
+        let node = at(&fake, peer, token());
+        let request = Request::get(path).header("host", host).body(Body::empty()).unwrap();
+        ask(&node, request).await.0
+    };
+    let here = "127.0.0.1:1";
+    for host in ["evil.example:9090", "evil.example.:9090", "127.0.0.1.evil.example", "a b"] {
+        for path in ["/api/v1/ring", "/api/v1/sessions", "/api/v1/events"] {
+            assert_eq!(asked(here, host, path).await, StatusCode::FORBIDDEN, "{host} {path}");
+        }
+        assert_eq!(asked(here, host, "/metrics").await, StatusCode::OK, "{host}");
+    }
+    for host in ["127.0.0.1:9090", "localhost:9090", "[::1]:9090", "ringspan", "a.b.svc:9090"] {
+        assert_eq!(asked(here, host, "/api/v1/ring").await, StatusCode::OK, "{host}");
+    }
+    // By an ingress, say, whose business names are.
+    assert_eq!(asked("10.1.2.3:4", "ring.example", "/api/v1/ring").await, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn an_order_that_cannot_be_read_is_refused_in_our_words_and_drains_nothing() {
     let fake = Arc::new(Fake::default());
     let node = node(&fake);
