@@ -75,7 +75,15 @@ async fn an_upstream_that_ends_each_connection_at_once_is_told_to_who_waits() {
     let gate = Gate::open(SampleAuth::Open).await;
     let said = b"\x81\x39{\"type\":\"error\",\"status\":429,\"error\":{\"code\":\"too_many\"}}\x88\x02\x03\xe8";
     assert_eq!(said.len() - 6, usize::from(said[1]), "the frame is as long as it says");
-    for (then, told) in [(CLOSE, (502, "upstream_unavailable")), (&said[..], (429, "too_many"))] {
+    // That word alone ends it.
+    let too_old = "websocket_connection_limit_reached";
+    let aged = b"\x81\x53{\"type\":\"error\",\"status\":400,\"error\":{\"code\":\"websocket_connection_limit_reached\"}}";
+    assert_eq!(aged.len() - 2, usize::from(aged[1]), "the frame is as long as it says");
+    for (then, told) in [
+        (CLOSE, (502, "upstream_unavailable")),
+        (&said[..], (429, "too_many")),
+        (&aged[..], (400, too_old)),
+    ] {
         let (url, dials) = answering(ACCEPTED, then).await;
         let route = route_to(&gate, &[url]);
         let store = Arc::new(Memory::default());
