@@ -284,6 +284,21 @@ fn the_age_of_a_connection_costs_no_turn_of_another_lane_that_runs_on_it() {
 }
 
 #[test]
+fn a_turn_that_may_act_outside_is_unknown_where_its_connection_is_lost_before_it_began() {
+    for more in [
+        json!({ "tools": [{ "type": "function", "name": "f" }, { "type": "mcp" }] }),
+        json!({ "conversation": "conv_1" }),
+    ] {
+        let mut session = Session::connected();
+        session.says(1, &with(create("a"), more.clone()));
+        session.disconnect();
+        session.connect();
+        assert_eq!(session.desk.types(1), ["outcome_unknown"], "{more}");
+        assert_eq!(session.desk.inputs(), ["a"], "{more}");
+    }
+}
+
+#[test]
 fn an_error_whose_details_are_not_understood_ends_the_turn_all_the_same() {
     for details in [json!("no quota"), json!({ "code": 429 }), json!([1]), json!(null)] {
         let mut session = Session::connected();
