@@ -229,6 +229,7 @@ impl Registry {
             route: warm.route,
             key_label: warm.key_label,
             upgrade: warm.upgrade,
+            reads: false,
             last_seq: None,
             last_epoch: None,
             turn_key: None,
@@ -304,6 +305,8 @@ impl Registry {
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
         self.ctx.metrics.heir_conversations(self.copies());
         let origin = warm.as_ref().map(|warm| propagation::extract(&warm.upgrade.headers));
+        // Who only reads does not know how the upstream was asked.
+        let asked = warm.as_ref().filter(|_| attach.reads).map(|warm| warm.upgrade.clone());
         let (past, shunned, cut) =
             warm.map(|warm| (warm.past, warm.shunned, warm.cut)).unwrap_or_default();
         if !past.is_empty() {
@@ -322,6 +325,9 @@ impl Registry {
         ));
         actor.origin = origin.unwrap_or_default();
         actor.shunned = shunned;
+        if let Some(asked) = asked {
+            actor.upgrade = asked;
+        }
         actor.adopt(cut);
         let (registry, slot, id) = (Arc::downgrade(self), Arc::downgrade(slot), attach.session);
         self.ctx.tracker.spawn(async move {

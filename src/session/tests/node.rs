@@ -405,6 +405,7 @@ pub(crate) fn wish(route: &Arc<Route>, key: &str) -> Attach {
         route: Arc::clone(route),
         key_label: key.into(),
         upgrade: Upgrade { path_and_query: "/".into(), ..Upgrade::default() },
+        reads: false,
         last_seq: None,
         last_epoch: None,
         turn_key: None,
