@@ -116,6 +116,8 @@ pub(crate) struct Neighbours {
     pub(crate) asked: Mutex<Vec<Incarnation>>,
     /// Nudges get lost.
     pub(crate) loses_activations: AtomicBool,
+    /// Whoever asks an heir to keep something panics.
+    pub(crate) panics: AtomicBool,
 }
 
 impl Neighbours {
@@ -140,6 +142,7 @@ impl Heirs for Neighbours {
         _: &str,
         prepared: &[Prepared],
     ) -> Result<Vec<bool>, String> {
+        assert!(!self.panics.load(Relaxed), "as the test wishes");
         self.asked.lock().push(heir);
         let registry = self.reach(heir).await?;
         Ok(prepared.iter().map(|prepared| registry.keep(prepared.clone())).collect())
