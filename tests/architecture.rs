@@ -67,6 +67,7 @@ const PURE: &[&str] = &[
     "ring/rebalance.rs",
     "session/claiming.rs",
     "session/event.rs",
+    "session/event/",
     "session/fields.rs",
     "session/history.rs",
     "session/log.rs",

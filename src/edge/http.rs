@@ -232,7 +232,8 @@ async fn resumed(
         subprotocols: Vec::new(),
     };
     let place = Place::of(session, String::new());
-    let mut attached = attach(edge, wish(edge, route, principal, place, upgrade)).await?;
+    let wish = Attach { reads: true, ..wish(edge, route, principal, place, upgrade) };
+    let mut attached = attach(edge, wish).await?;
     let batch = Batch::one(&resume_event(id));
     attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 });
     let mut events = Events::of(attached.link, None, edge.drain.cut.clone());
@@ -284,6 +285,7 @@ fn wish(
         route: Arc::clone(route),
         key_label,
         upgrade,
+        reads: false,
         last_seq: None,
         last_epoch: None,
         turn_key: None,

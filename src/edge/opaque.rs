@@ -105,6 +105,7 @@ fn wish(
             headers: edge.forwarded_headers(headers),
             subprotocols: pending.handshake.protocols().to_vec(),
         },
+        reads: false,
         last_seq: key::last_seq(uri, headers)?,
         last_epoch: key::last_epoch(uri, headers)?,
         turn_key: None,

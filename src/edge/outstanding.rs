@@ -37,9 +37,9 @@ struct Begun {
 }
 
 /// Whether the next owner may be asked, once, where one was lost before anything was seen of the
-/// turn (I2): nothing is stored, or the ledger knows by the key whether it was sent.
+/// turn (I2): a second run doubles nothing, or the ledger knows by the key whether it was sent.
 pub(super) fn may_be_asked_again(create: &Create, has_key: bool, ledger: bool) -> bool {
-    !create.store || (has_key && ledger)
+    create.repeatable || (has_key && ledger)
 }
 
 impl Outstanding {
@@ -115,8 +115,8 @@ impl Outstanding {
     }
 
     /// The owner, or the way to it, is gone: what it had taken may have run. A request that
-    /// stores nothing and of which nothing was seen has no effect that running it once more
-    /// could double (the rule of `Turn::may_redispatch`), so it is kept for the next owner,
+    /// stores nothing, acts nowhere and of which nothing was seen has no effect that running it
+    /// once more could double (the rule of `Turn::may_redispatch`), so it is kept for the next owner,
     /// once; so is one with an idempotency key, since the ledger knows whether it was sent.
     /// Of every other one the client is told `error`.
     pub(crate) fn lose(&mut self, error: &Error) -> Vec<Message> {
@@ -271,6 +271,21 @@ mod tests {
         assert_eq!(waiting(&outstanding), ["y"]);
         let said = told(&outstanding.lose(&lost()));
         assert_eq!((said.len(), &said[0]["stream_id"]), (1, &"b".into()));
+    }
+
+    #[test]
+    fn a_request_that_may_act_outside_is_unknown_when_its_owner_is_lost() {
+        let mut outstanding = Outstanding::default();
+        let event = json!({ "type": "response.create", "store": false, "input": "a",
+                            "tools": [{ "type": "mcp", "server_label": "s" }] });
+        let message = Message::text(event.to_string());
+        let Ok(ClientEvent::Create(create)) = ClientEvent::parse(&message.payload) else {
+            panic!()
+        };
+        outstanding.push(&create, &message, false);
+        let said = told(&outstanding.lose(&lost()));
+        assert_eq!((said.len(), &said[0]["error"]["code"]), (1, &"outcome_unknown".into()));
+        assert!(waiting(&outstanding).is_empty(), "it would act twice");
     }
 
     #[test]

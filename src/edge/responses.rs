@@ -156,6 +156,7 @@ impl Client {
                 route: Arc::clone(&self.route),
                 key_label: self.key_label.clone(),
                 upgrade: self.upgrade.clone(),
+                reads: false,
                 last_seq: None,
                 last_epoch: None,
                 turn_key: None,

@@ -61,6 +61,7 @@ pub(super) fn attach_out(attach: &Attach, hop: u32) -> proto::Attach {
         client_kind: attach.client.kind.as_str().to_owned(),
         last_epoch: attach.last_epoch.map(|epoch| epoch.0),
         turn_key: attach.turn_key.map(|key| Bytes::copy_from_slice(&key.0)),
+        reads: attach.reads,
     }
 }
 
@@ -78,6 +79,7 @@ pub(super) fn attach_in(attach: proto::Attach, routes: &[Arc<Route>]) -> Option<
             headers: headers_in(attach.headers),
             subprotocols: attach.subprotocols,
         },
+        reads: attach.reads,
         last_seq: attach.last_seq,
         last_epoch: attach.last_epoch.map(Epoch),
         turn_key: match attach.turn_key {

@@ -155,6 +155,7 @@ fn attached(attach: proto::Attach, routes: &[Arc<Route>]) {
             && again.principal == attach.principal
             && again.upgrade.headers == attach.upgrade.headers
             && again.turn_key == attach.turn_key
+            && again.reads == attach.reads
     }));
 }
 

@@ -170,7 +170,7 @@ pub(super) struct Actor {
     /// Turns in a row that failed by the fault of the endpoint, on this connection.
     strikes: u32,
     pub(super) unused: Unused,
-    /// How the upstream is asked for a connection: as the newest client asked.
+    /// How the upstream is asked for a connection: as the newest client asked that sends turns.
     pub(super) upgrade: Upgrade,
     /// What the session's spans point back at: the transfer that brought it here, or what
     /// its lost owner did last.

@@ -1,11 +1,13 @@
 //! What ringspan reads of Responses events: names and ids, never content. Pure.
 
+mod create;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
+pub use create::Create;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use xxhash_rust::xxh3::Xxh3;
 
 use super::fields::Fields;
 use crate::{
@@ -36,20 +38,6 @@ pub enum ClientEvent {
     },
 }
 
-/// The head of a `response.create`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Create {
-    pub lane: Option<String>,
-    pub previous_response_id: Option<String>,
-    pub prompt_cache_key: Option<String>,
-    /// False only where the client said so.
-    pub store: bool,
-    /// `client_metadata.idempotency_key`.
-    pub key: Option<TurnKey>,
-    /// Hash of what makes two creates the same request; not a security boundary.
-    pub fingerprint: u128,
-}
-
 /// Type of the event that asks for a response's events once more, from their start.
 const RESUME: &str = "ringspan.resume";
 
@@ -59,9 +47,6 @@ pub fn resume_event(response_id: &str) -> Message {
     let event = serde_json::json!({ "type": RESUME, "response_id": response_id });
     Message::text(Bytes::from(event.to_string()))
 }
-
-/// Fields that differ between two sendings of the same request.
-const UNRELATED: [&str; 2] = ["client_metadata", "stream"];
 
 /// Longest lane name, and its letters, as the API documents them.
 const MAX_LANE: usize = 256;
@@ -88,23 +73,7 @@ impl ClientEvent {
             }
         };
         Ok(match kind.as_str() {
-            "response.create" => {
-                let mut hash = Xxh3::new();
-                for (key, value) in fields.iter().filter(|(key, _)| !UNRELATED.contains(key)) {
-                    for part in [key, value] {
-                        hash.update(&(part.len() as u64).to_le_bytes());
-                        hash.update(part.as_bytes());
-                    }
-                }
-                Self::Create(Create {
-                    lane,
-                    previous_response_id: fields.get("previous_response_id"),
-                    prompt_cache_key: fields.get("prompt_cache_key"),
-                    store: fields.get("store") != Some(false),
-                    key: metadata_key(&fields)?,
-                    fingerprint: hash.digest128(),
-                })
-            }
+            "response.create" => Self::Create(Create::read(lane, &fields)?),
             "response.interrupt" | "response.steer" => {
                 let response_id =
                     fields.get("response_id").or_else(|| fields.get("previous_response_id"));
@@ -133,13 +102,6 @@ pub fn turn_key(text: &str) -> Result<TurnKey, Error> {
         return Err(Error::new(Code::InvalidRequest, text).param("idempotency_key"));
     }
     Ok(TurnKey::of(text))
-}
-
-/// The idempotency key in a create's metadata; what is no object, or no text, holds none.
-fn metadata_key(fields: &Fields<'_>) -> Result<Option<TurnKey>, Error> {
-    let metadata = fields.raw("client_metadata").and_then(|raw| Fields::parse(raw.as_bytes()));
-    let key: Option<String> = metadata.and_then(|metadata| metadata.get("idempotency_key"));
-    key.map(|key| turn_key(&key)).transpose()
 }
 
 fn is_lane(text: &str) -> bool {

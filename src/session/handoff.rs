@@ -84,8 +84,8 @@ pub(super) async fn run(mut actor: Box<Actor>) {
     }
 }
 
-/// The span of a transfer. It goes on with the trace of the newest client, and what the heir
-/// is left names it, so the heir's spans can point back at it.
+/// The span of a transfer. It goes on with the trace of the newest client that did not only read,
+/// and what the heir is left names it, so the heir's spans can point back at it.
 fn begin(actor: &mut Actor) -> Span {
     let span = tracing::info_span!(
         parent: None,

@@ -90,6 +90,8 @@ pub struct Attach {
     pub route: Arc<Route>,
     pub key_label: String,
     pub upgrade: Upgrade,
+    /// It only reads what is held: how the upstream is asked stays as it is, but for credentials.
+    pub reads: bool,
     /// Resume after this server message.
     pub last_seq: Option<u64>,
     /// The epoch whose numbering `last_seq` is of, if the client said so.

@@ -1,5 +1,7 @@
 //! The sessions of this node: opened once each, found by id.
 
+mod place;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -10,11 +12,12 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{OnceCell, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
 
+use self::place::{Opening, Slot, Stay};
 use super::{
     Attach, AttachError, Attached, ClientKind, ClientLabel,
     actor::{Actor, Command, Inbox},
@@ -79,23 +82,6 @@ pub struct Registry {
     sessions: Mutex<HashMap<SessionId, Arc<Slot>>>,
     draining: AtomicBool,
     pub(super) warm: WarmStore,
-}
-
-/// One session, perhaps still being opened. Whoever comes first opens; others wait for it.
-#[derive(Default)]
-struct Slot(OnceCell<Handle>);
-
-/// An attach under way. However it ends, it leaves no slot behind that nobody opens.
-struct Opening<'a> {
-    registry: &'a Registry,
-    id: SessionId,
-    slot: Arc<Slot>,
-}
-
-impl Drop for Opening<'_> {
-    fn drop(&mut self) {
-        self.registry.abandon(self.id, &self.slot);
-    }
 }
 
 /// An open session, as the rest of the node sees it.
@@ -229,6 +215,7 @@ impl Registry {
             route: warm.route,
             key_label: warm.key_label,
             upgrade: warm.upgrade,
+            reads: false,
             last_seq: None,
             last_epoch: None,
             turn_key: None,
@@ -304,6 +291,8 @@ impl Registry {
             .filter(|warm| !claimed.first && warm.principal == attach.principal);
         self.ctx.metrics.heir_conversations(self.copies());
         let origin = warm.as_ref().map(|warm| propagation::extract(&warm.upgrade.headers));
+        // Who only reads does not know how the upstream was asked.
+        let asked = warm.as_ref().filter(|_| attach.reads).map(|warm| warm.upgrade.clone());
         let (past, shunned, cut) =
             warm.map(|warm| (warm.past, warm.shunned, warm.cut)).unwrap_or_default();
         if !past.is_empty() {
@@ -322,17 +311,18 @@ impl Registry {
         ));
         actor.origin = origin.unwrap_or_default();
         actor.shunned = shunned;
+        if let Some(asked) = asked {
+            actor.upgrade = asked;
+        }
         actor.adopt(cut);
-        let (registry, slot, id) = (Arc::downgrade(self), Arc::downgrade(slot), attach.session);
+        let stay = Stay::new(self, attach.session, slot);
         self.ctx.tracker.spawn(async move {
             handoff::run(actor).await;
-            if let (Some(registry), Some(slot)) = (registry.upgrade(), slot.upgrade()) {
-                registry.forget(id, &slot);
-            }
+            drop(stay);
         });
         Ok(Handle {
             inbox,
-            id,
+            id: attach.session,
             principal: attach.principal,
             epoch: claimed.epoch,
             route: Arc::clone(&attach.route),

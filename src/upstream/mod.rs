@@ -10,7 +10,7 @@ mod stream;
 
 use std::{fmt, time::Duration};
 
-use ::http::{HeaderMap, header::RETRY_AFTER};
+use ::http::{HeaderMap, HeaderName, header::RETRY_AFTER};
 use bytes::Bytes;
 pub use dial::{Connection, DialError, Dialer};
 pub use fetch::{Fetcher, read_text};
@@ -30,6 +30,25 @@ pub struct Upgrade {
     /// End-to-end headers only.
     pub headers: HeaderMap,
     pub subprotocols: Vec<String>,
+}
+
+/// Headers by which an upstream knows a client.
+const CREDENTIALS: [&str; 5] =
+    ["authorization", "chatgpt-account-id", "api-key", "x-api-key", "cookie"];
+
+impl Upgrade {
+    /// Takes over what `newer` shows of these headers, and nothing else of it.
+    pub fn take_credentials(&mut self, newer: &Self) {
+        for name in CREDENTIALS.map(HeaderName::from_static) {
+            let shown = newer.headers.get_all(&name);
+            if shown.iter().next().is_some() {
+                self.headers.remove(&name);
+            }
+            for value in shown {
+                self.headers.append(&name, value.clone());
+            }
+        }
+    }
 }
 
 /// The upstream's own answer to an upgrade it did not want. The client is given its words.

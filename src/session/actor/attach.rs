@@ -47,8 +47,7 @@ impl Actor {
             drop(reply.send(Err(error.into())));
             return;
         }
-        // The newest credential of the same principal is the one that is still valid.
-        self.upgrade = attach.upgrade.clone();
+        self.follow(&attach);
         match self.upstream {
             Upstream::Connected(..) => {
                 self.forget_upgrade();
@@ -67,6 +66,16 @@ impl Actor {
                 self.dial();
             }
             Upstream::Dialing(_) => self.waiting.push((attach, reply)),
+        }
+    }
+
+    /// The newest credential of the same principal is the one that is still valid. The rest is
+    /// for those to say who send turns: a reader names another path, and may lack what they need.
+    fn follow(&mut self, attach: &Attach) {
+        if attach.reads {
+            self.upgrade.take_credentials(&attach.upgrade);
+        } else {
+            self.upgrade = attach.upgrade.clone();
         }
     }
 

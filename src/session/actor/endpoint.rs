@@ -86,6 +86,14 @@ impl Actor {
         self.perform(actions);
     }
 
+    /// We ended the connection. If the upstream had said that it takes no turn on it, that counts as
+    /// if it had ended it, or the next one would be dialled without a pause or an end.
+    pub(super) fn unused_refused(&mut self) {
+        if self.unused.said.is_some() {
+            self.unused_gone();
+        }
+    }
+
     /// Learns from turns that the upstream has just ended.
     pub(super) fn judge_endpoint(&mut self, actions: &[Action]) {
         let Upstream::Connected(connection, _) = &self.upstream else { return };

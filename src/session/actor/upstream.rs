@@ -138,6 +138,7 @@ impl Actor {
     pub(in crate::session) fn hang_up(&mut self) {
         // Not politely: what it still works on is of no use to anybody.
         drop(self.disconnect());
+        self.unused_refused();
         self.want_upstream();
     }
 

@@ -116,6 +116,8 @@ pub(crate) struct Neighbours {
     pub(crate) asked: Mutex<Vec<Incarnation>>,
     /// Nudges get lost.
     pub(crate) loses_activations: AtomicBool,
+    /// Whoever asks an heir to keep something panics.
+    pub(crate) panics: AtomicBool,
 }
 
 impl Neighbours {
@@ -140,6 +142,7 @@ impl Heirs for Neighbours {
         _: &str,
         prepared: &[Prepared],
     ) -> Result<Vec<bool>, String> {
+        assert!(!self.panics.load(Relaxed), "as the test wishes");
         self.asked.lock().push(heir);
         let registry = self.reach(heir).await?;
         Ok(prepared.iter().map(|prepared| registry.keep(prepared.clone())).collect())
@@ -405,6 +408,7 @@ pub(crate) fn wish(route: &Arc<Route>, key: &str) -> Attach {
         route: Arc::clone(route),
         key_label: key.into(),
         upgrade: Upgrade { path_and_query: "/".into(), ..Upgrade::default() },
+        reads: false,
         last_seq: None,
         last_epoch: None,
         turn_key: None,

@@ -449,3 +449,12 @@ async fn a_session_that_is_offered_moves_only_while_nothing_happens_in_it() {
     scene.moved().await;
     assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heir));
 }
+
+#[tokio::test]
+async fn a_session_whose_task_panics_takes_no_place_any_more() {
+    let scene = Scene::set().await;
+    scene.neighbours.panics.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.drain().await;
+    let registry = &scene.owner().registry;
+    eventually("its place is free", async || registry.is_empty()).await;
+}

@@ -5,9 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt as _;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::{
+    accept_hdr_async,
+    tungstenite::handshake::{
+        derive_accept_key,
+        server::{ErrorResponse, Request, Response},
+    },
+};
 
 use super::*;
 use crate::{
@@ -75,7 +83,15 @@ async fn an_upstream_that_ends_each_connection_at_once_is_told_to_who_waits() {
     let gate = Gate::open(SampleAuth::Open).await;
     let said = b"\x81\x39{\"type\":\"error\",\"status\":429,\"error\":{\"code\":\"too_many\"}}\x88\x02\x03\xe8";
     assert_eq!(said.len() - 6, usize::from(said[1]), "the frame is as long as it says");
-    for (then, told) in [(CLOSE, (502, "upstream_unavailable")), (&said[..], (429, "too_many"))] {
+    // That word alone ends it.
+    let too_old = "websocket_connection_limit_reached";
+    let aged = b"\x81\x53{\"type\":\"error\",\"status\":400,\"error\":{\"code\":\"websocket_connection_limit_reached\"}}";
+    assert_eq!(aged.len() - 2, usize::from(aged[1]), "the frame is as long as it says");
+    for (then, told) in [
+        (CLOSE, (502, "upstream_unavailable")),
+        (&said[..], (429, "too_many")),
+        (&aged[..], (400, too_old)),
+    ] {
         let (url, dials) = answering(ACCEPTED, then).await;
         let route = route_to(&gate, &[url]);
         let store = Arc::new(Memory::default());
@@ -137,6 +153,97 @@ async fn a_refusal_without_an_error_object_is_told_with_its_status_to_a_turn_tha
         assert_eq!(end["error"]["code"], "upstream_unavailable", "{end}");
         assert_eq!(end["headers"]["retry-after"], "7", "{end}");
     }
+}
+
+/// How an upstream was asked: path and query, `Authorization`, `openai-beta`.
+type Asked = (String, Option<String>, Option<String>);
+
+/// An upstream that takes every connection, says nothing, and notes how it was asked.
+async fn noting() -> (String, Arc<Mutex<Vec<Asked>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/v1/responses", listener.local_addr().unwrap());
+    let noted = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&noted);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let notes = Arc::clone(&notes);
+            tokio::spawn(async move {
+                #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
+                let note = |request: &Request, response: Response| -> Result<_, ErrorResponse> {
+                    let header =
+                        |name| Some(request.headers().get(name)?.to_str().ok()?.to_owned());
+                    let path = request.uri().path_and_query().unwrap().to_string();
+                    notes.lock().push((path, header("authorization"), header("openai-beta")));
+                    Ok(response)
+                };
+                let mut socket = accept_hdr_async(stream, note).await.unwrap();
+                while let Some(Ok(_)) = socket.next().await {}
+            });
+        }
+    });
+    (url, noted)
+}
+
+/// A client's socket, as its first upgrade asked, and a `GET` of a response beside it.
+fn socket_and_reader(route: &Arc<Route>) -> (Attach, Attach) {
+    let asks = |path: &str, headers: [(&'static str, &'static str); 2]| {
+        let headers = headers.map(|(name, value)| {
+            (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+        });
+        let headers = headers.into_iter().collect();
+        let upgrade = Upgrade { path_and_query: path.into(), headers, subprotocols: Vec::new() };
+        Attach { upgrade, ..wish(route, "thread") }
+    };
+    let socket = asks(
+        "/v1/responses?api-version=preview",
+        [("authorization", "Bearer old"), ("openai-beta", "of the socket")],
+    );
+    let reader =
+        asks("/v1/responses", [("authorization", "Bearer new"), ("openai-beta", "of the reader")]);
+    let client = ClientLabel { edge_node: "edge".into(), kind: ClientKind::Http };
+    (socket, Attach { reads: true, client, ..reader })
+}
+
+/// As the socket asked, with the reader's credential.
+fn of_both() -> Asked {
+    let path = "/v1/responses?api-version=preview".to_owned();
+    (path, Some("Bearer new".to_owned()), Some("of the socket".to_owned()))
+}
+
+#[tokio::test]
+async fn who_only_reads_changes_the_credential_of_the_next_dial_and_nothing_else() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let (url, asked) = noting().await;
+    let mut route = route_to(&gate, &[url]);
+    let upstream = &mut Arc::make_mut(&mut route).upstream;
+    Arc::make_mut(upstream).max_connection_age = Duration::from_millis(200);
+    let node = Node::start(&Arc::new(Memory::default()), "a", limits(), [&route]).await;
+    let (socket, reader) = socket_and_reader(&route);
+    let _socket = node.attach(&socket).await.unwrap();
+    let _reader = node.attach(&reader).await.unwrap();
+    let before = asked.lock().len();
+    eventually("it is dialled twice more", async || asked.lock().len() > before + 1).await;
+    assert_eq!(asked.lock().last(), Some(&of_both()));
+}
+
+#[tokio::test]
+async fn an_heir_whose_first_client_only_reads_asks_the_upstream_as_it_was_asked_before() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let (url, asked) = noting().await;
+    let route = route_to(&gate, &[url]);
+    let store = Arc::new(Memory::default());
+    let (node, earlier) = tokio::join!(
+        Node::start(&store, "a", limits(), [&route]),
+        Node::start(&store, "b", limits(), [&route])
+    );
+    let (socket, reader) = socket_and_reader(&route);
+    drop(earlier.attach(&socket).await.unwrap());
+    let stop = Error::new(Code::OwnerMoving, "moved");
+    earlier.registry.get(socket.session).unwrap().stop(stop).await;
+    eventually("it has no owner", async || node.row(socket.session).await.owner.is_none()).await;
+    assert!(node.registry.keep(left(&socket, None, Vec::new())));
+    let _reader = node.attach(&reader).await.unwrap();
+    assert_eq!(asked.lock().last(), Some(&of_both()));
 }
 
 /// The events of a response, as a later client is told them once more, up to its end.

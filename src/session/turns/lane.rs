@@ -209,13 +209,13 @@ impl Turn {
         self.journaled.then_some(Action::Mark { turn: self.no, state, response: None })
     }
 
-    /// A turn that asked for nothing to be stored, whose conversation can be told to another
+    /// A turn that stores nothing and acts nowhere, whose conversation can be told to another
     /// connection, and of which nobody has seen anything, has no effect that a second run
     /// could double: the model's answer is all there is, and it was not delivered.
     pub(super) fn may_redispatch(&self, history: &History) -> bool {
         self.progress == Progress::Dispatched
             && !self.redispatched
-            && !self.create.store
+            && self.create.repeatable
             && self.create.previous_response_id.as_deref().is_none_or(|id| history.has(id))
             && self.payload.is_some()
     }

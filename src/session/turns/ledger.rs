@@ -62,7 +62,7 @@ impl Turn {
             turn: self.no,
             key: self.key,
             request: self.create.fingerprint,
-            repeatable: !self.create.store,
+            repeatable: self.create.repeatable,
         }
     }
 

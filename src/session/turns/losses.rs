@@ -96,11 +96,16 @@ impl Turns {
     /// given up when those that run have ended.
     pub fn on_aged(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.spend();
+        self.renew(&mut actions);
+        actions
+    }
+
+    /// Nothing more is sent on the upstream connection, if there is one.
+    pub(super) fn spend(&mut self) {
         if self.connection == Connection::Open {
             self.connection = Connection::Spent;
         }
-        self.renew(&mut actions);
-        actions
     }
 
     /// Whether nothing more is sent on the upstream connection.

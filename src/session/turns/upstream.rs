@@ -77,6 +77,10 @@ impl Turns {
         actions: &mut Vec<Action>,
     ) -> Option<(TurnNo, bool)> {
         let event = ServerEvent::parse(message)?;
+        if event.stage == Stage::Error && event.error_code.as_deref() == Some(TOO_OLD) {
+            // Whichever turn it ends, or none: the upstream takes nothing more on it.
+            self.spend();
+        }
         let met = self.meant(&event).filter(|at| self.lanes[*at].at_upstream().is_some());
         if event.blames_a_request() && met.is_none_or(|at| self.lanes[at].goes_on_without_asides())
         {
@@ -148,7 +152,6 @@ impl Turns {
         if event.error_code.as_deref() == Some(TOO_OLD) && turn.may_redispatch(&self.history) {
             // It speaks of the connection, and nobody has seen anything of the turn.
             lane.requeue();
-            self.connection = Connection::Spent;
             return None;
         }
         turn.last_sequence = event.sequence.or(turn.last_sequence);

@@ -218,14 +218,17 @@ fn an_error_that_no_other_event_gets_ends_the_turn() {
     }
 }
 
+fn too_old() -> Value {
+    json!({
+        "type": "error", "status": 400, "error": { "code": "websocket_connection_limit_reached" },
+    })
+}
+
 #[test]
 fn a_turn_that_met_the_age_of_its_connection_goes_out_on_the_next_one() {
-    let too_old = json!({
-        "type": "error", "status": 400, "error": { "code": "websocket_connection_limit_reached" },
-    });
     let mut session = Session::connected();
     session.asks(1, "a");
-    session.upstream(std::slice::from_ref(&too_old));
+    session.upstream(&[too_old()]);
     assert_eq!(session.desk.hang_ups, 1, "nothing more is sent on that connection");
     session.connect();
     session.upstream(&[created("r1"), completed("r1")]);
@@ -233,10 +236,66 @@ fn a_turn_that_met_the_age_of_its_connection_goes_out_on_the_next_one() {
     assert_eq!(session.desk.inputs(), ["a", "a"]);
     // Once: an upstream that says so of each connection is heard.
     session.asks(1, "b");
-    session.upstream(std::slice::from_ref(&too_old));
+    session.upstream(&[too_old()]);
     session.connect();
-    session.upstream(&[too_old]);
+    session.upstream(&[too_old()]);
     assert_eq!(session.desk.types(2), ["websocket_connection_limit_reached"]);
+}
+
+#[test]
+fn nothing_is_sent_on_a_connection_that_its_upstream_calls_too_old() {
+    let stored = |input: &str| with(create(input), json!({ "store": true }));
+    let mut session = Session::connected();
+    session.says(1, &stored("a"));
+    session.says(1, &stored("b"));
+    session.upstream(&[too_old()]);
+    assert_eq!(session.desk.types(1), ["websocket_connection_limit_reached"]);
+    assert_eq!((session.desk.inputs(), session.desk.hang_ups), (vec!["a"], 1));
+    session.connect();
+    session.answers("r2");
+    assert_eq!(session.desk.inputs(), ["a", "b"]);
+    assert_eq!(session.desk.types(2), ["created", "output_text.delta", "completed"]);
+
+    // It says so between turns, too.
+    session.upstream(&[too_old()]);
+    session.says(1, &stored("c"));
+    assert_eq!((session.desk.inputs(), session.desk.hang_ups), (vec!["a", "b"], 2));
+    session.connect();
+    assert_eq!(session.desk.inputs(), ["a", "b", "c"]);
+}
+
+#[test]
+fn the_age_of_a_connection_costs_no_turn_of_another_lane_that_runs_on_it() {
+    let stored =
+        |input: &str, lane: &str| with(create(input), json!({ "store": true, "stream_id": lane }));
+    let mut session = Session::connected();
+    session.says(1, &stored("a", "x"));
+    session.says(1, &stored("b", "y"));
+    session.upstream(&[in_lane("x", created("r1")), in_lane("y", created("r2"))]);
+    session.says(1, &stored("c", "x"));
+    session.upstream(&[in_lane("x", too_old())]);
+    assert!(session.desk.is_done(1) && !session.desk.is_done(2));
+    assert_eq!((session.desk.inputs(), session.desk.hang_ups), (vec!["a", "b"], 0));
+    session.upstream(&[in_lane("y", completed("r2"))]);
+    assert_eq!(session.desk.types(2), ["created", "completed"]);
+    assert_eq!(session.desk.hang_ups, 1, "nobody needs that connection any more");
+    session.connect();
+    assert_eq!(session.desk.inputs(), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_turn_that_may_act_outside_is_unknown_where_its_connection_is_lost_before_it_began() {
+    for more in [
+        json!({ "tools": [{ "type": "function", "name": "f" }, { "type": "mcp" }] }),
+        json!({ "conversation": "conv_1" }),
+    ] {
+        let mut session = Session::connected();
+        session.says(1, &with(create("a"), more.clone()));
+        session.disconnect();
+        session.connect();
+        assert_eq!(session.desk.types(1), ["outcome_unknown"], "{more}");
+        assert_eq!(session.desk.inputs(), ["a"], "{more}");
+    }
 }
 
 #[test]
