@@ -91,3 +91,21 @@ async fn at_the_cut_a_turn_is_unknown_and_a_request_that_waits_is_told_to_go_els
     front.edge.drain.cut.cancel();
     assert_eq!(answered(&mut waiting).await, (503, code("node_draining")));
 }
+
+#[tokio::test]
+async fn a_get_without_a_credential_leaves_its_session_the_one_of_its_socket() {
+    let front = Front::before(Gate::open(SampleAuth::AnyBearer).await, limits()).await;
+    let mut client = front.client_with("/v1/responses", "authorization", "Bearer good").await;
+    client.create("first").await;
+    let done = client.until("response.completed").await;
+    let id = done["response"]["id"].as_str().unwrap();
+    let get = format!(
+        "GET /v1/responses/{id}?stream=true HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    );
+    assert_eq!(front.answer(get.as_bytes()).await.status, 200);
+    client.create("[close=1011] cut off").await;
+    client.until("error").await;
+    client.create("second").await;
+    client.until("response.completed").await;
+    assert_eq!(front.gate.dials(), 2);
+}

@@ -162,8 +162,8 @@ type Asked = (String, Option<String>, Option<String>);
 async fn noting() -> (String, Arc<Mutex<Vec<Asked>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}/v1/responses", listener.local_addr().unwrap());
-    let noted = Arc::new(Mutex::new(Vec::new()));
-    let notes = Arc::clone(&noted);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&asked);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let notes = Arc::clone(&notes);
@@ -181,7 +181,7 @@ async fn noting() -> (String, Arc<Mutex<Vec<Asked>>>) {
             });
         }
     });
-    (url, noted)
+    (url, asked)
 }
 
 /// A client's socket, as its first upgrade asked, and a `GET` of a response beside it.
