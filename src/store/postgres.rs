@@ -71,7 +71,7 @@ impl Postgres {
     /// A connection, and the instant by which the call must be over.
     async fn checkout(&self) -> Result<Checkout> {
         let deadline = Instant::now() + self.timeout;
-        let connection = timeout_at(deadline, pool::lend(&self.pool))
+        let connection = timeout_at(deadline, pool::lend(&self.pool, deadline))
             .await
             .map_err(|_| StoreError::Timeout(self.timeout))??;
         Ok(Checkout {
@@ -179,8 +179,13 @@ fn is_out_of_time(error: &sqlx::Error) -> bool {
     /// Query canceled, lock not available.
     const CODES: [&str; 2] = ["57014", "55P03"];
 
+    has_code(error, &CODES)
+}
+
+/// Whether the server said one of these.
+pub(super) fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
     let Some(error) = error.as_database_error() else { return false };
-    error.code().is_some_and(|code| CODES.contains(&&*code))
+    error.code().is_some_and(|code| codes.contains(&&*code))
 }
 
 /// Has the server end what its caller has given up by then, also while it waits for a lock: a

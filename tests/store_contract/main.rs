@@ -20,6 +20,7 @@ mod members;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 mod quotas;
+mod restarts;
 mod ring;
 mod schema;
 mod turns;
