@@ -23,7 +23,7 @@ use std::{
 use async_trait::async_trait;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres as Db, Row, Transaction,
-    postgres::{PgArguments, PgConnectOptions, PgRow},
+    postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgRow, PgSeverity},
     query::Query,
 };
 use tokio::time::{Instant, error::Elapsed, timeout_at};
@@ -137,17 +137,31 @@ impl Checkout {
         match outcome {
             Err(_) => Err(StoreError::Timeout(self.limit)),
             Ok(result) => {
-                // The server answered: outside a transaction the connection is in order,
-                // whatever it said.
+                // Where the server refused something outside a transaction, the connection is in
+                // order, unless the refusal was its end.
+                let lost = result.as_ref().is_err_and(is_lost);
                 self.settled = match &result {
                     Ok(_) => true,
-                    Err(error) => error.as_database_error().is_some() && !self.in_transaction,
+                    Err(error) => {
+                        error.as_database_error().is_some() && !lost && !self.in_transaction
+                    }
                 };
+                if lost {
+                    self.doubt_others();
+                }
                 result.map_err(|error| match error {
                     error if is_out_of_time(&error) => StoreError::Timeout(self.limit),
                     error => error.into(),
                 })
             }
+        }
+    }
+}
+
+impl Checkout {
+    fn doubt_others(&self) {
+        if let Some(pool) = self.connection.as_ref().and_then(Loan::pool) {
+            pool.manager().lost_one();
         }
     }
 }
@@ -172,6 +186,18 @@ impl Drop for Checkout {
             drop(Loan::take(connection));
         }
     }
+}
+
+/// Whether an error means that the connection is of no use any more.
+fn is_lost(error: &sqlx::Error) -> bool {
+    /// Read-only transaction: this server is not the primary, or not any more.
+    const CODES: [&str; 1] = ["25006"];
+
+    if matches!(error, sqlx::Error::Io(_)) || has_code(error, &CODES) {
+        return true;
+    }
+    let refusal = error.as_database_error().and_then(|it| it.try_downcast_ref::<PgDatabaseError>());
+    refusal.is_some_and(|it| matches!(it.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 /// Whether the server ended a statement by one of [`limits`].

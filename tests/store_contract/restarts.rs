@@ -1,8 +1,9 @@
-//! What becomes of calls while Postgres restarts.
+//! What becomes of calls while Postgres restarts, and of connections that it ends.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use ringspan::store::{self, StoreError, StoreOptions};
+use ringspan::store::{self, Store, StoreError, StoreOptions};
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -10,6 +11,7 @@ use tokio::{
 };
 
 use crate::{
+    given_up::until_locked_out,
     postgres_server::Server,
     ring::{Ring, id},
 };
@@ -83,4 +85,63 @@ async fn a_server_that_stays_away_is_said_at_the_limit_of_a_call() {
     let opened = tokio::time::timeout(Duration::from_secs(10), store::open(&options)).await;
     let error = opened.expect("it ends").err().expect("nobody is there");
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+}
+
+/// Ends what the server runs for this database, but for who asks.
+async fn terminate(operator: &mut PgConnection, which: &'static str) {
+    let ended: Vec<bool> = sqlx::query_scalar(which).fetch_all(operator).await.unwrap();
+    assert!(!ended.is_empty() && ended.iter().all(|it| *it), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_the_server_ended_is_not_lent_again() {
+    const LOCKED_OUT: &str = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
+    let ring = Ring::postgres().await;
+    let options = StoreOptions { max_connections: 1, ..ring.options.clone().unwrap() };
+    let store = store::open(&options).await.unwrap();
+    let mut operator = PgConnection::connect(&options.url).await.unwrap();
+    operator.execute("BEGIN; LOCK TABLE session").await.unwrap();
+    let call = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.session(id("k")).await }
+    });
+    until_locked_out(&options.url, 1).await;
+    terminate(&mut operator, LOCKED_OUT).await;
+    operator.execute("ROLLBACK").await.unwrap();
+    assert!(matches!(call.await.unwrap(), Err(StoreError::Unavailable(_))));
+    assert_eq!(store.session(id("k")).await, Ok(None));
+}
+
+/// So many calls at once.
+async fn calls(store: &Arc<dyn Store>, count: usize) -> Vec<store::Result<()>> {
+    let mut calls = JoinSet::new();
+    for _ in 0..count {
+        let store = Arc::clone(store);
+        calls.spawn(async move { store.session(id("k")).await.map(|_| ()) });
+    }
+    calls.join_all().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_costs_one_call_and_not_one_for_each_connection() {
+    const ALL: &str = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid()";
+
+    let ring = Ring::postgres().await;
+    let options = ring.options.clone().unwrap();
+    let mut operator = PgConnection::connect(&options.url).await.unwrap();
+    let store = store::open(&options).await.unwrap();
+    operator.execute("BEGIN; LOCK TABLE session").await.unwrap();
+    let busy = calls(&store, options.max_connections as usize);
+    let unlock = async {
+        until_locked_out(&options.url, options.max_connections).await;
+        operator.execute("ROLLBACK").await.unwrap();
+    };
+    let (done, ()) = tokio::join!(busy, unlock);
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
+    terminate(&mut operator, ALL).await;
+    let after = [calls(&store, 1).await, calls(&store, 1).await, calls(&store, 1).await].concat();
+    assert!(after[1].is_ok() && after[2].is_ok(), "{after:?}");
 }

@@ -3,9 +3,13 @@
 //! Not the pool of `sqlx`: that one asks the server for a sign of life whenever a connection comes
 //! back, which is a second round trip for each statement (docs/decisions/0026).
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant as Moment},
+};
 
 use deadpool::managed::{self, Metrics, QueueMode, RecycleError, RecycleResult};
+use parking_lot::Mutex;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Executor as _, PgConnection,
     postgres::PgConnectOptions,
@@ -46,6 +50,21 @@ pub(super) struct Connections {
     options: PgConnectOptions,
     /// Said once on each connection.
     greeting: String,
+    /// When the server last ended one.
+    lost: Mutex<Option<Moment>>,
+}
+
+impl Connections {
+    /// The server ended a connection, as at a restart: those that were lent before that instant
+    /// are replaced, or each of them would cost a call.
+    pub(super) fn lost_one(&self) {
+        *self.lost.lock() = Some(Moment::now());
+    }
+
+    fn is_doubted(&self, metrics: &Metrics) -> bool {
+        let lent = metrics.recycled.unwrap_or(metrics.created);
+        self.lost.lock().is_some_and(|lost| lent <= lost)
+    }
 }
 
 impl managed::Manager for Connections {
@@ -70,6 +89,9 @@ impl managed::Manager for Connections {
         if metrics.age() > MAX_AGE {
             return Err(RecycleError::message("old"));
         }
+        if self.is_doubted(metrics) {
+            return Err(RecycleError::message("doubted"));
+        }
         if metrics.last_used() > PING_AFTER_IDLE {
             connection.ping().await?;
         }
@@ -79,7 +101,7 @@ impl managed::Manager for Connections {
 
 /// An empty pool of at most so many connections, at least one.
 pub(super) fn open(options: PgConnectOptions, greeting: String, max: u32) -> Result<Pool> {
-    let pool = Pool::builder(Connections { options, greeting })
+    let pool = Pool::builder(Connections { options, greeting, lost: Mutex::default() })
         .max_size(max.max(1) as usize)
         // The newest first: the others can rest until they are closed.
         .queue_mode(QueueMode::Lifo)
