@@ -1,6 +1,7 @@
 -- Sessions whose clients named no key have an empty label. Each claim and each release wrote it
 -- into the index, where all of them share one bucket of a hash: with a million such rows an
 -- insertion reads through thousands of pages.
-DROP INDEX session_key_label;
 -- A hash index, because a key may be longer than a B-tree entry.
-CREATE INDEX session_key_label ON session USING hash (key_label) WHERE key_label <> '';
+CREATE INDEX session_label ON session USING hash (key_label) WHERE key_label <> '';
+-- Last: nobody can use the table meanwhile, not even to read.
+DROP INDEX session_key_label;

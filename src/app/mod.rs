@@ -216,6 +216,7 @@ impl App {
             metrics: metrics.clone(),
             dialer,
             aliases: AliasWriter::start(Arc::clone(&store), &background),
+            keep_closed: session::keep_closed(config.turn_retention),
             ledger: Ledger::start(me, Arc::clone(&store), metrics.clone(), &background),
             quotas: Quotas::start(
                 me,

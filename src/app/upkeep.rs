@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use super::{Node, strays::Strays};
 use crate::{
     jitter::spread,
-    session::KEEP_CLOSED as KEEP,
+    session::{KEEP_CLOSED as KEEP, keep_closed},
     store::{Cursor, Store, Sweep},
 };
 
@@ -103,7 +103,11 @@ impl Sweeper {
     pub(super) async fn round(&mut self, store: &dyn Store) -> Round {
         let (mut round, mut failed) = (Round::Done, false);
         for (what, cursor) in Sweep::ALL.into_iter().zip(&mut self.cursors) {
-            let age = if what == Sweep::Turns { self.turn_retention } else { KEEP };
+            let age = match what {
+                Sweep::Turns => self.turn_retention,
+                Sweep::Sessions => keep_closed(self.turn_retention),
+                _ => KEEP,
+            };
             let (mut gone, begun) = (0, Instant::now());
             loop {
                 let step = Instant::now();
@@ -147,7 +151,7 @@ mod tests {
     use crate::{
         ids::{Principal, SessionId},
         store::{
-            Alias, AliasKind,
+            Alias, AliasKind, Began, Claim, Claimed, NewMember, NewTurn, TurnKey,
             memory::{Fault, Memory},
         },
     };
@@ -195,5 +199,51 @@ mod tests {
         store.fail_sweeps([Fault::RequestLost]);
         assert_eq!(Sweeper::new(KEEP).round(&store).await, Round::Done);
         assert!(!is_known(&store, 0).await, "closed sessions come before the aliases");
+    }
+
+    /// A closed session whose only turn has this key.
+    async fn close_with_a_turn(store: &Memory, id: SessionId, key: TurnKey) {
+        let member = NewMember {
+            node_id: "a".into(),
+            peer_addr: "127.0.0.1:1".into(),
+            build: "1.0.0".into(),
+            zone: None,
+            weight: 100,
+            capacity: 1,
+            process: String::new(),
+            supersede: false,
+        };
+        let me = store.register(&member, KEEP).await.unwrap();
+        store.activate(me).await.unwrap();
+        let claim = Claim {
+            id,
+            principal: Principal([1; 16]),
+            route: "/v1/responses".into(),
+            key_label: String::new(),
+            me,
+            seen: None,
+            limit: None,
+        };
+        let Claimed::Won { epoch, .. } = store.claim(&claim).await.unwrap() else {
+            panic!("it is somebody's");
+        };
+        let (key, request) = (Some(key), [1; 16]);
+        let turn = NewTurn { session: id, epoch, no: 1, key, request, repeatable: false };
+        assert_eq!(store.begin_turns(me, &[turn]).await, Ok(vec![Began::Begun]));
+        assert_eq!(store.release(id, me, epoch).await, Ok(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_session_stays_as_long_as_the_ledger_remembers_its_keys() {
+        let (store, id, key) = (Memory::default(), SessionId([1; 16]), TurnKey::of("k"));
+        close_with_a_turn(&store, id, key).await;
+        let mut sweeper = Sweeper::new(3 * KEEP);
+        let mut is_known = async |after| {
+            tokio::time::advance(after).await;
+            sweeper.round(&store).await;
+            store.turn_by_key(id, key).await.unwrap().is_some()
+        };
+        assert!(is_known(2 * KEEP).await);
+        assert!(!is_known(KEEP).await);
     }
 }

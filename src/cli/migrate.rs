@@ -47,6 +47,12 @@ async fn migrate(options: &StoreOptions) -> anyhow::Result<Exit> {
             Progress::Applying(step) => {
                 writeln!(io::stdout(), "applying {} ({})", step.version, step.name)
             }
+            Progress::Postponed(step) => writeln!(
+                io::stdout(),
+                "waiting with {} ({}) for what others do with its tables",
+                step.version,
+                step.name
+            ),
             Progress::Applied(step) => {
                 writeln!(io::stdout(), "applied {} ({})", step.version, step.name)
             }

@@ -29,12 +29,19 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long the ledger may take for what became of a session's turns.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// How long closed sessions stay as fences, and their aliases can be asked for.
+/// How long closed sessions stay as fences at least, and their aliases can be asked for.
 pub const KEEP_CLOSED: Duration = Duration::from_hours(1);
 
-/// For how long one that no upstream ever knew counts as closed when it ends. What is left of
-/// [`KEEP_CLOSED`] is far more than a call to the store may take.
-const AGED: Duration = Duration::from_mins(59);
+/// How long one that no upstream ever knew stays when it ends: far longer than a call to the
+/// store may take.
+const KEEP_EMPTY: Duration = Duration::from_mins(1);
+
+/// How long closed sessions stay: the ledger's rows of a session, and with them its keys, go with
+/// it.
+#[must_use]
+pub fn keep_closed(turn_retention: Duration) -> Duration {
+    KEEP_CLOSED.max(turn_retention)
+}
 
 /// Serves a session and ends it as the reason asks.
 pub(super) async fn run(mut actor: Box<Actor>) {
@@ -235,7 +242,8 @@ async fn release(actor: &Actor) {
 /// would otherwise leave one behind with each request, for as long as closed sessions are kept.
 async fn retire(actor: &Actor) {
     actor.ctx.events.note("released", &actor.id, format!("never was, epoch {}", actor.epoch));
-    if let Err(error) = actor.ctx.store.retire(actor.id, actor.ctx.me, actor.epoch, AGED).await {
+    let age = actor.ctx.keep_closed.saturating_sub(KEEP_EMPTY);
+    if let Err(error) = actor.ctx.store.retire(actor.id, actor.ctx.me, actor.epoch, age).await {
         tracing::warn!(session = %actor.id, %error, "releasing the session failed");
     }
 }

@@ -35,7 +35,7 @@ pub mod warm;
 use std::sync::Arc;
 
 pub use claiming::owner;
-pub use handoff::KEEP_CLOSED;
+pub use handoff::{KEEP_CLOSED, keep_closed};
 use http::HeaderMap;
 pub use registry::{Context, Handle, Registry};
 

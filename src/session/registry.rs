@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio_util::task::TaskTracker;
 
@@ -60,6 +60,8 @@ pub struct Context {
     pub metrics: Metrics,
     pub dialer: Dialer,
     pub aliases: AliasWriter,
+    /// How long the store keeps a closed session.
+    pub keep_closed: Duration,
     pub ledger: Ledger,
     /// None where turns have no limits.
     pub quotas: Option<Quotas>,

@@ -52,6 +52,8 @@ pub struct Memory {
     leaves: Mutex<VecDeque<Fault>>,
     /// The same for claims.
     claims: Mutex<VecDeque<Fault>>,
+    /// The same for writings of aliases.
+    aliases: Mutex<VecDeque<Fault>>,
     /// The same for steps of sweeps.
     sweeps: Mutex<VecDeque<Fault>>,
     /// The same for what is asked and said of principals' turns.
@@ -82,6 +84,7 @@ impl Memory {
             reads: Mutex::default(),
             leaves: Mutex::default(),
             claims: Mutex::default(),
+            aliases: Mutex::default(),
             sweeps: Mutex::default(),
             quotas: Mutex::default(),
             begins: Mutex::default(),
@@ -113,6 +116,11 @@ impl Memory {
     /// Has the next claims fail like this, one after another.
     pub fn fail_claims(&self, faults: impl IntoIterator<Item = Fault>) {
         self.claims.lock().extend(faults);
+    }
+
+    /// Has the next writings of aliases fail like this, one after another.
+    pub fn fail_aliases(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.aliases.lock().extend(faults);
     }
 
     /// Has the next steps of sweeps fail like this, one after another.
@@ -254,8 +262,7 @@ impl Store for Memory {
     }
 
     async fn put_aliases(&self, aliases: &[Alias]) -> Result<()> {
-        self.call(|table, now| table.put_aliases(aliases, now));
-        Ok(())
+        self.faulty(&self.aliases, |table, now| table.put_aliases(aliases, now))
     }
 
     async fn alias(

@@ -23,7 +23,7 @@ use std::{
 use async_trait::async_trait;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres as Db, Row, Transaction,
-    postgres::{PgArguments, PgConnectOptions, PgRow},
+    postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgRow, PgSeverity},
     query::Query,
 };
 use tokio::time::{Instant, error::Elapsed, timeout_at};
@@ -71,7 +71,7 @@ impl Postgres {
     /// A connection, and the instant by which the call must be over.
     async fn checkout(&self) -> Result<Checkout> {
         let deadline = Instant::now() + self.timeout;
-        let connection = timeout_at(deadline, pool::lend(&self.pool))
+        let connection = timeout_at(deadline, pool::lend(&self.pool, deadline))
             .await
             .map_err(|_| StoreError::Timeout(self.timeout))??;
         Ok(Checkout {
@@ -137,17 +137,31 @@ impl Checkout {
         match outcome {
             Err(_) => Err(StoreError::Timeout(self.limit)),
             Ok(result) => {
-                // The server answered: outside a transaction the connection is in order,
-                // whatever it said.
+                // Where the server refused something outside a transaction, the connection is in
+                // order, unless the refusal was its end.
+                let lost = result.as_ref().is_err_and(is_lost);
                 self.settled = match &result {
                     Ok(_) => true,
-                    Err(error) => error.as_database_error().is_some() && !self.in_transaction,
+                    Err(error) => {
+                        error.as_database_error().is_some() && !lost && !self.in_transaction
+                    }
                 };
+                if lost {
+                    self.doubt_others();
+                }
                 result.map_err(|error| match error {
                     error if is_out_of_time(&error) => StoreError::Timeout(self.limit),
                     error => error.into(),
                 })
             }
+        }
+    }
+}
+
+impl Checkout {
+    fn doubt_others(&self) {
+        if let Some(pool) = self.connection.as_ref().and_then(Loan::pool) {
+            pool.manager().lost_one();
         }
     }
 }
@@ -174,13 +188,30 @@ impl Drop for Checkout {
     }
 }
 
+/// Whether an error means that the connection is of no use any more.
+fn is_lost(error: &sqlx::Error) -> bool {
+    /// Read-only transaction: this server is not the primary, or not any more.
+    const CODES: [&str; 1] = ["25006"];
+
+    if matches!(error, sqlx::Error::Io(_)) || has_code(error, &CODES) {
+        return true;
+    }
+    let refusal = error.as_database_error().and_then(|it| it.try_downcast_ref::<PgDatabaseError>());
+    refusal.is_some_and(|it| matches!(it.severity(), PgSeverity::Fatal | PgSeverity::Panic))
+}
+
 /// Whether the server ended a statement by one of [`limits`].
 fn is_out_of_time(error: &sqlx::Error) -> bool {
     /// Query canceled, lock not available.
     const CODES: [&str; 2] = ["57014", "55P03"];
 
+    has_code(error, &CODES)
+}
+
+/// Whether the server said one of these.
+pub(super) fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
     let Some(error) = error.as_database_error() else { return false };
-    error.code().is_some_and(|code| CODES.contains(&&*code))
+    error.code().is_some_and(|code| codes.contains(&&*code))
 }
 
 /// Has the server end what its caller has given up by then, also while it waits for a lock: a

@@ -67,6 +67,8 @@ pub enum Progress {
     WaitingForLock,
     /// This step is about to run.
     Applying(Step),
+    /// Others use what this step would lock; it is tried again.
+    Postponed(Step),
     /// This step is committed.
     Applied(Step),
 }

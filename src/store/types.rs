@@ -331,7 +331,7 @@ pub struct NewPart {
 pub enum Sweep {
     /// Closed sessions, with their turns.
     Sessions,
-    /// Aliases whose session has no owner.
+    /// Aliases whose session has no owner and no turn that a key names: a repeat has to find it.
     Aliases,
     /// Dead or gone members that no session names.
     Members,

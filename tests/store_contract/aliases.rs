@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ringspan::{
     ids::{Principal, SessionId},
-    store::{Alias, AliasKind, Cursor, SessionState, Sweep},
+    store::{Alias, AliasKind, Began, Cursor, NewTurn, SessionState, Sweep, TurnKey},
 };
 
 use crate::ring::{ALICE, BOB, LONG, Ring, id};
@@ -106,6 +106,28 @@ pub async fn a_sweep_gets_past_aliases_that_have_to_stay(ring: Ring) {
         let alias = ring.other.alias(ALICE, AliasKind::Response, [byte; 16]).await.unwrap();
         assert_eq!(alias.is_some(), !(7..9).contains(&byte), "{byte}");
     }
+}
+
+pub async fn what_a_keyed_turn_was_found_by_stays_as_long_as_the_turn(ring: Ring) {
+    let me = ring.node("n1").await;
+    for (byte, name, key) in [(1, "keyed", Some("a")), (2, "plain", None)] {
+        let epoch = ring.win(me, name, None).await;
+        let key = key.map(TurnKey::of);
+        let turn =
+            NewTurn { session: id(name), epoch, no: 1, key, request: [1; 16], repeatable: false };
+        assert_eq!(ring.store.begin_turns(me, &[turn]).await.unwrap(), [Began::Begun]);
+        let one = alias(ALICE, AliasKind::Response, byte, id(name));
+        ring.store.put_aliases(&[one]).await.unwrap();
+        assert!(ring.store.release(id(name), me, epoch).await.unwrap());
+    }
+    let found = async |byte| ring.other.alias(ALICE, AliasKind::Response, [byte; 16]).await;
+    let sweep =
+        async |what| ring.other.sweep(what, Duration::ZERO, 100, Cursor::START).await.unwrap().rows;
+    assert_eq!(sweep(Sweep::Aliases).await, 1);
+    assert_eq!((found(1).await, found(2).await), (Ok(Some(id("keyed"))), Ok(None)));
+    assert_eq!(sweep(Sweep::Turns).await, 2);
+    assert_eq!(sweep(Sweep::Aliases).await, 1);
+    assert_eq!(found(1).await, Ok(None));
 }
 
 pub async fn a_session_that_is_retired_is_swept_sooner(ring: Ring) {

@@ -12,6 +12,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until no backend of this database is like this any more.
 async fn until_none_is(url: &str, condition: &str) {
+    until_backends(url, condition, |backends| backends == 0).await;
+}
+
+/// Waits until so many backends of this database wait for a lock.
+pub async fn until_locked_out(url: &str, backends: u32) {
+    until_backends(url, "wait_event_type = 'Lock'", |found| found >= backends.into()).await;
+}
+
+async fn until_backends(url: &str, condition: &str, wanted: impl Fn(i64) -> bool) {
     let mut watcher = PgConnection::connect(url).await.unwrap();
     let query = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND {condition}"
@@ -20,7 +29,7 @@ async fn until_none_is(url: &str, condition: &str) {
     loop {
         let query = sqlx::query_scalar(AssertSqlSafe(query.clone()));
         let backends: i64 = query.fetch_one(&mut watcher).await.unwrap();
-        if backends == 0 {
+        if wanted(backends) {
             return;
         }
         assert!(begun.elapsed() < PATIENCE, "{backends} backends: {condition}");

@@ -20,6 +20,7 @@ mod members;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 mod quotas;
+mod restarts;
 mod ring;
 mod schema;
 mod turns;
@@ -98,6 +99,7 @@ contract! {
         the_last_of_equal_aliases_in_a_batch_counts
         a_sweep_takes_what_ended_and_spares_what_is_named
         a_sweep_gets_past_aliases_that_have_to_stay
+        what_a_keyed_turn_was_found_by_stays_as_long_as_the_turn
         a_session_that_is_retired_is_swept_sooner
         an_epoch_outlives_the_row_that_held_it;
     turns:

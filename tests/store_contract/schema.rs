@@ -15,6 +15,7 @@ use ringspan::store::{
 use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 
 use crate::{
+    given_up::until_locked_out,
     postgres_server::{PASSWORD, Server},
     ring::{Ring, options},
 };
@@ -67,6 +68,34 @@ async fn of_concurrent_migrations_one_applies_and_the_others_find_it_done() {
         assert_eq!(steps, [0, 0, 0, all]);
         assert_eq!(applying.load(Ordering::Relaxed), all);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_waits_for_a_reader_does_not_hold_up_the_ring() {
+    const BACK_TO_4: &str = "DROP INDEX session_label; \
+         CREATE INDEX session_key_label ON session USING hash (key_label); \
+         DELETE FROM ringspan_schema WHERE version > 4";
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    let ring = Ring::postgres().await;
+    let (me, options) = (ring.node("n1").await, ring.options.clone().unwrap());
+    tamper(&options, BACK_TO_4).await;
+    let mut reader = PgConnection::connect(&options.url).await.unwrap();
+    reader.execute("BEGIN; SELECT 1 FROM session").await.unwrap();
+    let (told, mut heard) = tokio::sync::mpsc::channel(1000);
+    let migration = tokio::spawn({
+        let options = options.clone();
+        async move { schema::migrate(&options, |progress| told.try_send(progress).unwrap()).await }
+    });
+    until_locked_out(&options.url, 1).await;
+    let claim = tokio::time::timeout(PATIENCE, ring.win(me, "k", None));
+    assert!(claim.await.is_ok(), "who comes after the migration waits for the reader");
+    reader.execute("COMMIT").await.unwrap();
+    let steps = migration.await.unwrap().unwrap();
+    assert_eq!(steps.iter().map(|step| step.version).collect::<Vec<_>>(), [5]);
+    assert_eq!(schema::check(&options).await.unwrap().state, SchemaState::Current);
+    assert_eq!(heard.recv().await, Some(Progress::Applying(steps[0])));
+    assert_eq!(heard.recv().await, Some(Progress::Postponed(steps[0])), "it says why it waits");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,10 +5,15 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::*;
+use crate::store::{Alias, AliasKind, Cursor, Sweep};
 
 /// A turn as a request on a connection that is kept.
 fn turn(headers: &str, input: &str) -> Vec<u8> {
-    let body = json!({ "model": "m", "store": false, "input": input }).to_string();
+    request(headers, &json!({ "model": "m", "store": false, "input": input }))
+}
+
+fn request(headers: &str, body: &Value) -> Vec<u8> {
+    let body = body.to_string();
     let length = body.len();
     format!(
         "POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
@@ -18,6 +23,12 @@ fn turn(headers: &str, input: &str) -> Vec<u8> {
 
 /// Status and error code of the next answer on a connection.
 async fn answered(stream: &mut TcpStream) -> (u16, Option<String>) {
+    let (status, body) = answer(stream).await;
+    (status, body["error"]["code"].as_str().map(str::to_owned))
+}
+
+/// Status and body of the next answer on a connection.
+async fn answer(stream: &mut TcpStream) -> (u16, Value) {
     let mut answer = Vec::new();
     let (head, length) = loop {
         answer.push(soon("the answer", stream.read_u8()).await.expect("an answer"));
@@ -29,9 +40,8 @@ async fn answered(stream: &mut TcpStream) -> (u16, Option<String>) {
     };
     let mut body = vec![0; length];
     soon("the body", stream.read_exact(&mut body)).await.unwrap();
-    let body: Value = serde_json::from_slice(&body).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, body["error"]["code"].as_str().map(str::to_owned))
+    (status, serde_json::from_slice(&body).unwrap())
 }
 
 #[tokio::test]
@@ -108,4 +118,30 @@ async fn a_get_without_a_credential_leaves_its_session_the_one_of_its_socket() {
     client.create("second").await;
     client.until("response.completed").await;
     assert_eq!(front.gate.dials(), 2);
+}
+
+#[tokio::test]
+async fn a_repeat_finds_its_turn_after_the_names_of_closed_sessions_were_swept() {
+    let front = Front::start(limits()).await;
+    let store = &front.node.store;
+    let mut stream = TcpStream::connect(front.addr).await.unwrap();
+    stream.write_all(&turn("", "one")).await.unwrap();
+    let first = answer(&mut stream).await.1["id"].as_str().unwrap().to_owned();
+    let session = front.node.registry.list().pop().unwrap();
+    let row = front.node.row(session.id).await;
+    let (kind, digest) = (AliasKind::Response, Alias::digest(&first));
+    let alias = || store.alias(row.principal, kind, digest);
+    eventually("its name is written", async || alias().await == Ok(Some(session.id))).await;
+
+    let body =
+        json!({ "model": "m", "store": false, "input": "two", "previous_response_id": first });
+    let again = request("idempotency-key: k\r\n", &body);
+    stream.write_all(&again).await.unwrap();
+    let (status, second) = answer(&mut stream).await;
+    assert_eq!(status, 200, "{second}");
+    assert_eq!(store.release(session.id, front.node.me, row.epoch).await, Ok(true));
+    store.sweep(Sweep::Aliases, Duration::ZERO, 100, Cursor::START).await.unwrap();
+    stream.write_all(&again).await.unwrap();
+    assert_eq!(answer(&mut stream).await, (200, second));
+    assert_eq!(front.gate.dials(), 1, "no other session was asked");
 }

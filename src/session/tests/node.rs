@@ -30,7 +30,7 @@ use crate::{
     ring::{Membership, Ring},
     sample::{self, SampleAuth, SampleOptions},
     session::{
-        Attach, AttachError, Attached, ClientKind, ClientLabel, Context, Registry,
+        Attach, AttachError, Attached, ClientKind, ClientLabel, Context, KEEP_CLOSED, Registry,
         aliases::AliasWriter,
         archive::Archive,
         ledger::Ledger,
@@ -359,6 +359,7 @@ impl Node {
             dialer: dialer.clone(),
             archive: archive(&shared, &metrics, &tracker),
             aliases: AliasWriter::start(Arc::clone(&shared), &tracker),
+            keep_closed: KEEP_CLOSED,
             quotas: None,
             ledger: Ledger::start(me, shared, metrics.clone(), &tracker),
             heirs: Arc::clone(&heirs),

@@ -65,7 +65,9 @@ const ALIASES: &str = window!(
     "alias",
     "principal, kind, digest",
     "digest",
-    "(SELECT count(*) FROM session s WHERE s.id = t.session AND s.owner IS NOT NULL)"
+    "(SELECT count(*) FROM session s WHERE s.id = t.session AND s.owner IS NOT NULL) = 0 \
+     AND (SELECT count(*) FROM (SELECT 1 FROM turn k WHERE k.session = t.session \
+     AND k.idem_key IS NOT NULL LIMIT 1) AS named)"
 );
 
 const CONVERSATIONS: &str = window!(

@@ -1,9 +1,18 @@
 //! The schema on Postgres.
 
+use std::time::Duration;
+
 use sqlx::{ConnectOptions, Connection, PgConnection};
+use tokio::time::sleep;
 
 use super::{Found, MIGRATION_LIMIT, Migration, Progress, RETRY, SchemaStatus, Step};
-use crate::store::{Result, StoreError, StoreOptions, postgres::connect_options};
+use crate::{
+    jitter::spread,
+    store::{
+        Result, StoreError, StoreOptions,
+        postgres::{connect_options, has_code},
+    },
+};
 
 pub(in crate::store) const MIGRATIONS: [Migration; 5] = [
     Migration {
@@ -35,6 +44,15 @@ pub(in crate::store) const MIGRATIONS: [Migration; 5] = [
 
 /// Advisory lock of the runners: "ringspan" as a number.
 const LOCK: i64 = i64::from_be_bytes(*b"ringspan");
+
+/// How long a step waits for a lock. All who come later, the nodes of a running ring as well, wait
+/// behind it; and before a second is over, the server would look for a deadlock.
+const LOCK_LIMIT: Duration = Duration::from_millis(500);
+
+/// Pauses in which the others go on, before a step is tried again; they double from the first to
+/// the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// The migrations a database remembers; none if it was never migrated.
 pub(in crate::store) async fn applied(
@@ -85,7 +103,7 @@ pub(super) async fn migrate(
         if !std::mem::replace(&mut told, true) {
             progress(Progress::WaitingForLock);
         }
-        tokio::time::sleep(RETRY).await;
+        sleep(RETRY).await;
     }
     let done = apply(&mut connection, progress).await;
     // The lock goes with the connection, whatever became of the work.
@@ -99,39 +117,73 @@ async fn apply(connection: &mut PgConnection, progress: &impl Fn(Progress)) -> R
     let mut done = Vec::new();
     for migration in super::missing(&MIGRATIONS, &found) {
         progress(Progress::Applying(migration.step()));
-        let mut tx = connection.begin().await?;
-        // A server-side bound as well, or an abandoned step would hold its locks.
-        sqlx::query("SELECT set_config('statement_timeout', $1, true)")
-            .bind(MIGRATION_LIMIT.as_millis().to_string())
-            .execute(&mut *tx)
-            .await?;
-        sqlx::raw_sql(
-            "CREATE TABLE IF NOT EXISTS ringspan_schema (version BIGINT PRIMARY KEY, \
-             name TEXT NOT NULL, checksum TEXT NOT NULL, \
-             applied_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()); \
-             COMMENT ON TABLE ringspan_schema IS \
-             'Migrations that were applied, with the SHA-256 of each.'",
-        )
-        .execute(&mut *tx)
-        .await?;
-        sqlx::raw_sql(migration.sql).execute(&mut *tx).await?;
-        sqlx::query("INSERT INTO ringspan_schema (version, name, checksum) VALUES ($1, $2, $3)")
-            .bind(migration.version)
-            .bind(migration.name)
-            .bind(migration.checksum())
-            .execute(&mut *tx)
-            .await?;
-        let (id, secret) = super::new_cluster();
-        sqlx::query(
-            "INSERT INTO ring_meta (cluster_id, secret) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        )
-        .bind(id)
-        .bind(secret)
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
+        apply_when_free(connection, migration, progress).await?;
         progress(Progress::Applied(migration.step()));
         done.push(migration.step());
     }
     Ok(done)
+}
+
+/// Applies a migration, as soon as nobody holds what it locks.
+async fn apply_when_free(
+    connection: &mut PgConnection,
+    migration: &Migration,
+    progress: &impl Fn(Progress),
+) -> Result<()> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match apply_one(connection, migration).await {
+            Err(error) if is_locked_out(&error) => {
+                progress(Progress::Postponed(migration.step()));
+                sleep(spread(pause)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            done => return done.map_err(Into::into),
+        }
+    }
+}
+
+fn is_locked_out(error: &sqlx::Error) -> bool {
+    /// Lock not available.
+    const CODES: [&str; 1] = ["55P03"];
+
+    has_code(error, &CODES)
+}
+
+/// One transaction: failed, it left nothing.
+async fn apply_one(connection: &mut PgConnection, migration: &Migration) -> sqlx::Result<()> {
+    let mut tx = connection.begin().await?;
+    // A server-side bound as well, or an abandoned step would hold its locks.
+    sqlx::query(
+        "SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true)",
+    )
+    .bind(MIGRATION_LIMIT.as_millis().to_string())
+    .bind(LOCK_LIMIT.as_millis().to_string())
+    .execute(&mut *tx)
+    .await?;
+    sqlx::raw_sql(
+        "CREATE TABLE IF NOT EXISTS ringspan_schema (version BIGINT PRIMARY KEY, \
+         name TEXT NOT NULL, checksum TEXT NOT NULL, \
+         applied_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()); \
+         COMMENT ON TABLE ringspan_schema IS \
+         'Migrations that were applied, with the SHA-256 of each.'",
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::raw_sql(migration.sql).execute(&mut *tx).await?;
+    sqlx::query("INSERT INTO ringspan_schema (version, name, checksum) VALUES ($1, $2, $3)")
+        .bind(migration.version)
+        .bind(migration.name)
+        .bind(migration.checksum())
+        .execute(&mut *tx)
+        .await?;
+    let (id, secret) = super::new_cluster();
+    sqlx::query(
+        "INSERT INTO ring_meta (cluster_id, secret) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+    )
+    .bind(id)
+    .bind(secret)
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
 }

@@ -41,7 +41,8 @@ macro_rules! last {
 const ALIASES: &str = concat!(
     "DELETE FROM alias WHERE (principal, kind, digest) IN (SELECT principal, kind, digest FROM ",
     window!("principal, kind, digest, session", "alias", "digest"),
-    " a WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.id = a.session AND s.owner IS NOT NULL))"
+    " a WHERE NOT EXISTS (SELECT 1 FROM session s WHERE s.id = a.session AND s.owner IS NOT NULL) \
+     AND NOT EXISTS (SELECT 1 FROM turn k WHERE k.session = a.session AND k.idem_key IS NOT NULL))"
 );
 
 const CONVERSATIONS: &str = concat!(

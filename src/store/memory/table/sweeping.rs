@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Table;
+use super::{Table, turns::has_keys};
 use crate::{
     ids::Incarnation,
     store::{SessionState, Sweep},
@@ -19,7 +19,7 @@ impl Table {
         limit: u32,
     ) -> u64 {
         let old = |since: Instant| now.saturating_duration_since(since) >= age;
-        let sessions = &self.sessions;
+        let (sessions, turns) = (&self.sessions, &self.turns);
         match what {
             Sweep::Sessions => {
                 let gone = remove(&mut self.sessions, limit, |_, row| {
@@ -30,7 +30,9 @@ impl Table {
                 gone
             }
             Sweep::Aliases => remove(&mut self.aliases, limit, |_, (session, since)| {
-                old(*since) && sessions.get(session).is_none_or(|row| row.owner.is_none())
+                old(*since)
+                    && sessions.get(session).is_none_or(|row| row.owner.is_none())
+                    && !has_keys(turns, *session)
             }),
             Sweep::Members => remove(&mut self.members, limit, |me, member| {
                 let named = || sessions.values().any(|row| row.owner == Some(*me));

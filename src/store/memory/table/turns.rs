@@ -1,11 +1,13 @@
 //! The ledger of turns.
 
+use std::collections::BTreeMap;
+
 use tokio::time::Instant;
 
 use super::Table;
 use crate::{
     ids::{Incarnation, SessionId},
-    store::{Began, NewTurn, SessionState, TurnKey, TurnMark, TurnRow, TurnState},
+    store::{Began, NewTurn, SessionState, TurnKey, TurnMark, TurnRow, TurnState, turns::TurnId},
 };
 
 #[cfg_attr(test, derive(Clone, Debug, PartialEq, Eq, Hash))]
@@ -15,6 +17,11 @@ pub(super) struct TurnEntry {
     request: [u8; 16],
     response: Option<String>,
     pub(super) begun: Instant,
+}
+
+/// Whether a key names a turn of the session.
+pub(super) fn has_keys(turns: &BTreeMap<TurnId, TurnEntry>, session: SessionId) -> bool {
+    turns.iter().any(|(at, turn)| at.0 == session && turn.key.is_some())
 }
 
 impl Table {
