@@ -144,6 +144,7 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         _ => actor.ctx.ring.borrow().heirs(id, actor.ctx.me),
     };
     let forced = matches!(departure, Departure::Deadline(_));
+    let had_heirs = !heirs.is_empty();
     let went = match actor.prepared() {
         Some(prepared) if quiesced == Ok(true) => {
             let passing = Passing { ctx: &actor.ctx, id, epoch, prepared };
@@ -163,6 +164,12 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         if !must_leave && stays(actor, quiesced.is_err()).await {
             return Stay::GoesOn;
         }
+        // Only at its end a drain gives a conversation up that somebody may take yet.
+        let later = *departure == Departure::Drain && may_find_heir(actor, had_heirs);
+        if later && stays(actor, false).await {
+            actor.stay_for_now();
+            return Stay::GoesOn;
+        }
         // Nobody to take it: whoever is asked for it next may claim it.
         release(actor).await;
     }
@@ -175,6 +182,15 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         actor.ctx.activate(heir, id);
     }
     Stay::Over
+}
+
+/// Whether a later try of a drain may save a conversation that nobody took: there were heirs,
+/// who did not answer or had no room, or somebody joins.
+fn may_find_heir(actor: &Actor, had_heirs: bool) -> bool {
+    let remembers = actor.turns.as_ref().is_some_and(|turns| !turns.history().all().is_empty());
+    let me = actor.ctx.me;
+    let ring = actor.ctx.ring.borrow();
+    remembers && (had_heirs || ring.has_other_active(me) || ring.has_joining(me))
 }
 
 /// An opaque session has nothing to leave with an heir, which may have no room for it: whoever

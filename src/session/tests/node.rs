@@ -112,6 +112,8 @@ pub(crate) struct Neighbours {
     nodes: Mutex<HashMap<Incarnation, Arc<Registry>>>,
     /// Nodes that do not answer.
     pub(crate) silent: Mutex<HashSet<Incarnation>>,
+    /// Nodes that have no room for conversations.
+    pub(crate) full: Mutex<HashSet<Incarnation>>,
     /// Who was asked to keep a conversation, in order.
     pub(crate) asked: Mutex<Vec<Incarnation>>,
     /// Nudges get lost.
@@ -142,6 +144,9 @@ impl Heirs for Neighbours {
     ) -> Result<Vec<bool>, String> {
         self.asked.lock().push(heir);
         let registry = self.reach(heir).await?;
+        if self.full.lock().contains(&heir) {
+            return Ok(vec![false; prepared.len()]);
+        }
         Ok(prepared.iter().map(|prepared| registry.keep(prepared.clone())).collect())
     }
 
