@@ -126,6 +126,11 @@ impl Neighbours {
         self.nodes.lock().extend(nodes.iter().map(|node| (node.me, Arc::clone(&node.registry))));
     }
 
+    /// Nobody can reach that node any more.
+    pub(crate) fn lose(&self, node: Incarnation) {
+        self.nodes.lock().remove(&node);
+    }
+
     async fn reach(&self, heir: Incarnation) -> Result<Arc<Registry>, String> {
         if self.silent.lock().contains(&heir) {
             std::future::pending::<()>().await;
