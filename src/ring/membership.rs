@@ -68,6 +68,15 @@ impl Ring {
         let other = |m: &Member| m.incarnation != me && m.state == MemberState::Active;
         self.view.members.iter().any(other)
     }
+
+    /// Whether another member is about to be able to take sessions over.
+    #[must_use]
+    pub fn has_joining(&self, me: Incarnation) -> bool {
+        let joining = |m: &Member| {
+            m.incarnation != me && m.state == MemberState::Joining && !m.lease_remaining.is_zero()
+        };
+        self.view.members.iter().any(joining)
+    }
 }
 
 /// Keeps a [`Ring`] current: hints make it quick, polling makes it true.

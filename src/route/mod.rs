@@ -3,10 +3,14 @@
 //! Local table, then owner cache, then the session's row, then placement. The answer has
 //! one type: nobody above can tell a local owner from a remote one.
 
+mod avoid;
 mod cache;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
+use avoid::Avoid;
 use cache::OwnerCache;
 use tokio::{
     sync::watch,
@@ -15,6 +19,7 @@ use tokio::{
 use tracing::{Instrument, field::Empty};
 
 use crate::{
+    config::{Continuity, Profile, Route},
     error::{Blame, Code, Error},
     ids::{Incarnation, Principal, SessionId},
     jitter::spread,
@@ -140,14 +145,14 @@ impl Router {
     async fn find(&self, mut attach: Attach, patience: Duration) -> Result<Attached, RouteError> {
         let deadline = Instant::now() + patience;
         let mut pause = PAUSE;
-        let mut avoid: Vec<Incarnation> = Vec::new();
+        let mut avoid = Avoid::default();
         let mut told: Option<Owner> = None;
         let mut hops = 1;
         loop {
             let target = match told.take() {
                 Some(owner) if owner.incarnation == self.me => Ok(Target::Here),
                 Some(owner) => Ok(Target::There(owner)),
-                None => self.target(&attach, &avoid).await,
+                None => self.target(&attach, &mut avoid).await,
             };
             // What was tried may have come about without an answer.
             attach.fresh = false;
@@ -206,14 +211,14 @@ impl Router {
         self.store.alias(principal, kind, digest).await.map_err(|error| store_error(&error))
     }
 
-    async fn target(&self, attach: &Attach, avoid: &[Incarnation]) -> Result<Target, StoreError> {
+    async fn target(&self, attach: &Attach, avoid: &mut Avoid) -> Result<Target, StoreError> {
         let id = attach.session;
         if self.registry.has(id) {
             return Ok(Target::Here);
         }
         if let Some(owner) = self.cache.get(id)
             && self.is_alive(owner.incarnation)
-            && !avoid.contains(&owner.incarnation)
+            && !avoid.has(owner.incarnation)
         {
             return Ok(Target::There(owner));
         }
@@ -223,19 +228,21 @@ impl Router {
             return Ok(if here { Target::Here } else { Target::There(self.addressed(owner)) });
         }
         // Nobody's: the ring proposes who claims it; who cannot be reached is passed over.
+        let copied = row.is_some() && has_copies(&attach.route);
         let epoch = row.map_or_else(Default::default, |row| row.epoch);
         let ring = self.ring.borrow().clone();
-        let candidates = ring.placement.owner(id).into_iter().chain(ring.placement.successors(id));
-        for candidate in candidates.filter(|candidate| !avoid.contains(candidate)) {
-            if candidate == self.me {
-                break;
-            }
-            if let Some(member) = ring.member(candidate) {
-                let addr = member.peer_addr.clone();
-                return Ok(Target::There(Owner { incarnation: candidate, addr, epoch }));
-            }
-        }
-        Ok(Target::Here)
+        let mut candidates =
+            ring.placement.owner(id).into_iter().chain(ring.placement.successors(id));
+        let Some(candidate) = candidates.find(|candidate| !avoid.passes(*candidate, copied)) else {
+            // At the next look one of them may be reached, or have room.
+            avoid.clear();
+            return Ok(Target::Here);
+        };
+        let member = ring.member(candidate).filter(|_| candidate != self.me);
+        Ok(member.map_or(Target::Here, |member| {
+            let addr = member.peer_addr.clone();
+            Target::There(Owner { incarnation: candidate, addr, epoch })
+        }))
     }
 
     /// A static member list overrides the address that the row names.
@@ -251,14 +258,14 @@ impl Router {
         self.ring.borrow().member(incarnation).is_some_and(|member| member.state.is_alive())
     }
 
-    async fn try_here(&self, attach: &Attach, avoid: &mut Vec<Incarnation>) -> Tried {
+    async fn try_here(&self, attach: &Attach, avoid: &mut Avoid) -> Tried {
         match self.registry.attach(attach.clone()).await {
             Ok(attached) => Tried::Attached(Box::new(attached)),
             Err(AttachError::NotOwner(owner)) => Tried::Redirected(self.addressed(owner)),
             Err(AttachError::Refused(refusal)) => Tried::Failed(RouteError::Refused(refusal)),
             Err(AttachError::Failed(error)) => {
                 if elsewhere(&error) {
-                    avoid.push(self.me);
+                    avoid.refused(self.me);
                 }
                 failed(error)
             }
@@ -270,8 +277,9 @@ impl Router {
         attach: &Attach,
         owner: &Owner,
         hop: u32,
-        avoid: &mut Vec<Incarnation>,
+        avoid: &mut Avoid,
     ) -> Tried {
+        let asked = Instant::now();
         match self.peers.attach(owner.incarnation, &owner.addr, attach, hop).await {
             Ok(attached) => Tried::Attached(Box::new(attached)),
             Err(PeerError::Answer(AttachError::NotOwner(owner))) => {
@@ -285,19 +293,24 @@ impl Router {
             Err(PeerError::Answer(AttachError::Failed(error))) => {
                 self.cache.remove(attach.session);
                 if elsewhere(&error) {
-                    avoid.push(owner.incarnation);
+                    avoid.refused(owner.incarnation);
                 }
                 failed(error)
             }
             Err(PeerError::Unreachable(reason)) => {
                 tracing::debug!(session = %attach.session, owner = %owner.incarnation, reason, "owner not reached");
                 self.cache.remove(attach.session);
-                avoid.push(owner.incarnation);
+                avoid.unreached(owner.incarnation, asked);
                 let text = "the session's owner cannot be reached; it is replaced when its death is certain";
                 Tried::Later(Error::new(Code::OwnerMoving, text).blame(Blame::Peer))
             }
         }
     }
+}
+
+/// Whether a member may keep a copy of what an owner that was lost knew.
+fn has_copies(route: &Route) -> bool {
+    route.profile == Profile::Responses && route.continuity == Continuity::Replica
 }
 
 /// Whether another node may do what this one will not.

@@ -1,6 +1,6 @@
 //! How a session's stay on this node ends.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
@@ -65,6 +65,7 @@ pub(super) async fn run(mut actor: Box<Actor>) {
                 actor.dismiss(&Frame::Close(frame));
                 release(&actor).await;
             }
+            Exit::HandOff(departure) if actor.turns.is_none() => free(&mut actor, &departure).await,
             Exit::HandOff(departure) => {
                 let headers = actor.upgrade.headers.clone();
                 let span = begin(&mut actor);
@@ -130,7 +131,7 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let (id, epoch) = (actor.id, actor.epoch);
     let must_leave = !matches!(departure, Departure::Balance(_));
     let quiesced = actor.ctx.store.quiesce(id, actor.ctx.me, epoch).await;
-    if quiesced.is_err() && *departure == Departure::Drain && actor.turns.is_some() {
+    if quiesced.is_err() && *departure == Departure::Drain {
         // Nobody else may have the conversation yet, and a drain has time. At its deadline it
         // has none.
         tracing::debug!(session = %id, "the store does not answer; leaving later");
@@ -149,13 +150,14 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         Departure::Balance(heirs) => heirs.clone(),
         _ => actor.ctx.ring.borrow().heirs(id, actor.ctx.me),
     };
-    let (ctx, prepared) = (Arc::clone(&actor.ctx), actor.prepared());
-    let passing = Passing { ctx: &ctx, id, epoch, prepared };
     let forced = matches!(departure, Departure::Deadline(_));
-    let went = if quiesced == Ok(true) {
-        passing.transfer(heirs, must_leave, forced).await
-    } else {
-        Went::Nowhere
+    let had_heirs = !heirs.is_empty();
+    let went = match actor.prepared() {
+        Some(prepared) if quiesced == Ok(true) => {
+            let passing = Passing { ctx: &actor.ctx, id, epoch, prepared };
+            passing.transfer(heirs, must_leave, forced).await
+        }
+        _ => Went::Nowhere,
     };
     let (reason, outcome) = (
         reason(departure),
@@ -169,20 +171,42 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         if !must_leave && stays(actor, quiesced.is_err()).await {
             return Stay::GoesOn;
         }
+        // Only at its end a drain gives a conversation up that somebody may take yet.
+        let later = *departure == Departure::Drain && may_find_heir(actor, had_heirs);
+        if later && stays(actor, false).await {
+            actor.stay_for_now();
+            return Stay::GoesOn;
+        }
         // Nobody to take it: whoever is asked for it next may claim it.
         release(actor).await;
     }
     actor.dismiss(&Frame::Moved);
     // Before the heir dials: a session has one upstream connection at a time.
     actor.close_upstream();
-    if let Went::To(heir, _) = went
-        && actor.turns.is_some()
-    {
+    if let Went::To(heir, _) = went {
         // Not waited for: as long as this task lives, who asks here for the session is not told
         // that it is elsewhere.
-        passing.activate(heir);
+        actor.ctx.activate(heir, id);
     }
     Stay::Over
+}
+
+/// Whether a later try of a drain may save a conversation that nobody took: there were heirs,
+/// who did not answer or had no room, or somebody joins.
+fn may_find_heir(actor: &Actor, had_heirs: bool) -> bool {
+    let remembers = actor.turns.as_ref().is_some_and(|turns| !turns.history().all().is_empty());
+    let me = actor.ctx.me;
+    let ring = actor.ctx.ring.borrow();
+    remembers && (had_heirs || ring.has_other_active(me) || ring.has_joining(me))
+}
+
+/// An opaque session has nothing to leave with an heir, which may have no room for it: whoever
+/// has claims it. Its upstream goes first, so that it has one connection at a time.
+async fn free(actor: &mut Actor, departure: &Departure) {
+    actor.settle(departure.within(SETTLE, 2, Instant::now())).await;
+    actor.close_upstream();
+    release(actor).await;
+    actor.dismiss(&Frame::Moved);
 }
 
 /// Whether a session that could as well stay is still ours. `untried`: no transfer was tried,

@@ -45,8 +45,7 @@ pub(super) struct Passing<'a> {
     pub(super) ctx: &'a Arc<Context>,
     pub(super) id: SessionId,
     pub(super) epoch: Epoch,
-    /// The conversation, if the session has one.
-    pub(super) prepared: Option<Prepared>,
+    pub(super) prepared: Prepared,
 }
 
 impl Passing<'_> {
@@ -108,9 +107,8 @@ impl Passing<'_> {
     /// Leaves the conversation with the heir before it owns the session: once it does, a client
     /// may ask at any moment. False if the heir does not answer or has no room, so another one is asked.
     async fn prepare(&self, heir: Incarnation) -> bool {
-        let Some(prepared) = self.prepared.clone() else { return true };
-        let prepared = Prepared { from: None, ..prepared };
-        let Some(addr) = self.addr_of(heir) else { return false };
+        let prepared = Prepared { from: None, ..self.prepared.clone() };
+        let Some(addr) = self.ctx.addr_of(heir) else { return false };
         match timeout(PREPARE, self.ctx.heirs.prepare(heir, &addr, &[prepared])).await {
             Ok(Ok(kept)) => kept == [true],
             Ok(Err(error)) => {
@@ -120,20 +118,22 @@ impl Passing<'_> {
             Err(_) => false,
         }
     }
+}
 
+impl Context {
     /// Only a nudge, and nobody waits for it: the heir learns of the session at the latest when
     /// a client asks.
-    pub(super) fn activate(&self, heir: Incarnation) {
+    pub(super) fn activate(&self, heir: Incarnation, id: SessionId) {
         let Some(addr) = self.addr_of(heir) else { return };
-        let (heirs, id) = (Arc::clone(&self.ctx.heirs), self.id);
+        let heirs = Arc::clone(&self.heirs);
         let nudge = async move {
             drop(timeout(PREPARE, heirs.activate(heir, &addr, id)).await);
         };
-        self.ctx.tracker.spawn(nudge.instrument(Span::current()));
+        self.tracker.spawn(nudge.instrument(Span::current()));
     }
 
     fn addr_of(&self, heir: Incarnation) -> Option<String> {
-        self.ctx.ring.borrow().member(heir).map(|member| member.peer_addr.clone())
+        self.ring.borrow().member(heir).map(|member| member.peer_addr.clone())
     }
 }
 
@@ -178,7 +178,7 @@ impl Registry {
         }
         if let Some(warm) = self.warm.copy(id) {
             let started = Instant::now();
-            let prepared = Some(Prepared { session: id, from: None, append: false, warm });
+            let prepared = Prepared { session: id, from: None, append: false, warm };
             let passing = Passing { ctx: &self.ctx, id, epoch, prepared };
             let quiesced = self.ctx.store.quiesce(id, me, epoch).await == Ok(true);
             let went =
@@ -189,7 +189,7 @@ impl Registry {
             if let Went::To(heir, _) = went {
                 drop(self.warm.take(id));
                 self.ctx.metrics.heir_conversations(self.copies());
-                passing.activate(heir);
+                self.ctx.activate(heir, id);
                 return true;
             }
             if !last {

@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Registry, actor::Command, replica::next_owner};
 use crate::{config::Continuity, ids::Incarnation, jitter::spread};
@@ -20,6 +20,10 @@ const SETTLE: Duration = Duration::from_millis(300);
 const SESSIONS_PER_SECOND: u32 = 200;
 const BYTES_PER_SECOND: f64 = 32.0 * 1024.0 * 1024.0;
 
+/// How long an heir that had no room is not asked again while the ring stays as it is: what it is
+/// sent shares its lane with the copies that ends of turns wait for.
+const FULL: Duration = Duration::from_mins(1);
+
 impl Registry {
     /// Lets go of conversations that were left here by nodes that have been gone for long. Looks at
     /// all of them: for upkeep.
@@ -31,16 +35,24 @@ impl Registry {
     /// Runs until the ring is not watched any more.
     pub async fn follow_heirs(self: Arc<Self>) {
         let mut ring = self.ctx.ring.clone();
-        ring.borrow_and_update();
+        let mut version = ring.borrow_and_update().view.version;
+        let mut full_until = Instant::now() + spread(FULL);
+        // Also at each poll of a ring that has not changed: copies fail.
         while ring.changed().await.is_ok() {
             sleep(spread(SETTLE)).await;
             let now = ring.borrow_and_update().clone();
             let me = self.ctx.me;
+            let ask_full = now.view.version != version || Instant::now() >= full_until;
+            if ask_full {
+                (version, full_until) = (now.view.version, Instant::now() + spread(FULL));
+            }
             for handle in self.list() {
                 let bytes = handle.stats.history_bytes();
                 let replica = handle.route.continuity == Continuity::Replica;
-                let same = handle.stats.heir() == next_owner(&now, me, handle.id);
-                if bytes == 0 || !replica || same {
+                let next = next_owner(&now, me, handle.id);
+                let same = handle.stats.heir() == next;
+                let full = next.is_some() && handle.stats.refused_by() == next && !ask_full;
+                if bytes == 0 || !replica || same || full {
                     continue;
                 }
                 // A full inbox is a busy one: its next turn finds that the heir has nothing.

@@ -87,6 +87,16 @@ impl Copy {
             drop(actor.try_send(Box::new(Command::Replicate)));
         }
     }
+
+    /// Notes what `heir` answered: whether it keeps the copy. None if it did not answer.
+    fn note(&self, heir: Incarnation, kept: Option<bool>) {
+        match kept {
+            Some(true) => self.stats.set_heir(Some(heir)),
+            // Of all there is, only for want of room.
+            Some(false) if !self.prepared.append => self.stats.set_refused(heir),
+            _ => self.stats.set_heir(None),
+        }
+    }
 }
 
 /// A session whose stay here has ended.
@@ -284,8 +294,9 @@ impl Shared {
         };
         for (n, copy) in copies.into_iter().enumerate() {
             let session = copy.prepared.session;
-            let refused = !kept.get(n).copied().unwrap_or(false);
-            if n < kept.len() {
+            let answer = kept.get(n).copied();
+            let refused = answer != Some(true);
+            if answer.is_some() {
                 let outcome = if refused { CopyOutcome::Refused } else { CopyOutcome::Ok };
                 self.metrics.conversation_copy(outcome);
             }
@@ -295,9 +306,9 @@ impl Shared {
                 if let Some((former, lanes)) = former.filter(|_| !refused).zip(lanes.upgrade()) {
                     lanes.put(former, Errand::Useless(session));
                 }
-                copy.stats.set_heir((!refused).then_some(heir));
+                copy.note(heir, answer);
             } else if former.is_none() {
-                copy.stats.set_heir((!refused).then_some(heir));
+                copy.note(heir, answer);
             } else if !refused {
                 // The ring has changed meanwhile.
                 useless.push(session);

@@ -53,7 +53,8 @@ pub struct Stats {
     /// Messages that the furthest-behind client has not got.
     pub lag: AtomicU64,
     upstream: AtomicU8,
-    /// The incarnation that keeps the newest copy of the conversation; 0 if nobody does.
+    /// The incarnation that keeps the newest copy of the conversation, negative if it had no room
+    /// for it; 0 if nobody does.
     heir: AtomicI64,
     pub clients: Mutex<Vec<ClientStat>>,
     active: Mutex<Active>,
@@ -90,7 +91,17 @@ impl Stats {
 
     /// Who keeps the newest copy of the conversation.
     pub(super) fn heir(&self) -> Option<Incarnation> {
-        Some(Incarnation(self.heir.load(Relaxed))).filter(|heir| heir.0 != 0)
+        Some(Incarnation(self.heir.load(Relaxed))).filter(|heir| heir.0 > 0)
+    }
+
+    /// Nobody keeps the newest copy: `heir` had no room for it.
+    pub(super) fn set_refused(&self, heir: Incarnation) {
+        self.heir.store(-heir.0, Relaxed);
+    }
+
+    /// Who had no room for the newest copy of the conversation.
+    pub(super) fn refused_by(&self) -> Option<Incarnation> {
+        Some(Incarnation(-self.heir.load(Relaxed))).filter(|heir| heir.0 > 0)
     }
 
     /// A turn runs or waits, or a client came.

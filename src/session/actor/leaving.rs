@@ -39,6 +39,21 @@ impl Actor {
         self.retime = true;
     }
 
+    /// Goes on for a while, as nobody took it; then it leaves as soon as no turn runs.
+    pub(in crate::session) fn stay_for_now(&mut self) {
+        self.leaves_at = Some(Instant::now() + spread(AGAIN));
+        self.retime = true;
+        let actions = self.turns.as_mut().map(Turns::go_on).unwrap_or_default();
+        self.perform(actions);
+    }
+
+    /// The time for another try to leave may have come.
+    pub(super) fn poll_leaving(&mut self, now: Instant) {
+        if self.leaves_at.take_if(|at| *at <= now).is_some() {
+            self.leave(Departure::Drain);
+        }
+    }
+
     /// Leaves now.
     pub(super) fn sever(&mut self, until: Instant) {
         (self.departure, self.leaves_at) = (None, None);

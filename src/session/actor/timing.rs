@@ -48,6 +48,7 @@ impl Actor {
         self.retime = true;
         let now = Instant::now();
         self.timer_rang = now;
+        self.poll_leaving(now);
         self.trim(now);
         let running = self.turns.as_ref().map_or(0, Turns::running);
         let heard = self.heard.iter().filter(|(_, at)| now >= self.silent_at(*at));
@@ -87,7 +88,7 @@ impl Actor {
         let now = Instant::now();
         let limits = &self.ctx.limits;
         let mut deadline = now + IDLE;
-        if let Some(at) = self.leaves_at.filter(|at| *at > now) {
+        if let Some(at) = self.leaves_at {
             deadline = deadline.min(at);
         }
         if let Some(since) = self.alone_since {

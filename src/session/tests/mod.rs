@@ -4,6 +4,7 @@
 pub(crate) mod node;
 
 mod archive;
+mod copies;
 mod edges;
 mod ends;
 mod moves;

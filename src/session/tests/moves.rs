@@ -76,6 +76,40 @@ async fn a_drain_without_an_heir_frees_the_session_for_whoever_comes() {
 }
 
 #[tokio::test]
+async fn an_opaque_session_whose_owner_drains_is_had_at_once_by_a_node_with_room() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Opaque, &gate));
+    let (a, b) = two_nodes(&route).await;
+    let c = Node::start(&a.store, "c", limits(), [&route]).await;
+    eventually("all are known", async || a.ring.borrow().alive().count() == 3).await;
+    let attach = wish(&route, "room");
+    let first = a.attach(&attach).await.unwrap();
+    let mut client = Reader::new(first.link);
+    let heir = a.ring.borrow().heirs(attach.session, a.me)[0];
+    let (heir, third) = if heir == b.me { (&b, &c) } else { (&c, &b) };
+    let full = Registry::new(Context { capacity: 0, ..heir.context() });
+    begin_drain(&a).await;
+    a.registry.get(attach.session).unwrap().drain().await;
+    assert_eq!(client.next().await, Err(Some(Frame::Moved)));
+    match full.attach(attach.clone()).await.unwrap_err() {
+        AttachError::Failed(error) => assert_eq!(error.code, Code::NodeFull),
+        other => panic!("{other:?}"),
+    }
+    let second = third.attach(&attach).await.unwrap();
+    assert!(second.epoch > first.epoch);
+    match heir.attach(&attach).await.unwrap_err() {
+        AttachError::NotOwner(owner) => assert_eq!(owner.incarnation, third.me),
+        other => panic!("{other:?}"),
+    }
+    let mut client = Reader::new(second.link);
+    client.send("served");
+    assert_eq!(client.text().await, "served");
+    assert_eq!(gate.dials(), 2);
+    let failed = "ringspan_handoffs_total{reason=\"drain\",outcome=\"failed\"}";
+    assert_eq!(a.counted(failed).unwrap_or(0), 0, "nothing has failed");
+}
+
+#[tokio::test]
 async fn a_session_is_taken_over_from_a_dead_owner_and_from_no_other() {
     let gate = Gate::open(SampleAuth::Open).await;
     let route = Arc::new(route(Profile::Opaque, &gate));

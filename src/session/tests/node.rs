@@ -112,6 +112,8 @@ pub(crate) struct Neighbours {
     nodes: Mutex<HashMap<Incarnation, Arc<Registry>>>,
     /// Nodes that do not answer.
     pub(crate) silent: Mutex<HashSet<Incarnation>>,
+    /// Nodes that have no room for conversations.
+    pub(crate) full: Mutex<HashSet<Incarnation>>,
     /// Who was asked to keep a conversation, in order.
     pub(crate) asked: Mutex<Vec<Incarnation>>,
     /// Nudges get lost.
@@ -124,6 +126,11 @@ impl Neighbours {
     /// All of `nodes` can reach each other.
     pub(crate) fn join(&self, nodes: &[&Node]) {
         self.nodes.lock().extend(nodes.iter().map(|node| (node.me, Arc::clone(&node.registry))));
+    }
+
+    /// Nobody can reach that node any more.
+    pub(crate) fn lose(&self, node: Incarnation) {
+        self.nodes.lock().remove(&node);
     }
 
     async fn reach(&self, heir: Incarnation) -> Result<Arc<Registry>, String> {
@@ -145,6 +152,9 @@ impl Heirs for Neighbours {
         assert!(!self.panics.load(Relaxed), "as the test wishes");
         self.asked.lock().push(heir);
         let registry = self.reach(heir).await?;
+        if self.full.lock().contains(&heir) {
+            return Ok(vec![false; prepared.len()]);
+        }
         Ok(prepared.iter().map(|prepared| registry.keep(prepared.clone())).collect())
     }
 

@@ -1,12 +1,12 @@
-//! A session with something to remember, where the store or the upstream is not there when it
-//! moves.
+//! A session with something to remember, where the store, its heirs or the upstream are not
+//! there when it moves.
 
 use std::time::{Duration, Instant};
 
 use super::{phases::Scene, *};
 use crate::{
     config::{Continuity, Route},
-    store::{SessionState, memory::Fault},
+    store::{Death, SessionState, memory::Fault},
 };
 
 #[tokio::test]
@@ -28,16 +28,61 @@ async fn a_session_that_stays_after_a_quiesce_that_nobody_heard_of_goes_on() {
 #[tokio::test]
 async fn a_drain_that_the_store_does_not_hear_of_at_once_costs_no_conversation() {
     for fault in [Fault::RequestLost, Fault::ReplyLost] {
-        // Nobody else has the conversation.
-        let in_memory = |route: &mut Route| route.continuity = Continuity::Memory;
-        let mut scene = Scene::talking_on(SampleAuth::Open, in_memory).await;
-        scene.leaves(scene.owner()).await;
+        let mut scene = in_memory_of_a_drain().await;
         let heirs = scene.heirs();
         scene.owner().store.fail_states([fault]);
         scene.drain().await;
         scene.moved().await;
         scene.goes_on_at(heirs[0]).await;
     }
+}
+
+/// Nobody else has the conversation.
+async fn in_memory_of_a_drain() -> Scene {
+    let in_memory = |route: &mut Route| route.continuity = Continuity::Memory;
+    let scene = Scene::talking_on(SampleAuth::Open, in_memory).await;
+    scene.leaves(scene.owner()).await;
+    scene
+}
+
+#[tokio::test]
+async fn a_conversation_that_no_heir_takes_waits_at_its_owner_and_is_served_until_one_does() {
+    let mut scene = in_memory_of_a_drain().await;
+    let heirs = scene.heirs();
+    scene.neighbours.full.lock().extend(&heirs);
+    scene.drain().await;
+    eventually("all were asked", async || scene.neighbours.asked.lock()[..] == heirs[..]).await;
+    scene.goes_on().await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(scene.owner().me));
+    scene.neighbours.full.lock().remove(&heirs[1]);
+    scene.moved().await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heirs[1]));
+    scene.goes_on_at(heirs[1]).await;
+}
+
+#[tokio::test]
+async fn a_conversation_that_no_heir_takes_is_given_up_at_the_deadline() {
+    let mut scene = in_memory_of_a_drain().await;
+    let heirs = scene.heirs();
+    scene.neighbours.full.lock().extend(&heirs);
+    scene.drain().await;
+    eventually("all were asked", async || scene.neighbours.asked.lock()[..] == heirs[..]).await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(4);
+    scene.owner().registry.get(scene.attach.session).unwrap().sever(until).await;
+    scene.moved().await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, None);
+}
+
+#[tokio::test]
+async fn a_drain_of_a_node_that_is_alone_waits_for_nobody() {
+    let mut scene = in_memory_of_a_drain().await;
+    for heir in scene.heirs() {
+        scene.owner().store.mark_dead(heir, Death::Proven).await.unwrap();
+    }
+    eventually("it is alone", async || scene.heirs().is_empty()).await;
+    scene.drain().await;
+    scene.moved().await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, None);
 }
 
 #[tokio::test]

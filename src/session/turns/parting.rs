@@ -17,6 +17,16 @@ impl Turns {
         self.holding = true;
     }
 
+    /// It stays for a while after all: what waits is dispatched. Not where the ledger was told
+    /// that a turn is left behind, which it would not begin again.
+    pub fn go_on(&mut self) -> Vec<Action> {
+        let mut waiting = self.lanes.iter().flat_map(|lane| &lane.queue);
+        self.holding = waiting.any(|turn| turn.journaled);
+        let mut actions = Vec::new();
+        self.dispatch(&mut actions);
+        actions
+    }
+
     /// Whether nothing of a turn would be left behind. What waits here was never dispatched,
     /// and its edge sends it to the next owner.
     #[must_use]

@@ -17,6 +17,31 @@ fn a_session_that_leaves_dispatches_nothing_more_and_goes_when_the_running_turn_
 }
 
 #[test]
+fn what_waited_is_dispatched_by_a_session_that_stays_after_all() {
+    let mut session = Session::connected();
+    session.turns.hold();
+    session.asks(1, "a");
+    assert!(session.desk.inputs().is_empty() && session.turns.may_leave());
+    let actions = session.turns.go_on();
+    session.desk.perform(actions);
+    assert_eq!(session.desk.inputs(), ["a"]);
+    assert!(!session.turns.may_leave());
+}
+
+#[test]
+fn a_turn_that_the_ledger_was_told_of_as_left_behind_is_left_to_the_next_owner() {
+    let mut turns = Turns::new(Bounds { asked: true, ledger: true, ..bounds(8) }, Vec::new());
+    turns.on_connected();
+    turns.on_client(1, &Message::text(create("a").to_string()), None);
+    // While the ledger is asked.
+    turns.on_disconnected();
+    turns.hold();
+    assert_eq!(turns.leave_behind().len(), 1);
+    turns.on_connected();
+    assert_eq!(turns.go_on(), []);
+}
+
+#[test]
 fn a_turn_that_had_its_first_run_here_has_its_second_one_here_too() {
     let mut session = Session::connected();
     session.asks(1, "a");
