@@ -31,7 +31,6 @@ use crate::{
         event::{ClientEvent, Create, ServerEvent, Stage, resume_event},
         fields::Fields,
     },
-    store::AliasKind,
     telemetry::propagation,
     upstream::{HttpError, Upgrade},
     wire::{Batch, Kind, Message},
@@ -135,7 +134,7 @@ async fn session_of_request(
         return Ok(derived(&key.text, key.label));
     }
     if let Some(id) = &create.previous_response_id
-        && let Some(session) = edge.router.alias(principal, AliasKind::Response, id).await?
+        && let Some(session) = edge.router.alias(principal, route, id).await?
     {
         return Ok(Place::of(session, String::new()));
     }
@@ -225,7 +224,7 @@ async fn resumed(
     let Some(again) = key::again(uri)? else { return Ok(None) };
     let principal = edge.auth.identify(headers).await?.principal;
     let id = uri.path().rsplit_once('/').map_or("", |(_, id)| id);
-    let Some(session) = session_of(edge, principal, id).await? else { return Ok(None) };
+    let Some(session) = session_of(edge, principal, route, id).await? else { return Ok(None) };
     let upgrade = Upgrade {
         path_and_query: route.path.clone(),
         headers: upgrade_headers(edge.forwarded_headers(headers)),
@@ -252,12 +251,13 @@ async fn resumed(
 async fn session_of(
     edge: &Edge,
     principal: Principal,
+    route: &Route,
     response_id: &str,
 ) -> Result<Option<SessionId>, Error> {
     const LOOKS: u32 = 4;
     const PAUSE: Duration = Duration::from_millis(50);
 
-    let look = || edge.router.alias(principal, AliasKind::Response, response_id);
+    let look = || edge.router.alias(principal, route, response_id);
     for _ in 1..LOOKS {
         let found = look().await?;
         if found.is_some() {
@@ -393,7 +393,7 @@ async fn endpoint_key(edge: &Edge, route: &Route, principal: Principal, path: &s
     let rest = path.strip_prefix(&route.path).and_then(|rest| rest.strip_prefix('/'));
     let id = rest.and_then(|rest| rest.split('/').next()).filter(|id| !id.is_empty());
     let Some(id) = id.filter(|_| route.upstream.endpoints.len() > 1) else { return principal.0 };
-    let session = edge.router.alias(principal, AliasKind::Response, id).await;
+    let session = edge.router.alias(principal, route, id).await;
     session.ok().flatten().map_or(principal.0, |session| session.0)
 }
 

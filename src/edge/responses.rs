@@ -27,7 +27,6 @@ use crate::{
         Attach, Attached, ClientKind,
         event::{ClientEvent, Create, error_event},
     },
-    store::AliasKind,
     telemetry::{metrics::Direction, propagation},
     upstream::Upgrade,
     wire::{Batch, Incoming, Kind, Message},
@@ -321,7 +320,7 @@ impl Client {
             && self.creates.is_empty()
             && !self.creates.knows(previous)
         {
-            let alias = self.edge.router.alias(self.principal, AliasKind::Response, previous).await;
+            let alias = self.edge.router.alias(self.principal, &self.route, previous).await;
             found = match alias {
                 Err(error) if self.session.is_none() => return Err(error),
                 // The store is away; the session that we have is the likely one.

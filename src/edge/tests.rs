@@ -5,6 +5,7 @@ mod bodies;
 mod http;
 mod leaving;
 mod limits;
+mod routes;
 mod told;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
@@ -52,9 +53,19 @@ impl Front {
     }
 
     async fn on(listener: TcpListener, gate: Gate, limits: Limits, auth: Auth) -> Self {
-        let routes: Arc<[_]> = [Profile::Opaque, Profile::Responses]
-            .map(|profile| Arc::new(route(profile, &gate)))
-            .into();
+        let routes = [Profile::Opaque, Profile::Responses].map(|profile| route(profile, &gate));
+        Self::with(listener, gate, routes, limits, auth).await
+    }
+
+    /// With routes of the test's own.
+    async fn with(
+        listener: TcpListener,
+        gate: Gate,
+        routes: [Route; 2],
+        limits: Limits,
+        auth: Auth,
+    ) -> Self {
+        let routes: Arc<[_]> = routes.map(Arc::new).into();
         let node = Node::start(&Arc::new(Memory::default()), "a", limits, routes.iter()).await;
         let cluster = node.store.cluster().await.unwrap();
         let identity = Identity {
