@@ -15,12 +15,13 @@ use tokio::time::sleep;
 use super::{
     Edge, body,
     events::{Events, Step, cut, error_response, failure, leaving, lost, moving, opening},
+    hygiene,
     key::{self, Key, Repeat},
     outstanding::may_be_asked_again,
     reply, sse,
 };
 use crate::{
-    config::Route,
+    config::{Profile, Route},
     error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     jitter::spread,
@@ -353,6 +354,10 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
     let Some(route) = upstream_of(&edge, request.uri().path()) else {
         return reply::error(&Error::new(Code::NotFound, "no route has this path"));
     };
+    if reads_as_turn(&edge, request.uri().path()) {
+        let text = "this path could be read as a route's: write it as the route does";
+        return reply::error(&Error::new(Code::InvalidRequest, text));
+    }
     let identified = edge.auth.identify(request.headers());
     let principal = match identified.await {
         Ok(identity) => identity.principal,
@@ -397,17 +402,21 @@ async fn endpoint_key(edge: &Edge, route: &Route, principal: Principal, path: &s
     session.ok().flatten().map_or(principal.0, |session| session.0)
 }
 
+/// Whether an upstream could take a path that no route has for one of them, and run a turn that
+/// no limit and no ledger knows of.
+fn reads_as_turn(edge: &Edge, path: &str) -> bool {
+    responses_routes(edge).any(|route| hygiene::reads_as(path, &route.path))
+}
+
+fn responses_routes(edge: &Edge) -> impl Iterator<Item = &Arc<Route>> {
+    edge.routes.iter().filter(|route| route.profile == Profile::Responses)
+}
+
 /// The responses route whose path shares the most with this one: its upstream is meant.
 fn upstream_of(edge: &Edge, path: &str) -> Option<Arc<Route>> {
     let shared = |route: &&Arc<Route>| {
         let parent = route.path.rsplit_once('/').map_or("", |(parent, _)| parent);
         path.strip_prefix(parent).filter(|rest| rest.starts_with('/')).map(|_| parent.len())
     };
-    let responses = |route: &&Arc<Route>| route.profile == crate::config::Profile::Responses;
-    edge.routes
-        .iter()
-        .filter(responses)
-        .filter(|route| shared(route).is_some())
-        .max_by_key(shared)
-        .cloned()
+    responses_routes(edge).filter(|route| shared(route).is_some()).max_by_key(shared).cloned()
 }
