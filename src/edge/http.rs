@@ -13,10 +13,13 @@ use serde_json::value::RawValue;
 use tokio::time::sleep;
 
 use super::{
-    Edge, body,
-    events::{Events, Step, cut, error_response, failure, leaving, lost, moving, opening},
+    Edge,
+    auth::Identity,
+    body,
+    events::{Events, Step, error_response, failure, leaving, lost, moving, opening},
     hygiene,
     key::{self, Key, Repeat},
+    lent,
     outstanding::may_be_asked_again,
     reply, sse,
 };
@@ -61,7 +64,8 @@ async fn turn(
         return Err(leaving().into());
     }
     let identified = edge.auth.identify(request.headers());
-    let principal = identified.await?.principal;
+    let identity = identified.await?;
+    let principal = identity.principal;
     let named = key::responses(request.headers())?;
     let repeat = key::idempotency(request.headers())?;
     let (parts, sent) = request.into_parts();
@@ -87,7 +91,8 @@ async fn turn(
     };
     let turn_key = repeat.map(|repeat| repeat.key).or(create.key);
     let attach = Attach { turn_key, ..wish(edge, route, principal, place, upgrade) };
-    let Asked { headers, epoch, first, events } = ask(edge, attach, &create, &message).await?;
+    let Asked { headers, epoch, first, events } =
+        ask(edge, &identity, attach, &create, &message).await?;
     drop(message);
     if let Some(error) = failure(&first) {
         return Ok(error);
@@ -160,6 +165,7 @@ struct Asked {
 /// Asks the session's owner for a turn, and those who follow it where I2 allows that.
 async fn ask(
     edge: &Edge,
+    identity: &Identity,
     mut wish: Attach,
     create: &Create,
     message: &Message,
@@ -174,7 +180,8 @@ async fn ask(
         let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0, create: 0 };
         attached.link.tx.send(frame);
         let cut = edge.drain.cut.clone();
-        let mut events = Events::of(attached.link, create.lane.clone(), cut);
+        let shut_out = identity.grace_over();
+        let mut events = Events::of(attached.link, create.lane.clone(), cut, shut_out);
         let first = events.next().await;
         tries += 1;
         let again = match first {
@@ -223,7 +230,8 @@ async fn resumed(
     headers: &HeaderMap,
 ) -> Result<Option<Response>, RouteError> {
     let Some(again) = key::again(uri)? else { return Ok(None) };
-    let principal = edge.auth.identify(headers).await?.principal;
+    let identity = edge.auth.identify(headers).await?;
+    let principal = identity.principal;
     let id = uri.path().rsplit_once('/').map_or("", |(_, id)| id);
     let Some(session) = session_of(edge, principal, route, id).await? else { return Ok(None) };
     let upgrade = Upgrade {
@@ -235,7 +243,8 @@ async fn resumed(
     let mut attached = attach(edge, wish(edge, route, principal, place, upgrade)).await?;
     let batch = Batch::one(&resume_event(id));
     attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 });
-    let mut events = Events::of(attached.link, None, edge.drain.cut.clone());
+    let (cut, shut_out) = (edge.drain.cut.clone(), identity.grace_over());
+    let mut events = Events::of(attached.link, None, cut, shut_out);
     let first = events.next_of_response().await;
     if let Some(error) = failure(&first) {
         // What is not held here may be stored by the upstream.
@@ -336,9 +345,8 @@ async fn collect(first: Step, mut events: Events) -> Response {
                     }
                 }
             }
-            Step::Failed(error) => return events.broken_off(&error),
+            Step::Failed(error) | Step::Cut(error) => return events.broken_off(&error),
             Step::Lost => return events.broken_off(&lost()),
-            Step::Cut => return events.broken_off(&cut()),
             Step::Moved => return events.broken_off(&moving()),
             Step::End => {
                 let text = "the turn ended without a final response";
@@ -359,17 +367,17 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
         return reply::error(&Error::new(Code::InvalidRequest, text));
     }
     let identified = edge.auth.identify(request.headers());
-    let principal = match identified.await {
-        Ok(identity) => identity.principal,
+    let identity = match identified.await {
+        Ok(identity) => identity,
         Err(error) => return reply::error(&error),
     };
-    let key = endpoint_key(&edge, &route, principal, request.uri().path()).await;
+    let key = endpoint_key(&edge, &route, identity.principal, request.uri().path()).await;
     let mut request = request.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
     *request.headers_mut() = edge.forwarded_headers(request.headers());
     match edge.http.forward(&route.upstream, &key, request).await {
         Ok(response) => {
             let (parts, body) = response.into_parts();
-            let mut response = Response::new(Body::new(body));
+            let mut response = Response::new(lent::body(Body::new(body), &identity));
             *response.status_mut() = match parts.status {
                 StatusCode::UPGRADE_REQUIRED => StatusCode::BAD_GATEWAY,
                 status => status,

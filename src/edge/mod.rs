@@ -12,6 +12,7 @@ mod heard;
 mod http;
 mod hygiene;
 mod key;
+mod lent;
 mod opaque;
 pub(crate) mod outstanding;
 mod pace;
