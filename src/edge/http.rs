@@ -37,7 +37,7 @@ use crate::{
     },
     telemetry::propagation,
     upstream::{HttpError, Upgrade},
-    wire::{Batch, Kind, Message},
+    wire::{Batch, Kind, Message, Share},
 };
 
 /// Owners that one request follows.
@@ -69,7 +69,7 @@ async fn turn(
     let named = key::responses(request.headers())?;
     let repeat = key::idempotency(request.headers())?;
     let (parts, sent) = request.into_parts();
-    let bytes = body::read(&parts.headers, sent, edge).await?;
+    let (bytes, mut share) = body::read(&parts.headers, sent, edge).await?;
     let fields = Fields::parse(&bytes)
         .ok_or_else(|| Error::new(Code::InvalidRequest, "the body is not a JSON object"))?;
     let stream = fields.get("stream").unwrap_or(false);
@@ -82,6 +82,11 @@ async fn turn(
     let ClientEvent::Create(create) = ClientEvent::parse(&message.payload)? else {
         return Err(Error::new(Code::Internal, "the request was not understood").into());
     };
+    let batch = Batch::one(&message);
+    drop(message);
+    if !share.holds(batch.weight()) {
+        return Err(body::crowded().into());
+    }
     let place = session_of_request(edge, route, principal, named, repeat.as_ref(), &create).await?;
     let session = place.session;
     let upgrade = Upgrade {
@@ -91,9 +96,8 @@ async fn turn(
     };
     let turn_key = repeat.map(|repeat| repeat.key).or(create.key);
     let attach = Attach { turn_key, ..wish(edge, route, principal, place, upgrade) };
-    let Asked { headers, epoch, first, events } =
-        ask(edge, &identity, attach, &create, &message).await?;
-    drop(message);
+    let waiting = Waiting { create, batch, share };
+    let Asked { headers, epoch, first, events } = ask(edge, &identity, attach, waiting).await?;
     if let Some(error) = failure(&first) {
         return Ok(error);
     }
@@ -152,6 +156,14 @@ async fn session_of_request(
     })
 }
 
+/// A request that has no session yet.
+struct Waiting {
+    create: Create,
+    batch: Batch,
+    /// What it counts for until then.
+    share: Share,
+}
+
 /// A turn whose first step is known.
 struct Asked {
     /// The upstream's, of its answer to the upgrade.
@@ -167,18 +179,20 @@ async fn ask(
     edge: &Edge,
     identity: &Identity,
     mut wish: Attach,
-    create: &Create,
-    message: &Message,
+    waiting: Waiting,
 ) -> Result<Asked, RouteError> {
+    let Waiting { create, batch, share } = waiting;
+    let mut share = Some(share);
     let has_key = wish.turn_key.is_some();
-    let mut may_repeat = may_be_asked_again(create, has_key, wish.route.ledger);
-    let batch = Batch::one(message);
+    let mut may_repeat = may_be_asked_again(&create, has_key, wish.route.ledger);
     let mut tries = 0;
     loop {
         let mut attached = attach(edge, wish.clone()).await?;
         wish.fresh = false;
         let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0, create: 0 };
         attached.link.tx.send(frame);
+        // From here on it counts for its session.
+        drop(share.take());
         let cut = edge.drain.cut.clone();
         let shut_out = identity.grace_over();
         let mut events = Events::of(attached.link, create.lane.clone(), cut, shut_out);

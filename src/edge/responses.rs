@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{extract::Request, response::Response};
 
 use super::{
-    Drain, Edge,
+    Drain, Edge, body,
     comeback::Comeback,
     events::{leaving, lost},
     keeps, key,
@@ -274,7 +274,7 @@ impl Client {
                 }
             };
             if unreachable.is_none() {
-                unreachable = self.reach(create.as_ref()).await.err();
+                unreachable = self.reach(create.as_ref(), batch.weight()).await.err();
             }
             if let Some(error) = &unreachable {
                 let lane = create.as_ref().and_then(|create| create.lane.as_deref());
@@ -296,8 +296,9 @@ impl Client {
         }
     }
 
-    /// Makes sure that there is a link, to the session that the request belongs to.
-    async fn reach(&mut self, create: Option<&Create>) -> Result<(), RouteError> {
+    /// Makes sure that there is a link, to the session that the request belongs to. So many bytes
+    /// wait for it.
+    async fn reach(&mut self, create: Option<&Create>, bytes: usize) -> Result<(), RouteError> {
         if let Some(create) = create {
             // Turns that run may end; none begins with a credential that is good no more.
             if self.closing.is_some_and(|(code, _)| code == super::CLOSE_POLICY) {
@@ -306,6 +307,10 @@ impl Client {
             self.choose(create).await?;
         }
         if self.link.is_none() {
+            let mut share = self.edge.unfinished.share();
+            if !share.holds(bytes) {
+                return Err(body::crowded().into());
+            }
             let attached = self.attach(TURN_PATIENCE).await?;
             self.link = Some(attached.link);
         }
