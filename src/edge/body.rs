@@ -1,5 +1,4 @@
-//! The body of a request: received, inflated, bounded, and counted in the node's budget until
-//! it is whole.
+//! The body of a request: received, inflated, bounded, and counted in the node's budget.
 
 use std::time::Duration;
 
@@ -30,17 +29,20 @@ const WINDOW: usize = 8 * 1024 * 1024;
 /// What a zstd block becomes at most (RFC 8878).
 const BLOCK: usize = 128 * 1024;
 
-/// The body, inflated and bounded. When it is dropped, what is being inflated is ended first, and
-/// counts until then.
-pub(super) async fn read(headers: &HeaderMap, body: Body, edge: &Edge) -> Result<Bytes> {
+/// The body, inflated and bounded, with what it counts for as long as the caller keeps it. When
+/// this is dropped, what is being inflated is ended first, and counts until then.
+pub(super) async fn read(headers: &HeaderMap, body: Body, edge: &Edge) -> Result<(Bytes, Share)> {
     let limit = edge.limits.max_message_bytes;
     let mut share = edge.unfinished.share();
     let bytes = receive(body, limit, edge.limits.upgrade_timeout, &mut share).await?;
     match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(bytes),
+        None | Some(b"identity") => Ok((bytes, share)),
         Some(b"zstd") => {
             // Not on the threads that move everybody's frames: megabytes take a while.
-            let inflating = spawn_blocking(move || inflate(&bytes, limit, share));
+            let inflating = spawn_blocking(move || {
+                let plain = inflate(&bytes, limit, &mut share)?;
+                Ok((plain, share))
+            });
             // A decoder that panics has met what is no zstd either.
             inflating.await.unwrap_or_else(|_| Err(broken()))
         }
@@ -73,7 +75,7 @@ async fn receive(body: Body, limit: usize, patience: Duration, share: &mut Share
 
 /// What zstd frames, one after another, hold. A frame's header is judged before anything of it is
 /// inflated, and no more than a block is inflated before its cost is.
-pub(super) fn inflate(sent: &[u8], limit: usize, mut share: Share) -> Result<Bytes> {
+pub(super) fn inflate(sent: &[u8], limit: usize, share: &mut Share) -> Result<Bytes> {
     let max_window = limit.max(WINDOW);
     let mut rest = sent;
     let mut plain = Vec::new();
@@ -121,8 +123,9 @@ fn too_slow() -> Error {
     Error::new(Code::InvalidRequest, "the body came too slowly")
 }
 
-fn crowded() -> Error {
-    let text = "this node holds as many unfinished messages as it may; retry";
+/// There is no room in the node's budget.
+pub(super) fn crowded() -> Error {
+    let text = "this node holds as many unfinished or waiting messages as it may; retry";
     Error::new(Code::SessionUnavailable, text).blame(Blame::Us)
 }
 

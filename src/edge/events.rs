@@ -9,9 +9,9 @@ use std::{
 use axum::response::Response;
 use http::{HeaderValue, header::RETRY_AFTER};
 use serde_json::Value;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
-use super::{heard::Heard, reply, told};
+use super::{UNAUTHORIZED, heard::Heard, reply, told};
 use crate::{
     error::{Code, Error},
     link::{Frame, Link},
@@ -24,8 +24,8 @@ use crate::{
 pub(super) struct Events {
     link: Link,
     over: bool,
-    /// This node stops.
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Nothing may be told any more; resolves with what is said of that.
+    cut: Pin<Box<dyn Future<Output = Error> + Send>>,
     heard: Heard,
 }
 
@@ -35,8 +35,8 @@ pub(super) enum Step {
     Failed(Error),
     /// The owner, or the way to it, is gone; the request may have been taken.
     Lost,
-    /// This node stops; the request may have been taken.
-    Cut,
+    /// This node stops, or the client's credential ended; the request may have been taken.
+    Cut(Error),
     /// The session has a new owner, and the old one had not taken the request.
     Moved,
     /// The turn has ended.
@@ -44,9 +44,21 @@ pub(super) enum Step {
 }
 
 impl Events {
-    /// The events of a turn that is asked for on this link; `lane` if it has one.
-    pub(super) fn of(link: Link, lane: Option<String>, cut: CancellationToken) -> Self {
-        let cut = Box::pin(cut.cancelled_owned());
+    /// The events of a turn that is asked for on this link; `lane` if it has one. They end when
+    /// this node is `stopped`, and when the client may hear no more (`shut_out`).
+    pub(super) fn of(
+        link: Link,
+        lane: Option<String>,
+        stopped: CancellationToken,
+        shut_out: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let cut = Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = stopped.cancelled() => cut(),
+                () = shut_out => unauthorized(),
+            }
+        });
         Self { link, over: false, cut, heard: Heard::nothing(lane) }
     }
 
@@ -96,9 +108,11 @@ impl Events {
                 Poll::Ready(Some(Frame::Ping(_) | Frame::Pong(_))) => continue,
                 Poll::Ready(Some(Frame::Failed(error))) => Step::Failed(error),
                 Poll::Ready(Some(Frame::Moved)) => Step::Moved,
-                Poll::Pending if self.cut.as_mut().poll(cx).is_pending() => return Poll::Pending,
-                Poll::Ready(_) if self.cut.as_mut().poll(cx).is_pending() => Step::Lost,
-                Poll::Pending | Poll::Ready(_) => Step::Cut,
+                nothing => match self.cut.as_mut().poll(cx) {
+                    Poll::Ready(error) => Step::Cut(error),
+                    Poll::Pending if nothing.is_pending() => return Poll::Pending,
+                    Poll::Pending => Step::Lost,
+                },
             };
             self.over = true;
             return Poll::Ready(step);
@@ -121,8 +135,14 @@ pub(crate) fn lost() -> Error {
 }
 
 /// What is said of a turn that runs longer than this node's drain.
-pub(super) fn cut() -> Error {
+fn cut() -> Error {
     let text = "this node stopped before the turn ended; whether it finished is unknown";
+    Error::new(Code::OutcomeUnknown, text)
+}
+
+/// What is said of a turn that runs on for too long after its client's credential.
+fn unauthorized() -> Error {
+    let text = format!("{UNAUTHORIZED} before the turn ended; whether it finished is unknown");
     Error::new(Code::OutcomeUnknown, text)
 }
 
@@ -138,9 +158,8 @@ pub(super) fn moving() -> Error {
 /// The response to a turn that failed before anything else was said.
 pub(super) fn failure(first: &Step) -> Option<Response> {
     match first {
-        Step::Failed(error) => Some(reply::error(error)),
+        Step::Failed(error) | Step::Cut(error) => Some(reply::error(error)),
         Step::Lost => Some(reply::error(&lost())),
-        Step::Cut => Some(reply::error(&cut())),
         Step::Moved => Some(reply::error(&moving())),
         Step::End => {
             let text = "the turn ended without a word";
@@ -173,6 +192,8 @@ pub(super) fn error_response(message: &Message) -> Option<Response> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -188,7 +209,7 @@ mod tests {
         for event in said {
             there.tx.send(batch(event));
         }
-        (Events::of(here, None, CancellationToken::new()), there)
+        (Events::of(here, None, CancellationToken::new(), pending()), there)
     }
 
     /// The events of an `outcome_unknown` that says how far a turn was heard.
@@ -205,7 +226,7 @@ mod tests {
                                          "sequence_number": 0, "response": response })));
             there.tx.send(batch(&json!({ "type": "response.output_text.delta", "stream_id": "a",
                                          "sequence_number": 7 })));
-            let mut events = Events::of(here, asked, CancellationToken::new());
+            let mut events = Events::of(here, asked, CancellationToken::new(), pending());
             for _ in 0..2 {
                 assert!(matches!(events.next().await, Step::Events(_)));
             }
@@ -238,12 +259,12 @@ mod tests {
         for is_cut in [false, true] {
             let cut = CancellationToken::new();
             let (here, there) = Link::pair(1 << 16);
-            let mut events = Events::of(here, None, cut.clone());
+            let mut events = Events::of(here, None, cut.clone(), pending());
             if is_cut {
                 cut.cancel();
             }
             drop(there);
-            assert_eq!(matches!(events.next().await, Step::Cut), is_cut);
+            assert_eq!(matches!(events.next().await, Step::Cut(_)), is_cut);
         }
     }
 

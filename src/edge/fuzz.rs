@@ -20,11 +20,11 @@ const UNFINISHED: usize = 4 * MAX_MESSAGE;
 /// A compressed body: what it becomes is bounded, counted, and the same wherever its frames stand.
 pub fn body(data: &[u8]) {
     let budget = Budget::new(UNFINISHED);
-    let inflated = inflate(data, MAX_MESSAGE, budget.share());
+    let inflated = inflate(data, MAX_MESSAGE, &mut budget.share());
     assert!(budget.share().holds(UNFINISHED), "what was counted is given back");
     let Ok(plain) = inflated else { return };
     assert!(plain.len() <= MAX_MESSAGE);
-    if let Ok(twice) = inflate(&data.repeat(2), MAX_MESSAGE, budget.share()) {
+    if let Ok(twice) = inflate(&data.repeat(2), MAX_MESSAGE, &mut budget.share()) {
         assert!(twice[..] == plain.repeat(2), "a frame depends on the one before it");
     }
 }

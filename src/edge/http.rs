@@ -13,14 +13,18 @@ use serde_json::value::RawValue;
 use tokio::time::sleep;
 
 use super::{
-    Edge, body,
-    events::{Events, Step, cut, error_response, failure, leaving, lost, moving, opening},
+    Edge,
+    auth::Identity,
+    body,
+    events::{Events, Step, error_response, failure, leaving, lost, moving, opening},
+    hygiene,
     key::{self, Key, Repeat},
+    lent,
     outstanding::may_be_asked_again,
     reply, sse,
 };
 use crate::{
-    config::Route,
+    config::{Profile, Route},
     error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     jitter::spread,
@@ -31,10 +35,9 @@ use crate::{
         event::{ClientEvent, Create, ServerEvent, Stage, resume_event},
         fields::Fields,
     },
-    store::AliasKind,
     telemetry::propagation,
     upstream::{HttpError, Upgrade},
-    wire::{Batch, Kind, Message},
+    wire::{Batch, Kind, Message, Share},
 };
 
 /// Owners that one request follows.
@@ -61,11 +64,12 @@ async fn turn(
         return Err(leaving().into());
     }
     let identified = edge.auth.identify(request.headers());
-    let principal = identified.await?.principal;
+    let identity = identified.await?;
+    let principal = identity.principal;
     let named = key::responses(request.headers())?;
     let repeat = key::idempotency(request.headers())?;
     let (parts, sent) = request.into_parts();
-    let bytes = body::read(&parts.headers, sent, edge).await?;
+    let (bytes, mut share) = body::read(&parts.headers, sent, edge).await?;
     let fields = Fields::parse(&bytes)
         .ok_or_else(|| Error::new(Code::InvalidRequest, "the body is not a JSON object"))?;
     let stream = fields.get("stream").unwrap_or(false);
@@ -78,6 +82,11 @@ async fn turn(
     let ClientEvent::Create(create) = ClientEvent::parse(&message.payload)? else {
         return Err(Error::new(Code::Internal, "the request was not understood").into());
     };
+    let batch = Batch::one(&message);
+    drop(message);
+    if !share.holds(batch.weight()) {
+        return Err(body::crowded().into());
+    }
     let place = session_of_request(edge, route, principal, named, repeat.as_ref(), &create).await?;
     let session = place.session;
     let upgrade = Upgrade {
@@ -87,8 +96,8 @@ async fn turn(
     };
     let turn_key = repeat.map(|repeat| repeat.key).or(create.key);
     let attach = Attach { turn_key, ..wish(edge, route, principal, place, upgrade) };
-    let Asked { headers, epoch, first, events } = ask(edge, attach, &create, &message).await?;
-    drop(message);
+    let waiting = Waiting { create, batch, share };
+    let Asked { headers, epoch, first, events } = ask(edge, &identity, attach, waiting).await?;
     if let Some(error) = failure(&first) {
         return Ok(error);
     }
@@ -135,7 +144,7 @@ async fn session_of_request(
         return Ok(derived(&key.text, key.label));
     }
     if let Some(id) = &create.previous_response_id
-        && let Some(session) = edge.router.alias(principal, AliasKind::Response, id).await?
+        && let Some(session) = edge.router.alias(principal, route, id).await?
     {
         return Ok(Place::of(session, String::new()));
     }
@@ -145,6 +154,14 @@ async fn session_of_request(
         (None, Some(repeat)) => derived(&repeat.session.text, repeat.session.label.clone()),
         (None, None) => Place { fresh: true, ..Place::of(SessionId::random(), String::new()) },
     })
+}
+
+/// A request that has no session yet.
+struct Waiting {
+    create: Create,
+    batch: Batch,
+    /// What it counts for until then.
+    share: Share,
 }
 
 /// A turn whose first step is known.
@@ -160,21 +177,25 @@ struct Asked {
 /// Asks the session's owner for a turn, and those who follow it where I2 allows that.
 async fn ask(
     edge: &Edge,
+    identity: &Identity,
     mut wish: Attach,
-    create: &Create,
-    message: &Message,
+    waiting: Waiting,
 ) -> Result<Asked, RouteError> {
+    let Waiting { create, batch, share } = waiting;
+    let mut share = Some(share);
     let has_key = wish.turn_key.is_some();
-    let mut may_repeat = may_be_asked_again(create, has_key, wish.route.ledger);
-    let batch = Batch::one(message);
+    let mut may_repeat = may_be_asked_again(&create, has_key, wish.route.ledger);
     let mut tries = 0;
     loop {
         let mut attached = attach(edge, wish.clone()).await?;
         wish.fresh = false;
         let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0, create: 0 };
         attached.link.tx.send(frame);
+        // From here on it counts for its session.
+        drop(share.take());
         let cut = edge.drain.cut.clone();
-        let mut events = Events::of(attached.link, create.lane.clone(), cut);
+        let shut_out = identity.grace_over();
+        let mut events = Events::of(attached.link, create.lane.clone(), cut, shut_out);
         let first = events.next().await;
         tries += 1;
         let again = match first {
@@ -223,9 +244,10 @@ async fn resumed(
     headers: &HeaderMap,
 ) -> Result<Option<Response>, RouteError> {
     let Some(again) = key::again(uri)? else { return Ok(None) };
-    let principal = edge.auth.identify(headers).await?.principal;
+    let identity = edge.auth.identify(headers).await?;
+    let principal = identity.principal;
     let id = uri.path().rsplit_once('/').map_or("", |(_, id)| id);
-    let Some(session) = session_of(edge, principal, id).await? else { return Ok(None) };
+    let Some(session) = session_of(edge, principal, route, id).await? else { return Ok(None) };
     let upgrade = Upgrade {
         path_and_query: route.path.clone(),
         headers: upgrade_headers(edge.forwarded_headers(headers)),
@@ -236,7 +258,8 @@ async fn resumed(
     let mut attached = attach(edge, wish).await?;
     let batch = Batch::one(&resume_event(id));
     attached.link.tx.send(Frame::Messages { batch, first_seq: 0, ended: 0, create: 0 });
-    let mut events = Events::of(attached.link, None, edge.drain.cut.clone());
+    let (cut, shut_out) = (edge.drain.cut.clone(), identity.grace_over());
+    let mut events = Events::of(attached.link, None, cut, shut_out);
     let first = events.next_of_response().await;
     if let Some(error) = failure(&first) {
         // What is not held here may be stored by the upstream.
@@ -253,12 +276,13 @@ async fn resumed(
 async fn session_of(
     edge: &Edge,
     principal: Principal,
+    route: &Route,
     response_id: &str,
 ) -> Result<Option<SessionId>, Error> {
     const LOOKS: u32 = 4;
     const PAUSE: Duration = Duration::from_millis(50);
 
-    let look = || edge.router.alias(principal, AliasKind::Response, response_id);
+    let look = || edge.router.alias(principal, route, response_id);
     for _ in 1..LOOKS {
         let found = look().await?;
         if found.is_some() {
@@ -337,9 +361,8 @@ async fn collect(first: Step, mut events: Events) -> Response {
                     }
                 }
             }
-            Step::Failed(error) => return events.broken_off(&error),
+            Step::Failed(error) | Step::Cut(error) => return events.broken_off(&error),
             Step::Lost => return events.broken_off(&lost()),
-            Step::Cut => return events.broken_off(&cut()),
             Step::Moved => return events.broken_off(&moving()),
             Step::End => {
                 let text = "the turn ended without a final response";
@@ -355,18 +378,22 @@ pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
     let Some(route) = upstream_of(&edge, request.uri().path()) else {
         return reply::error(&Error::new(Code::NotFound, "no route has this path"));
     };
+    if reads_as_turn(&edge, request.uri().path()) {
+        let text = "this path could be read as a route's: write it as the route does";
+        return reply::error(&Error::new(Code::InvalidRequest, text));
+    }
     let identified = edge.auth.identify(request.headers());
-    let principal = match identified.await {
-        Ok(identity) => identity.principal,
+    let identity = match identified.await {
+        Ok(identity) => identity,
         Err(error) => return reply::error(&error),
     };
-    let key = endpoint_key(&edge, &route, principal, request.uri().path()).await;
+    let key = endpoint_key(&edge, &route, identity.principal, request.uri().path()).await;
     let mut request = request.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
     *request.headers_mut() = edge.forwarded_headers(request.headers());
     match edge.http.forward(&route.upstream, &key, request).await {
         Ok(response) => {
             let (parts, body) = response.into_parts();
-            let mut response = Response::new(Body::new(body));
+            let mut response = Response::new(lent::body(Body::new(body), &identity));
             *response.status_mut() = match parts.status {
                 StatusCode::UPGRADE_REQUIRED => StatusCode::BAD_GATEWAY,
                 status => status,
@@ -395,8 +422,18 @@ async fn endpoint_key(edge: &Edge, route: &Route, principal: Principal, path: &s
     let rest = path.strip_prefix(&route.path).and_then(|rest| rest.strip_prefix('/'));
     let id = rest.and_then(|rest| rest.split('/').next()).filter(|id| !id.is_empty());
     let Some(id) = id.filter(|_| route.upstream.endpoints.len() > 1) else { return principal.0 };
-    let session = edge.router.alias(principal, AliasKind::Response, id).await;
+    let session = edge.router.alias(principal, route, id).await;
     session.ok().flatten().map_or(principal.0, |session| session.0)
+}
+
+/// Whether an upstream could take a path that no route has for one of them, and run a turn that
+/// no limit and no ledger knows of.
+fn reads_as_turn(edge: &Edge, path: &str) -> bool {
+    responses_routes(edge).any(|route| hygiene::reads_as(path, &route.path))
+}
+
+fn responses_routes(edge: &Edge) -> impl Iterator<Item = &Arc<Route>> {
+    edge.routes.iter().filter(|route| route.profile == Profile::Responses)
 }
 
 /// The responses route whose path shares the most with this one: its upstream is meant.
@@ -405,11 +442,5 @@ fn upstream_of(edge: &Edge, path: &str) -> Option<Arc<Route>> {
         let parent = route.path.rsplit_once('/').map_or("", |(parent, _)| parent);
         path.strip_prefix(parent).filter(|rest| rest.starts_with('/')).map(|_| parent.len())
     };
-    let responses = |route: &&Arc<Route>| route.profile == crate::config::Profile::Responses;
-    edge.routes
-        .iter()
-        .filter(responses)
-        .filter(|route| shared(route).is_some())
-        .max_by_key(shared)
-        .cloned()
+    responses_routes(edge).filter(|route| shared(route).is_some()).max_by_key(shared).cloned()
 }

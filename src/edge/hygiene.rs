@@ -6,6 +6,7 @@ use http::{
     header::{AUTHORIZATION, CONTENT_LENGTH, FORWARDED, TRANSFER_ENCODING, UPGRADE},
 };
 
+use super::key::decode;
 use crate::error::{Code, Error, Result};
 
 /// Headers by which a proxy speaks to what is behind it.
@@ -60,6 +61,31 @@ fn has_dots(path: &str) -> bool {
     parts.split('/').any(|part| matches!(part, "." | ".."))
 }
 
+/// Whether an upstream that decodes paths or tidies them up could take `path` for that of a
+/// route, whose parts in braces stand for any.
+pub(super) fn reads_as(path: &str, route: &str) -> bool {
+    let (parts, named) = (tidied(path), tidied(route));
+    let fits = |(part, named): (&String, &String)| named.starts_with('{') || part == named;
+    parts.len() == named.len() && parts.iter().zip(&named).all(fits)
+}
+
+/// The parts of a path as the most lenient server could read them.
+fn tidied(path: &str) -> Vec<String> {
+    // Twice: what stands before an upstream may decode as well.
+    let decoded = decode(&decode(path)).to_ascii_lowercase();
+    let path = decoded.split(['?', '#', '\0']).next().unwrap_or_default();
+    let mut parts = Vec::new();
+    for part in path.split(['/', '\\']) {
+        // Behind a semicolon are parameters, which some servers leave out.
+        match part.split(';').next().unwrap_or_default().trim() {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part.to_owned()),
+        }
+    }
+    parts
+}
+
 /// Takes out what only a proxy may say. ringspan cannot tell whether one stands before it.
 pub(super) fn remove_claims(headers: &mut HeaderMap) {
     let claims = |name: &&HeaderName| {
@@ -97,6 +123,38 @@ mod tests {
         }
         for path in ["/v1/responses", "/rooms/a..b", "/rooms/...", "/%25", "/"] {
             assert!(!has_dots(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_could_be_read_as_a_routes_is_seen_however_it_is_written() {
+        for path in [
+            "/v1/%72esponses",
+            "/v1/%2572esponses",
+            "/v1/responses/",
+            "/v1//responses",
+            "/v1/%2Fresponses",
+            "/v1%5Cresponses",
+            "/v1/x/%252e%252e/responses",
+            "/v1/responses;x=1",
+            "/v1/responses%3Fx",
+            "/v1/responses%00",
+            "/v1/responses%20",
+            "/v1/Responses",
+        ] {
+            assert!(reads_as(path, "/v1/responses"), "{path}");
+        }
+        assert!(reads_as("/acme//responses", "/{tenant}/responses"));
+        for path in [
+            "/v1/models",
+            "/v1/models/",
+            "/v1/models/a%2Fresponses",
+            "/v1/responses/resp_1",
+            "/v1/responses/a%3Ab/cancel",
+            "/v2/responses",
+            "/v1",
+        ] {
+            assert!(!reads_as(path, "/v1/responses"), "{path}");
         }
     }
 }

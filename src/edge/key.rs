@@ -235,7 +235,7 @@ fn query_pairs(uri: &Uri) -> impl Iterator<Item = (String, String)> + '_ {
 }
 
 /// Percent-decodes; what is not valid stays as it is.
-fn decode(text: &str) -> String {
+pub(super) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

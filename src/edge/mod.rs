@@ -12,6 +12,7 @@ mod heard;
 mod http;
 mod hygiene;
 mod key;
+mod lent;
 mod opaque;
 pub(crate) mod outstanding;
 mod pace;
@@ -54,7 +55,8 @@ pub struct Edge {
     pub metrics: Metrics,
     pub http: HttpClient,
     pub drain: Drain,
-    /// What all clients may hold of messages and bodies that have not ended.
+    /// What all clients may hold of messages and bodies that have not ended, or wait for their
+    /// sessions.
     pub unfinished: Budget,
     pub tracker: TaskTracker,
 }

@@ -14,7 +14,10 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CLOSE_POLICY, CLOSE_RESTART, Drain, RESTART, auth::Identity, pace::Pace, upgrade::Seat,
+    CLOSE_POLICY, CLOSE_RESTART, Drain, RESTART,
+    auth::{GRACE, Identity},
+    pace::Pace,
+    upgrade::Seat,
 };
 use crate::{
     bell::Bell,
@@ -30,9 +33,6 @@ const WINDOW: usize = 64 * 1024;
 
 /// How long a client may take to answer a close that it was sent, and to be sent it at a cut.
 const CLOSING: Duration = Duration::from_secs(1);
-
-/// How long a turn that runs may outlive its client's credential.
-const GRACE: Duration = Duration::from_mins(1);
 
 /// Idle sockets are closed spread over this time, so that not all come back at once.
 const SPREAD: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{extract::Request, response::Response};
 
 use super::{
-    Drain, Edge,
+    Drain, Edge, body,
     comeback::Comeback,
     events::{leaving, lost},
     keeps, key,
@@ -27,7 +27,6 @@ use crate::{
         Attach, Attached, ClientKind,
         event::{ClientEvent, Create, error_event},
     },
-    store::AliasKind,
     telemetry::{metrics::Direction, propagation},
     upstream::Upgrade,
     wire::{Batch, Incoming, Kind, Message},
@@ -276,7 +275,7 @@ impl Client {
                 }
             };
             if unreachable.is_none() {
-                unreachable = self.reach(create.as_ref()).await.err();
+                unreachable = self.reach(create.as_ref(), batch.weight()).await.err();
             }
             if let Some(error) = &unreachable {
                 let lane = create.as_ref().and_then(|create| create.lane.as_deref());
@@ -298,8 +297,9 @@ impl Client {
         }
     }
 
-    /// Makes sure that there is a link, to the session that the request belongs to.
-    async fn reach(&mut self, create: Option<&Create>) -> Result<(), RouteError> {
+    /// Makes sure that there is a link, to the session that the request belongs to. So many bytes
+    /// wait for it.
+    async fn reach(&mut self, create: Option<&Create>, bytes: usize) -> Result<(), RouteError> {
         if let Some(create) = create {
             // Turns that run may end; none begins with a credential that is good no more.
             if self.closing.is_some_and(|(code, _)| code == super::CLOSE_POLICY) {
@@ -308,6 +308,10 @@ impl Client {
             self.choose(create).await?;
         }
         if self.link.is_none() {
+            let mut share = self.edge.unfinished.share();
+            if !share.holds(bytes) {
+                return Err(body::crowded().into());
+            }
             let attached = self.attach(TURN_PATIENCE).await?;
             self.link = Some(attached.link);
         }
@@ -322,7 +326,7 @@ impl Client {
             && self.creates.is_empty()
             && !self.creates.knows(previous)
         {
-            let alias = self.edge.router.alias(self.principal, AliasKind::Response, previous).await;
+            let alias = self.edge.router.alias(self.principal, &self.route, previous).await;
             found = match alias {
                 Err(error) if self.session.is_none() => return Err(error),
                 // The store is away; the session that we have is the likely one.

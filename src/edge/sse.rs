@@ -18,7 +18,7 @@ use http::{
 };
 
 use super::{
-    events::{Events, Step, cut, lost, moving},
+    events::{Events, Step, lost, moving},
     told,
 };
 use crate::{
@@ -80,9 +80,8 @@ impl Stream for Sse {
             };
             let text = match step {
                 Step::Events(batch) => self.events(&batch),
-                Step::Failed(error) => self.broken_off(&error),
+                Step::Failed(error) | Step::Cut(error) => self.broken_off(&error),
                 Step::Lost => self.broken_off(&lost()),
-                Step::Cut => self.broken_off(&cut()),
                 Step::Moved => self.broken_off(&moving()),
                 Step::End => return Poll::Ready(None),
             };

@@ -5,12 +5,15 @@ mod bodies;
 mod http;
 mod leaving;
 mod limits;
+mod routes;
 mod told;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, io::Write as _, net::SocketAddr, sync::Arc};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -22,7 +25,7 @@ use tokio_tungstenite::{
 
 use super::*;
 use crate::{
-    config::{Auth, PeerSecurity, Profile},
+    config::{ApiKeys, Auth, PeerSecurity, Profile},
     peer::{Identity, Peers},
     sample::SampleAuth,
     session::tests::node::{Gate, Node, PATIENCE, eventually, limits, route, soon},
@@ -31,6 +34,17 @@ use crate::{
         memory::{Fault, Memory},
     },
 };
+
+/// A file with this key alone, and who is let in by it.
+fn key(secret: &str) -> (NamedTempFile, Auth) {
+    let mut file = NamedTempFile::new().unwrap();
+    write!(file, "alice ").unwrap();
+    for byte in Sha256::digest(secret) {
+        write!(file, "{byte:02x}").unwrap();
+    }
+    let keys = ApiKeys { fixed: Vec::new(), file: Some(file.path().into()) };
+    (file, Auth::ApiKey(keys))
+}
 
 /// A node with a client listener, an opaque and a responses route.
 struct Front {
@@ -52,9 +66,19 @@ impl Front {
     }
 
     async fn on(listener: TcpListener, gate: Gate, limits: Limits, auth: Auth) -> Self {
-        let routes: Arc<[_]> = [Profile::Opaque, Profile::Responses]
-            .map(|profile| Arc::new(route(profile, &gate)))
-            .into();
+        let routes = [Profile::Opaque, Profile::Responses].map(|profile| route(profile, &gate));
+        Self::with(listener, gate, routes, limits, auth).await
+    }
+
+    /// With routes of the test's own.
+    async fn with(
+        listener: TcpListener,
+        gate: Gate,
+        routes: [Route; 2],
+        limits: Limits,
+        auth: Auth,
+    ) -> Self {
+        let routes: Arc<[_]> = routes.map(Arc::new).into();
         let node = Node::start(&Arc::new(Memory::default()), "a", limits, routes.iter()).await;
         let cluster = node.store.cluster().await.unwrap();
         let identity = Identity {
@@ -105,6 +129,12 @@ impl Front {
         let addr = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, Arc::clone(&edge), node.stop.clone()));
         Self { node, gate, edge, addr }
+    }
+
+    /// Takes the key of this file away, and lets the node see that.
+    fn revoke(&self, file: &NamedTempFile) {
+        file.as_file().set_len(0).unwrap();
+        self.edge.auth.look();
     }
 
     /// A drain as clients meet it that are kept as long as can be.

@@ -26,7 +26,7 @@ use crate::{
     peer::{MAX_HOPS, PeerError, Peers},
     ring::Ring,
     session::{Attach, AttachError, Attached, Owner, Registry, owner, store_error},
-    store::{AliasKind, Store, StoreError},
+    store::{Alias, AliasKind, Store, StoreError},
     telemetry::{
         metrics::{Metrics, Side},
         propagation,
@@ -197,18 +197,19 @@ impl Router {
         }
     }
 
-    /// The session that an alias names for this principal.
+    /// The session that made a response for this principal on this route.
     ///
     /// # Errors
     /// `session_unavailable` when the store does not answer.
     pub async fn alias(
         &self,
         principal: Principal,
-        kind: AliasKind,
-        text: &str,
+        route: &Route,
+        response_id: &str,
     ) -> Result<Option<SessionId>, Error> {
-        let digest = crate::store::Alias::digest(text);
-        self.store.alias(principal, kind, digest).await.map_err(|error| store_error(&error))
+        let digest = Alias::digest(&route.path, response_id);
+        let found = self.store.alias(principal, AliasKind::Response, digest).await;
+        found.map_err(|error| store_error(&error))
     }
 
     async fn target(&self, attach: &Attach, avoid: &mut Avoid) -> Result<Target, StoreError> {

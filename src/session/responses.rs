@@ -90,7 +90,7 @@ impl Actor {
                 Action::Alias(response_id) => self.ctx.aliases.put(Alias {
                     principal: self.principal,
                     kind: AliasKind::Response,
-                    digest: Alias::digest(&response_id),
+                    digest: Alias::digest(&self.route.path, &response_id),
                     session: self.id,
                 }),
             }

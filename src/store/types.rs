@@ -270,21 +270,26 @@ impl AliasKind {
     }
 }
 
-/// Another name of a session, valid within one principal.
+/// Another name of a session, valid within one principal and route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alias {
     pub principal: Principal,
     pub kind: AliasKind,
-    /// SHA-256 (first 16 bytes) of the text: response ids and turn states are not kept.
+    /// SHA-256 (first 16 bytes) of route and text: response ids and turn states are not kept.
     pub digest: [u8; 16],
     pub session: SessionId,
 }
 
 impl Alias {
-    /// What is kept of an alias's text.
+    /// What is kept of an alias's text. The route's path is part of it: what one upstream has
+    /// named is nothing to the upstream of another route.
     #[must_use]
-    pub fn digest(text: &str) -> [u8; 16] {
-        let full = Sha256::digest(text.as_bytes());
+    pub fn digest(route: &str, text: &str) -> [u8; 16] {
+        let mut hash = Sha256::new();
+        hash.update((route.len() as u64).to_be_bytes());
+        hash.update(route);
+        hash.update(text);
+        let full = hash.finalize();
         let mut digest = [0; 16];
         digest.copy_from_slice(&full[..16]);
         digest

@@ -225,7 +225,11 @@ fn get(path: &str, lines: &str) -> String {
 }
 
 fn post(lines: &str, body: &str) -> String {
-    format!("POST /api/echo HTTP/1.1\r\nHost: edge\r\n{lines}\r\n{body}")
+    post_to("/api/echo", lines, body)
+}
+
+fn post_to(path: &str, lines: &str, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: edge\r\n{lines}\r\n{body}")
 }
 
 fn upgrade(path: &str, lines: &str) -> String {
@@ -270,6 +274,30 @@ async fn a_request_that_could_be_two_is_refused() {
         ("HTTP/2 out of nowhere", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned()),
     ] {
         bench.refused(what, &request).await;
+    }
+}
+
+#[tokio::test]
+async fn no_way_to_write_a_routes_path_leads_past_it() {
+    let bench = Bench::start().await;
+    for path in [
+        "/api/%72esponses",
+        "/api/%2572esponses",
+        "/api/responses/",
+        "/api//responses",
+        "/api/%2fresponses",
+        "/api/x/../responses",
+        "/api/x/%252e%252e/responses",
+        "/api/responses;x",
+        "/api/responses/;x",
+        "/api/RESPONSES",
+    ] {
+        bench.refused(path, &post_to(&format!("{path}?x=1"), "Content-Length: 2\r\n", "{}")).await;
+    }
+    for path in ["/api/models/a%2Fb", "/api/models/", "/api/responses/resp_1/cancel", "/api/ft%3Aa"]
+    {
+        let heard = bench.passed(path, &post_to(path, "Content-Length: 2\r\n", "{}")).await;
+        assert!(heard.starts_with(&format!("post {} ", path.to_lowercase())), "{path}: {heard}");
     }
 }
 

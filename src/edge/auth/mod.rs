@@ -7,7 +7,12 @@ mod keys;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use hmac::{Hmac, Mac};
@@ -16,7 +21,7 @@ use http::{
     header::{AUTHORIZATION, ORIGIN},
 };
 use sha2::Sha256;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{jwt::Tokens, keys::Keys};
@@ -32,6 +37,9 @@ const ACCOUNT: HeaderName = HeaderName::from_static("chatgpt-account-id");
 
 /// Where else upstreams read an API key.
 const OTHERS: [&str; 2] = ["api-key", "x-api-key"];
+
+/// How long a turn that runs may outlive its client's credential.
+pub(super) const GRACE: Duration = Duration::from_mins(1);
 
 /// Tells principals apart. The key of the hash is the cluster's own: without it nobody can test
 /// guesses of a credential. Whoever reads the database has it (`ring_meta.secret`).
@@ -73,6 +81,18 @@ impl Identity {
             Standing::Until(end, revoked) => {
                 Some(Box::pin(timeout_at(*end, revoked.clone().cancelled_owned()).map(drop)))
             }
+        }
+    }
+
+    /// Resolves when what runs has to end too: [`GRACE`] after the credential.
+    pub(super) fn grace_over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let ended = self.ended();
+        async move {
+            match ended {
+                Some(ended) => ended.await,
+                None => pending().await,
+            }
+            sleep(GRACE).await;
         }
     }
 }

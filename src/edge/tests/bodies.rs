@@ -131,3 +131,61 @@ async fn what_is_inflated_counts_among_the_unfinished_messages_of_the_node() {
     let mut all = front.edge.unfinished.share();
     assert!(all.holds(256 * MIB), "what was inflated is given back");
 }
+
+/// A turn of this many bytes as its client sends it.
+fn of_size(bytes: usize) -> Vec<u8> {
+    let body = json!({ "model": "m", "store": false, "input": "x".repeat(bytes) }).to_string();
+    let length = body.len();
+    let head = "POST /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+    format!("{head}content-length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+/// One of the largest bodies.
+const LARGE: usize = MIB - 1024;
+
+/// Leaves so much of the budget, or less where others have it, that it has room for nothing
+/// like [`LARGE`] beside one.
+fn nearly_all(front: &Front) -> crate::wire::Share {
+    let mut others = front.edge.unfinished.share();
+    assert!(others.holds(256 * MIB - LARGE + 100_000), "one waits");
+    others
+}
+
+#[tokio::test]
+async fn a_body_counts_for_as_long_as_it_waits_for_its_session() {
+    let front = Front::before(Gate::with_permits(SampleAuth::Open, 0).await, limits()).await;
+    let mut first = TcpStream::connect(front.addr).await.unwrap();
+    first.write_all(&of_size(LARGE)).await.unwrap();
+    eventually("it waits for its upstream", async || front.gate.dials() == 1).await;
+    let others = nearly_all(&front);
+    let second = front.answer(&of_size(LARGE / 2)).await;
+    assert_eq!((second.status, &*second.headers["retry-after"]), (503, "1"));
+    assert_eq!(second.json()["error"]["code"], "session_unavailable");
+
+    front.gate.permits.add_permits(10);
+    let mut answer = String::new();
+    soon("the answer", first.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(front.answer(&of_size(LARGE / 2)).await.status, 200);
+    drop(others);
+    let mut all = front.edge.unfinished.share();
+    assert!(all.holds(256 * MIB), "all is given back");
+}
+
+#[tokio::test]
+async fn a_message_counts_for_as_long_as_it_waits_for_its_session() {
+    let front = Front::before(Gate::with_permits(SampleAuth::Open, 0).await, limits()).await;
+    let mut first = front.client("/v1/responses").await;
+    first.create(&"x".repeat(LARGE)).await;
+    eventually("it waits for its upstream", async || front.gate.dials() == 1).await;
+    let _others = nearly_all(&front);
+    let mut second = front.client("/v1/responses").await;
+    second.create(&"x".repeat(LARGE / 2)).await;
+    second.closed_with(1013).await;
+
+    front.gate.permits.add_permits(10);
+    first.until("response.completed").await;
+    let mut third = front.client("/v1/responses").await;
+    third.create(&"x".repeat(LARGE / 2)).await;
+    third.until("response.completed").await;
+}

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::{task::yield_now, time::sleep};
 
 use super::*;
-use crate::store::{Alias, AliasKind, Cursor, Sweep};
+use crate::{
+    config::{Endpoint, Upstream},
+    edge::auth::GRACE,
+    store::{Alias, AliasKind, Cursor, Sweep},
+};
 
 /// A turn as a request on a connection that is kept.
 fn turn(headers: &str, input: &str) -> Vec<u8> {
@@ -19,6 +23,30 @@ fn request(headers: &str, body: &Value) -> Vec<u8> {
         "POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
     )
     .into_bytes()
+}
+
+/// Reads on until these words have come; all that came.
+async fn heard(stream: &mut TcpStream, words: &str) -> String {
+    let mut all = Vec::new();
+    loop {
+        let read = soon(words, stream.read_buf(&mut all)).await.unwrap();
+        let all = String::from_utf8_lossy(&all);
+        assert!(read > 0 || all.contains(words), "it ended without {words:?}: {all}");
+        if all.contains(words) {
+            return all.into_owned();
+        }
+    }
+}
+
+/// Time passes for all that waits by it.
+async fn later(time: Duration) {
+    // Who was woken has to begin its wait first.
+    for _ in 0..10 {
+        yield_now().await;
+    }
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 /// Status and error code of the next answer on a connection.
@@ -129,7 +157,7 @@ async fn a_repeat_finds_its_turn_after_the_names_of_closed_sessions_were_swept()
     let first = answer(&mut stream).await.1["id"].as_str().unwrap().to_owned();
     let session = front.node.registry.list().pop().unwrap();
     let row = front.node.row(session.id).await;
-    let (kind, digest) = (AliasKind::Response, Alias::digest(&first));
+    let (kind, digest) = (AliasKind::Response, Alias::digest("/v1/responses", &first));
     let alias = || store.alias(row.principal, kind, digest);
     eventually("its name is written", async || alias().await == Ok(Some(session.id))).await;
 
@@ -144,4 +172,80 @@ async fn a_repeat_finds_its_turn_after_the_names_of_closed_sessions_were_swept()
     stream.write_all(&again).await.unwrap();
     assert_eq!(answer(&mut stream).await, (200, second));
     assert_eq!(front.gate.dials(), 1, "no other session was asked");
+}
+
+/// An upstream that answers each request with half of what it announces.
+async fn halves() -> Upstream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.read_u8().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf").await.unwrap();
+            open.push(stream);
+        }
+    });
+    Upstream {
+        name: "halves".into(),
+        endpoints: vec![Endpoint::sole(url)],
+        max_connection_age: Duration::MAX,
+        compression: false,
+        ca_file: None,
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_taken_away_ends_the_answers_that_its_client_reads_after_the_grace() {
+    let (file, auth) = key("secret");
+    let gate = Gate::open(SampleAuth::Open).await;
+    let of_files = Route {
+        path: "/files/responses".into(),
+        upstream: Arc::new(halves().await),
+        ..route(Profile::Responses, &gate)
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let routes = [route(Profile::Responses, &gate), of_files];
+    let patient = Limits { turn_idle_timeout: 10 * GRACE, ..limits() };
+    let front = Front::with(listener, gate, routes, patient, auth).await;
+    let ask = async |request: &[u8]| {
+        let mut stream = TcpStream::connect(front.addr).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        stream
+    };
+    let bearer = "authorization: Bearer secret\r\n";
+    let streamed = json!({ "model": "m", "store": false, "stream": true, "input": "[hang]" });
+    let streamed = streamed.to_string();
+    let length = streamed.len();
+    let head = format!(
+        "POST /v1/responses HTTP/1.1\r\nhost: x\r\n{bearer}content-length: {length}\r\n\r\n"
+    );
+    let mut stream = ask((head + &streamed).as_bytes()).await;
+    let created = heard(&mut stream, "response.created").await;
+    let id = created.split(r#""id":"#).nth(1).unwrap().split('"').nth(1).unwrap();
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n{bearer}\r\n");
+    let mut resumed = ask(get(&format!("/v1/responses/{id}?stream=true")).as_bytes()).await;
+    heard(&mut resumed, "response.created").await;
+    let mut passed = ask(get("/files/a").as_bytes()).await;
+    heard(&mut passed, "half").await;
+    let mut whole = ask(&turn(bearer, "[hang]")).await;
+    eventually("all turns run", async || front.gate.dials() == 2).await;
+    let clients = || {
+        let sessions = front.node.registry.list();
+        sessions.iter().map(|session| session.stats.clients.lock().len()).sum::<usize>()
+    };
+    eventually("their clients are there", async || clients() == 3).await;
+
+    front.revoke(&file);
+    later(GRACE.saturating_sub(Duration::from_secs(1))).await;
+    assert_eq!(clients(), 3, "what runs may end");
+    later(Duration::from_secs(2)).await;
+    for stream in [&mut stream, &mut resumed] {
+        let last = heard(stream, "outcome_unknown").await;
+        assert!(last.contains("credential") && last.contains(id), "{last}");
+    }
+    assert_eq!(answered(&mut whole).await, (502, Some("outcome_unknown".into())));
+    let mut rest = Vec::new();
+    soon("the end", passed.read_to_end(&mut rest)).await.ok();
+    assert_eq!(rest, b"", "it breaks off");
 }

@@ -1,14 +1,12 @@
 //! How clients are let go: with all that they were told before.
 
 use std::{
-    io::Write as _,
     pin::Pin,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
 
-use sha2::{Digest as _, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpSocket,
@@ -19,7 +17,6 @@ use tokio_tungstenite::{
 };
 
 use super::*;
-use crate::config::ApiKeys;
 
 /// Size of each socket buffer, before the kernel doubles it.
 const BUFFER: u32 = 8 * 1024;
@@ -160,20 +157,14 @@ async fn a_client_that_takes_nothing_is_hung_up_on_soon_after_the_cut() {
 
 #[tokio::test]
 async fn no_turn_begins_with_a_key_that_was_revoked_while_another_one_ran() {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    write!(file, "alice ").unwrap();
-    for byte in Sha256::digest(b"secret") {
-        write!(file, "{byte:02x}").unwrap();
-    }
-    let keys = ApiKeys { fixed: Vec::new(), file: Some(file.path().into()) };
+    let (file, auth) = key("secret");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gate = Gate::open(SampleAuth::Open).await;
-    let front = Front::on(listener, gate, limits(), Auth::ApiKey(keys)).await;
+    let front = Front::on(listener, gate, limits(), auth).await;
     let mut client = front.client_with("/v1/responses", "authorization", "Bearer secret").await;
     client.send(create_in(Some("a"), "[deltas=20] [delay=50ms] slow")).await;
     client.until("response.created").await;
-    file.as_file().set_len(0).unwrap();
-    front.edge.auth.look();
+    front.revoke(&file);
     client.send(create_in(Some("b"), "late")).await;
     let refused = client.until("error").await;
     assert_eq!((&refused["status"], &refused["stream_id"]), (&json!(401), &json!("b")));

@@ -30,9 +30,9 @@ impl Actor {
         attach: Box<Attach>,
         reply: oneshot::Sender<Result<Attached, AttachError>>,
     ) {
-        if attach.principal != self.principal {
-            let error = Error::new(Code::Forbidden, "this session belongs to another principal");
-            drop(reply.send(Err(error.into())));
+        if let Some(other) = self.other(&attach) {
+            let text = format!("this session belongs to another {other}");
+            drop(reply.send(Err(Error::new(Code::Forbidden, text).into())));
             return;
         }
         if matches!(self.departure, Some(Departure::Deadline(_))) {
@@ -77,6 +77,15 @@ impl Actor {
         } else {
             self.upgrade = attach.upgrade.clone();
         }
+    }
+
+    /// What the session has of its own that the client's is not.
+    fn other(&self, attach: &Attach) -> Option<&'static str> {
+        if attach.principal != self.principal {
+            return Some("principal");
+        }
+        // What was said here is for this route's upstream alone.
+        (attach.route.path != self.route.path).then_some("route")
     }
 
     pub(super) fn admit(
