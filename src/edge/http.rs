@@ -426,10 +426,14 @@ async fn endpoint_key(edge: &Edge, route: &Route, principal: Principal, path: &s
     session.ok().flatten().map_or(principal.0, |session| session.0)
 }
 
-/// Whether an upstream could take a path that no route has for one of them, and run a turn that
-/// no limit and no ledger knows of.
+/// Whether an upstream could take a path that no route has for that of one, or for its own, and run
+/// a turn that no limit and no ledger knows of.
 fn reads_as_turn(edge: &Edge, path: &str) -> bool {
-    responses_routes(edge).any(|route| hygiene::reads_as(path, &route.path))
+    responses_routes(edge).any(|route| {
+        let own = route.upstream.endpoints.iter().map(|endpoint| endpoint.url.path());
+        let mut known = own.filter(|own| *own != "/").chain([&*route.path]);
+        known.any(|known| hygiene::reads_as(path, known))
+    })
 }
 
 fn responses_routes(edge: &Edge) -> impl Iterator<Item = &Arc<Route>> {

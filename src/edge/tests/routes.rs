@@ -30,6 +30,19 @@ fn turn(input: &str, previous: Option<&str>) -> Value {
     json!({ "model": "m", "store": false, "input": input, "previous_response_id": previous })
 }
 
+#[tokio::test]
+async fn an_upstreams_own_path_leads_past_no_route() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let renamed = Route { path: "/responses".into(), ..route(Profile::Responses, &gate) };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let routes = [route(Profile::Opaque, &gate), renamed];
+    let front = Front::with(listener, gate, routes, limits(), Auth::None).await;
+    let (status, refusal) = front.turn_on("/v1/responses", "counted by nobody", None).await;
+    assert_eq!((status, &refusal["error"]["code"]), (400, &"invalid_request".into()));
+    assert_eq!(front.gate.dials(), 0);
+    assert_eq!(front.turn_on("/responses", "counted", None).await.0, 200);
+}
+
 impl Front {
     /// Status and document of a turn over HTTP.
     async fn turn_on(&self, path: &str, input: &str, previous: Option<&str>) -> (u16, Value) {
