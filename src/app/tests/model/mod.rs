@@ -204,7 +204,10 @@ const LARGE: &[Scenario] = &[
         nodes: 2,
         asks: &[UNSTORED, CHAINED],
         budget: Budget { drains: 1, losses: 1, ..NONE },
-        sights: &["an heir opens the session before its client asks"],
+        sights: &[
+            "an heir opens the session before its client asks",
+            "a drain offers a conversation again",
+        ],
         mutants: &[Mutant::NothingPrepared],
     },
     Scenario {

@@ -4,7 +4,7 @@ use super::{
     mutants::Mutant,
     protocol::{Protocol, create},
     steps::{nothing, put, task},
-    world::{Departure, Frame, Phase, SESSION, TURN_BOUNDS, World, stored},
+    world::{Departure, Frame, Node, Phase, SESSION, TURN_BOUNDS, Task, World, stored},
 };
 use crate::{
     session::{
@@ -257,13 +257,24 @@ impl Protocol {
     /// No heir has it.
     pub(super) fn stays_or_goes(&self, world: &mut World, n: usize) {
         let (now, me) = (stored(world.now), world.nodes[n].me);
-        let epoch = task(world, n).epoch;
-        if task(world, n).departure == Some(Departure::Balance)
+        let Task { epoch, departure, .. } = *task(world, n);
+        let heir = |(other, node): (usize, &Node)| other != n && node.runs && !node.draining;
+        let may_find_heir = departure == Some(Departure::Drain)
+            && !task(world, n).turns.history().all().is_empty()
+            && world.nodes.iter().enumerate().any(heir);
+        if (departure == Some(Departure::Balance) || may_find_heir)
             && world.table.set_state(SESSION, me, epoch, SessionState::Live, now)
         {
-            self.sees("a session that could as well stay stays");
-            let task = task(world, n);
-            (task.phase, task.departure) = (Phase::Serving, None);
+            task(world, n).phase = Phase::Serving;
+            if may_find_heir {
+                self.sees("a drain offers a conversation again");
+                let actions = task(world, n).turns.go_on();
+                self.perform(world, n, actions);
+                task(world, n).turns.hold();
+            } else {
+                self.sees("a session that could as well stay stays");
+                task(world, n).departure = None;
+            }
             return;
         }
         world.release(me, epoch, !self.is(Mutant::UnfencedRelease));
