@@ -70,17 +70,7 @@ mod tests {
     async fn a_node_whose_lease_is_renewed_no_more_leaves_when_the_store_answers_again() {
         const PATIENCE: Duration = Duration::from_secs(10);
         let memory = Arc::new(Memory::default());
-        let member = NewMember {
-            node_id: "a".into(),
-            peer_addr: "127.0.0.1:1".into(),
-            build: "1.0.0".into(),
-            zone: None,
-            weight: 100,
-            capacity: 1,
-            process: String::new(),
-            supersede: false,
-        };
-        let me = memory.register(&member, PATIENCE).await.unwrap();
+        let me = memory.register(&NewMember::ordinary("a"), PATIENCE).await.unwrap();
         // Any time without a renewal is more than half of such a lease.
         let witness = Witness::new(me, Bounds::new(Duration::ZERO), Instant::now());
         let store = Metered::new(Arc::clone(&memory) as _, witness.clone(), Metrics::new());

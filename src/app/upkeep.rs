@@ -203,17 +203,7 @@ mod tests {
 
     /// A closed session whose only turn has this key.
     async fn close_with_a_turn(store: &Memory, id: SessionId, key: TurnKey) {
-        let member = NewMember {
-            node_id: "a".into(),
-            peer_addr: "127.0.0.1:1".into(),
-            build: "1.0.0".into(),
-            zone: None,
-            weight: 100,
-            capacity: 1,
-            process: String::new(),
-            supersede: false,
-        };
-        let me = store.register(&member, KEEP).await.unwrap();
+        let me = store.register(&NewMember::ordinary("a"), KEEP).await.unwrap();
         store.activate(me).await.unwrap();
         let claim = Claim {
             id,

@@ -429,11 +429,11 @@ async fn endpoint_key(edge: &Edge, route: &Route, principal: Principal, path: &s
 /// Whether an upstream could take a path that no route has for that of one, or for its own, and run
 /// a turn that no limit and no ledger knows of.
 fn reads_as_turn(edge: &Edge, path: &str) -> bool {
-    responses_routes(edge).any(|route| {
+    let known = responses_routes(edge).flat_map(|route| {
         let own = route.upstream.endpoints.iter().map(|endpoint| endpoint.url.path());
-        let mut known = own.filter(|own| *own != "/").chain([&*route.path]);
-        known.any(|known| hygiene::reads_as(path, known))
-    })
+        own.filter(|own| *own != "/").chain([&*route.path])
+    });
+    hygiene::reads_as(path, known)
 }
 
 fn responses_routes(edge: &Edge) -> impl Iterator<Item = &Arc<Route>> {

@@ -25,8 +25,7 @@ use tokio_tungstenite::{
 
 use super::*;
 use crate::{
-    config::{ApiKeys, Auth, PeerSecurity, Profile},
-    peer::{Identity, Peers},
+    config::{ApiKeys, Auth, Profile},
     sample::SampleAuth,
     session::tests::node::{Gate, Node, PATIENCE, eventually, limits, route, soon},
     store::{
@@ -44,6 +43,16 @@ fn key(secret: &str) -> (NamedTempFile, Auth) {
     }
     let keys = ApiKeys { fixed: Vec::new(), file: Some(file.path().into()) };
     (file, Auth::ApiKey(keys))
+}
+
+/// For a client that asks once.
+const CLOSE: &str = "connection: close\r\n";
+
+/// A request as it is sent; `headers` each with the end of its line.
+fn post(path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    let (body, line) = (body.as_ref(), format!("POST {path} HTTP/1.1\r\nhost: x\r\n"));
+    let length = format!("content-length: {}\r\n\r\n", body.len());
+    [line.as_bytes(), headers.as_bytes(), length.as_bytes(), body].concat()
 }
 
 /// A node with a client listener, an opaque and a responses route.
@@ -81,37 +90,10 @@ impl Front {
         let routes: Arc<[_]> = routes.map(Arc::new).into();
         let node = Node::start(&Arc::new(Memory::default()), "a", limits, routes.iter()).await;
         let cluster = node.store.cluster().await.unwrap();
-        let identity = Identity {
-            cluster_id: cluster.id,
-            incarnation: node.me,
-            node_id: "a".into(),
-            build: "1.0.0".into(),
-            max_message_bytes: limits.max_message_bytes,
-            link_window_bytes: limits.link_window_bytes,
-        };
-        let peers = Peers::new(
-            identity,
-            &PeerSecurity::Plaintext,
-            node.ring.clone(),
-            node.metrics.clone(),
-            PATIENCE,
-            node.tracker.clone(),
-            node.stop.clone(),
-        )
-        .unwrap();
-        let store = Arc::clone(&node.store) as Arc<dyn crate::store::Store>;
-        let finder = Router::new(
-            node.me,
-            store,
-            Arc::clone(&node.registry),
-            Arc::new(peers),
-            node.ring.clone(),
-            node.metrics.clone(),
-        );
         let upstreams: Vec<_> = routes.iter().map(|route| Arc::clone(&route.upstream)).collect();
         let edge = Arc::new(Edge {
             node_id: Arc::clone(&node.name),
-            router: Arc::new(finder),
+            router: Arc::new(crate::route::tests::router(&node)),
             routes,
             auth: Authenticator::new(
                 auth,

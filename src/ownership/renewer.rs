@@ -285,16 +285,8 @@ mod tests {
         let process = ended();
         let mut members = Vec::new();
         for n in 0..=DEAD {
-            let member = NewMember {
-                node_id: format!("node-{n}"),
-                peer_addr: "127.0.0.1:1".into(),
-                build: "1.0.0".into(),
-                zone: None,
-                weight: 100,
-                capacity: 1,
-                process: if n == 0 { process::identity() } else { process.clone() },
-                supersede: false,
-            };
+            let process = if n == 0 { process::identity() } else { process.clone() };
+            let member = NewMember { process, ..NewMember::ordinary(&format!("node-{n}")) };
             members.push(store.register(&member, TTL).await.unwrap());
         }
         let mut view = store.ring().await.unwrap();

@@ -15,7 +15,7 @@ pub mod mux;
 mod outgoing;
 mod testify;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 mod transport;
 

@@ -31,7 +31,7 @@ struct Pair {
     route: Arc<Route>,
 }
 
-fn identity(node: &Node, cluster: &str) -> Identity {
+pub(crate) fn identity(node: &Node, cluster: &str) -> Identity {
     Identity {
         cluster_id: cluster.into(),
         incarnation: node.me,
@@ -42,7 +42,8 @@ fn identity(node: &Node, cluster: &str) -> Identity {
     }
 }
 
-fn callers(edge: &Node, cluster: &str, security: &PeerSecurity) -> Peers {
+/// By which a node calls others.
+pub(crate) fn callers(edge: &Node, cluster: &str, security: &PeerSecurity) -> Peers {
     Peers::new(
         identity(edge, cluster),
         security,
@@ -53,6 +54,21 @@ fn callers(edge: &Node, cluster: &str, security: &PeerSecurity) -> Peers {
         edge.stop.clone(),
     )
     .unwrap()
+}
+
+/// By which others call a node.
+pub(crate) fn incoming(owner: &Node, route: &Arc<Route>, witness: Witness) -> Incoming {
+    Incoming {
+        identity: identity(owner, "ring"),
+        registry: Arc::clone(&owner.registry),
+        routes: [Arc::clone(route)].into(),
+        ring: owner.ring.clone(),
+        witness,
+        metrics: owner.metrics.clone(),
+        events: crate::telemetry::events::Events::default(),
+        tracker: owner.tracker.clone(),
+        shutdown: owner.stop.clone(),
+    }
 }
 
 impl Pair {
@@ -69,17 +85,7 @@ impl Pair {
         let owner = Node::at(&store, "owner", &addr, limits, LEASE, [&route]).await;
         let edge = Node::start(&store, "edge", limits, [&route]).await;
         let witness = Witness::new(owner.me, Bounds::new(LEASE), std::time::Instant::now());
-        let incoming = Incoming {
-            identity: identity(&owner, "ring"),
-            registry: Arc::clone(&owner.registry),
-            routes: [Arc::clone(&route)].into(),
-            ring: owner.ring.clone(),
-            witness: witness.clone(),
-            metrics: owner.metrics.clone(),
-            events: crate::telemetry::events::Events::default(),
-            tracker: owner.tracker.clone(),
-            shutdown: owner.stop.clone(),
-        };
+        let incoming = incoming(&owner, &route, witness.clone());
         let peers = callers(&edge, "ring", &security);
         let stop = owner.stop.clone();
         tokio::spawn(async move {

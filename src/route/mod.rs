@@ -6,7 +6,7 @@
 mod avoid;
 mod cache;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 

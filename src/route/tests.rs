@@ -11,11 +11,13 @@ use super::*;
 use crate::{
     config::PeerSecurity,
     ownership::{outage::Bounds, witness::Witness},
-    peer::{Identity, Incoming, serve},
+    peer::{
+        serve,
+        tests::{callers, incoming},
+    },
     sample::SampleAuth,
-    session::tests::node::{Gate, LEASE, Node, PATIENCE, eventually, limits, route, soon, wish},
+    session::tests::node::{Gate, LEASE, Node, eventually, limits, route, soon, wish},
     store::{Death, memory::Memory},
-    telemetry::events::Events,
 };
 
 /// A node behind a door that is shut at first.
@@ -24,33 +26,13 @@ struct Behind {
     open: Arc<AtomicBool>,
 }
 
-fn identity(node: &Node) -> Identity {
-    Identity {
-        cluster_id: "ring".into(),
-        incarnation: node.me,
-        node_id: node.name.to_string(),
-        build: "1.0.0".into(),
-        max_message_bytes: node.limits.max_message_bytes,
-        link_window_bytes: node.limits.link_window_bytes,
-    }
-}
-
 impl Behind {
     async fn start(store: &Arc<Memory>, name: &str, route: &Arc<Route>) -> Self {
         let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = door.local_addr().unwrap().to_string();
         let node = Node::at(store, name, &addr, limits(), LEASE, [route]).await;
-        let incoming = Incoming {
-            identity: identity(&node),
-            registry: Arc::clone(&node.registry),
-            routes: [Arc::clone(route)].into(),
-            ring: node.ring.clone(),
-            witness: Witness::new(node.me, Bounds::new(LEASE), std::time::Instant::now()),
-            metrics: node.metrics.clone(),
-            events: Events::default(),
-            tracker: node.tracker.clone(),
-            shutdown: node.stop.clone(),
-        };
+        let witness = Witness::new(node.me, Bounds::new(LEASE), std::time::Instant::now());
+        let incoming = incoming(&node, route, witness);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = listener.local_addr().unwrap();
         let stop = node.stop.clone();
@@ -82,20 +64,12 @@ async fn opens_after_a_failure(door: &Behind, edge: &Node) {
     door.open.store(true, Relaxed);
 }
 
-fn router(node: &Node) -> Router {
-    let peers = Peers::new(
-        identity(node),
-        &PeerSecurity::Plaintext,
-        node.ring.clone(),
-        node.metrics.clone(),
-        PATIENCE,
-        node.tracker.clone(),
-        node.stop.clone(),
-    );
+/// By which a node finds sessions.
+pub(crate) fn router(node: &Node) -> Router {
+    let peers = callers(node, "ring", &PeerSecurity::Plaintext);
     let store = Arc::clone(&node.store) as Arc<dyn Store>;
     let registry = Arc::clone(&node.registry);
-    let peers = Arc::new(peers.unwrap());
-    Router::new(node.me, store, registry, peers, node.ring.clone(), node.metrics.clone())
+    Router::new(node.me, store, registry, Arc::new(peers), node.ring.clone(), node.metrics.clone())
 }
 
 #[tokio::test]

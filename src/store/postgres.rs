@@ -156,9 +156,7 @@ impl Checkout {
             }
         }
     }
-}
 
-impl Checkout {
     fn doubt_others(&self) {
         if let Some(pool) = self.connection.as_ref().and_then(Loan::pool) {
             pool.manager().lost_one();

@@ -71,6 +71,23 @@ pub struct NewMember {
     pub supersede: bool,
 }
 
+#[cfg(test)]
+impl NewMember {
+    /// One of ordinary weight, which nobody has to reach.
+    pub(crate) fn ordinary(node_id: &str) -> Self {
+        Self {
+            node_id: node_id.into(),
+            peer_addr: "127.0.0.1:1".into(),
+            build: "1.0.0".into(),
+            zone: None,
+            weight: 100,
+            capacity: 1000,
+            process: String::new(),
+            supersede: false,
+        }
+    }
+}
+
 /// A row of `member`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

@@ -50,12 +50,8 @@ fn stored(text: &str) -> Vec<u8> {
 impl Front {
     /// Status and document that a compressed body is answered with.
     async fn zstd(&self, body: &[u8]) -> (u16, Value) {
-        let head = format!(
-            "POST /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
-             content-encoding: zstd\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        let answer = self.answer(&[head.as_bytes(), body].concat()).await;
+        let headers = format!("{CLOSE}content-encoding: zstd\r\n");
+        let answer = self.answer(&post("/v1/responses", &headers, body)).await;
         (answer.status, answer.json())
     }
 
@@ -135,9 +131,7 @@ async fn what_is_inflated_counts_among_the_unfinished_messages_of_the_node() {
 /// A turn of this many bytes as its client sends it.
 fn of_size(bytes: usize) -> Vec<u8> {
     let body = json!({ "model": "m", "store": false, "input": "x".repeat(bytes) }).to_string();
-    let length = body.len();
-    let head = "POST /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
-    format!("{head}content-length: {length}\r\n\r\n{body}").into_bytes()
+    post("/v1/responses", CLOSE, body)
 }
 
 /// One of the largest bodies.

@@ -17,12 +17,7 @@ fn turn(headers: &str, input: &str) -> Vec<u8> {
 }
 
 fn request(headers: &str, body: &Value) -> Vec<u8> {
-    let body = body.to_string();
-    let length = body.len();
-    format!(
-        "POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
-    )
-    .into_bytes()
+    post("/v1/responses", headers, body.to_string())
 }
 
 /// Reads on until these words have come; all that came.
@@ -215,12 +210,7 @@ async fn a_key_that_is_taken_away_ends_the_answers_that_its_client_reads_after_t
     };
     let bearer = "authorization: Bearer secret\r\n";
     let streamed = json!({ "model": "m", "store": false, "stream": true, "input": "[hang]" });
-    let streamed = streamed.to_string();
-    let length = streamed.len();
-    let head = format!(
-        "POST /v1/responses HTTP/1.1\r\nhost: x\r\n{bearer}content-length: {length}\r\n\r\n"
-    );
-    let mut stream = ask((head + &streamed).as_bytes()).await;
+    let mut stream = ask(&request(bearer, &streamed)).await;
     let created = heard(&mut stream, "response.created").await;
     let id = created.split(r#""id":"#).nth(1).unwrap().split('"').nth(1).unwrap();
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n{bearer}\r\n");

@@ -194,13 +194,7 @@ impl Front {
     /// A request of one body over HTTP, sent and not read.
     async fn post(&self, body: &Value) -> TcpStream {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
-        let body = body.to_string();
-        let head = format!(
-            "POST /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(body.as_bytes()).await.unwrap();
+        stream.write_all(&post("/v1/responses", CLOSE, body.to_string())).await.unwrap();
         stream
     }
 }

@@ -47,11 +47,7 @@ impl Front {
     /// Status and document of a turn over HTTP.
     async fn turn_on(&self, path: &str, input: &str, previous: Option<&str>) -> (u16, Value) {
         let body = turn(input, previous).to_string();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        let answer = self.answer(&[head.as_bytes(), body.as_bytes()].concat()).await;
+        let answer = self.answer(&post(path, CLOSE, body)).await;
         (answer.status, answer.json())
     }
 

@@ -13,13 +13,8 @@ impl Front {
 
     /// The answer to a turn over HTTP, of the session `thread`.
     async fn turn(&self, thread: &str, body: &Value) -> Answer {
-        let body = body.to_string();
-        let head = format!(
-            "POST /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\nthread-id: {thread}\r\n\
-             content-length: {}\r\n\r\n",
-            body.len()
-        );
-        self.answer(&[head.as_bytes(), body.as_bytes()].concat()).await
+        let headers = format!("{CLOSE}thread-id: {thread}\r\n");
+        self.answer(&post("/v1/responses", &headers, body.to_string())).await
     }
 }
 

@@ -3,7 +3,7 @@
 use node::Neighbours;
 
 use super::{phases::Scene, *};
-use crate::{ids::Incarnation, session::replica::next_owner};
+use crate::ids::Incarnation;
 
 const CREATE: &str = r#"{"type":"response.create","model":"m","store":false,"input":"first"}"#;
 
@@ -16,10 +16,7 @@ fn asked(neighbours: &Neighbours, heir: Incarnation) -> usize {
 async fn an_heir_without_room_is_asked_again_when_the_ring_changes_and_one_that_fails_at_once() {
     let mut scene = Scene::talking().await;
     let heirs = scene.heirs();
-    let (ring, me) = (scene.owner().ring.borrow().clone(), scene.owner().me);
-    let mut others = (0..).map(|n| wish(&scene.attach.route, &format!("other {n}")));
-    let other = others.find(|wish| next_owner(&ring, me, wish.session) == Some(heirs[1])).unwrap();
-    let mut client = Reader::new(scene.owner().attach(&other).await.unwrap().link);
+    let mut client = scene.client_with(heirs[1]).await;
     let neighbours = Arc::clone(&scene.neighbours);
     neighbours.full.lock().insert(heirs[0]);
     neighbours.lose(heirs[1]);

@@ -321,16 +321,7 @@ impl Node {
         heirs: Arc<dyn Heirs>,
         routes: impl IntoIterator<Item = &'a Arc<Route>>,
     ) -> Self {
-        let member = NewMember {
-            node_id: name.into(),
-            peer_addr: addr.into(),
-            build: "1.0.0".into(),
-            zone: None,
-            weight: 100,
-            capacity: 1000,
-            process: String::new(),
-            supersede: false,
-        };
+        let member = NewMember { peer_addr: addr.into(), ..NewMember::ordinary(name) };
         let me = store.register(&member, LEASE).await.unwrap();
         store.activate(me).await.unwrap();
         let lease = LeaseHandle::default();

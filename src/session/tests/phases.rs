@@ -97,6 +97,14 @@ impl Scene {
         self.nodes.iter().find(|node| node.me == me).unwrap()
     }
 
+    /// A client of another session of the owner, whose best heir this is.
+    pub(super) async fn client_with(&self, heir: Incarnation) -> Reader {
+        let (ring, me) = (self.owner().ring.borrow().clone(), self.owner().me);
+        let mut others = (0..).map(|n| wish(&self.attach.route, &format!("other {n}")));
+        let other = others.find(|wish| next_owner(&ring, me, wish.session) == Some(heir)).unwrap();
+        Reader::new(self.owner().attach(&other).await.unwrap().link)
+    }
+
     pub(super) async fn drain(&self) {
         self.owner().registry.get(self.attach.session).unwrap().drain().await;
     }
@@ -146,10 +154,7 @@ async fn the_end_of_a_turn_is_told_when_the_heir_has_it_or_has_had_its_time() {
 async fn an_heir_that_does_not_answer_holds_up_no_copy_to_another_one() {
     let mut scene = Scene::talking().await;
     let heirs = scene.heirs();
-    let (ring, me) = (scene.owner().ring.borrow().clone(), scene.owner().me);
-    let mut others = (0..).map(|n| wish(&scene.attach.route, &format!("other {n}")));
-    let other = others.find(|wish| next_owner(&ring, me, wish.session) == Some(heirs[1])).unwrap();
-    let mut client = Reader::new(scene.owner().attach(&other).await.unwrap().link);
+    let mut client = scene.client_with(heirs[1]).await;
     scene.neighbours.silent.lock().insert(heirs[0]);
     scene.neighbours.asked.lock().clear();
     scene.client.send(CREATE);

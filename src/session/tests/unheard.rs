@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{phases::Scene, *};
 use crate::{
     config::{Continuity, Route},
+    ids::Incarnation,
     store::{Death, SessionState, memory::Fault},
 };
 
@@ -45,13 +46,19 @@ async fn in_memory_of_a_drain() -> Scene {
     scene
 }
 
-#[tokio::test]
-async fn a_conversation_that_no_heir_takes_waits_at_its_owner_and_is_served_until_one_does() {
-    let mut scene = in_memory_of_a_drain().await;
+/// The same, offered to all heirs, in this order; none has room.
+async fn that_nobody_takes() -> (Scene, Vec<Incarnation>) {
+    let scene = in_memory_of_a_drain().await;
     let heirs = scene.heirs();
     scene.neighbours.full.lock().extend(&heirs);
     scene.drain().await;
     eventually("all were asked", async || scene.neighbours.asked.lock()[..] == heirs[..]).await;
+    (scene, heirs)
+}
+
+#[tokio::test]
+async fn a_conversation_that_no_heir_takes_waits_at_its_owner_and_is_served_until_one_does() {
+    let (mut scene, heirs) = that_nobody_takes().await;
     scene.goes_on().await;
     assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(scene.owner().me));
     scene.neighbours.full.lock().remove(&heirs[1]);
@@ -62,11 +69,7 @@ async fn a_conversation_that_no_heir_takes_waits_at_its_owner_and_is_served_unti
 
 #[tokio::test]
 async fn a_conversation_that_no_heir_takes_is_given_up_at_the_deadline() {
-    let mut scene = in_memory_of_a_drain().await;
-    let heirs = scene.heirs();
-    scene.neighbours.full.lock().extend(&heirs);
-    scene.drain().await;
-    eventually("all were asked", async || scene.neighbours.asked.lock()[..] == heirs[..]).await;
+    let (mut scene, _) = that_nobody_takes().await;
     let until = tokio::time::Instant::now() + Duration::from_secs(4);
     scene.owner().registry.get(scene.attach.session).unwrap().sever(until).await;
     scene.moved().await;
