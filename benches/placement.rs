@@ -45,7 +45,7 @@ fn placement(c: &mut Criterion) {
     }
     group.finish();
 
-    // One more or less is built anew.
+    // One more.
     let mut group = c.benchmark_group("joined");
     for size in SIZES {
         let placement = Placement::build(&members(size));

@@ -66,8 +66,8 @@ struct Circle {
     /// Node id and number of points, by ascending node id.
     nodes: Vec<(String, u32)>,
     ring: HashRing<Point, PinnedXxh3>,
-    /// Index of the node at each point, in circle order.
-    order: Box<[u32]>,
+    /// What `ring` holds, in circle order.
+    points: Vec<Placed>,
     /// Fraction of the circle that belongs to each node.
     shares: Box<[f64]>,
 }
@@ -96,8 +96,9 @@ impl Placement {
         Self::assemble(members, None)
     }
 
-    /// The placement over a newer view. Costs a fraction of [`Placement::build`] as long as
-    /// node ids and weights are the same, so loads can be kept fresh at every poll.
+    /// The placement over a newer view; equal to [`Placement::build`] of it. Costs a
+    /// fraction of that where few nodes came or went, and next to nothing as long as node ids
+    /// and weights are the same, so loads can be kept fresh at every poll.
     #[must_use]
     pub fn refreshed(&self, members: &[Member]) -> Self {
         Self::assemble(members, Some(&self.circle))
@@ -138,7 +139,7 @@ impl Placement {
         let circle = unchanged.map_or_else(
             || {
                 let nodes = active.values().map(|m| (m.node_id.clone(), points(m.weight)));
-                Arc::new(Circle::build(nodes.collect()))
+                Arc::new(Circle::build(nodes.collect(), known.map(Arc::as_ref)))
             },
             Arc::clone,
         );
@@ -149,7 +150,7 @@ impl Placement {
     #[must_use]
     pub fn owner(&self, id: SessionId) -> Option<Incarnation> {
         let rank = self.circle.rank(id)?;
-        Some(self.candidates[self.circle.order[rank] as usize].incarnation)
+        Some(self.candidates[self.circle.points[rank].node as usize].incarnation)
     }
 
     /// All ACTIVE members, each once, in circle order from `id` on: the owner first, then
@@ -192,12 +193,12 @@ impl Placement {
 
     fn candidates_from(&self, id: SessionId) -> impl Iterator<Item = &Candidate> {
         let rank = self.circle.rank(id).unwrap_or(0);
-        let (wrapped, ahead) = self.circle.order.split_at(rank);
+        let (wrapped, ahead) = self.circle.points.split_at(rank);
         let mut seen = vec![false; self.candidates.len()];
         ahead
             .iter()
             .chain(wrapped)
-            .map(|node| *node as usize)
+            .map(|point| point.node as usize)
             .filter(move |node| !mem::replace(&mut seen[*node], true))
             // Ends the walk at the last node instead of after the last point.
             .take(self.candidates.len())
@@ -212,41 +213,70 @@ impl fmt::Debug for Placement {
 }
 
 impl Circle {
-    fn build(nodes: Vec<(String, u32)>) -> Self {
-        let mut points = Vec::new();
+    /// The circle of `nodes`, which ascend by id. What `known` has of them is taken from it.
+    fn build(nodes: Vec<(String, u32)>, known: Option<&Self>) -> Self {
+        let names: Vec<u64> = nodes.iter().map(|(id, _)| name(id)).collect();
+        let known = known.filter(|known| known.is_whole());
+        let mut points = known.map_or_else(Vec::new, |known| known.kept_by(&nodes));
         for (node, (id, count)) in (0_u32..).zip(&nodes) {
-            let name = xxh3_64_with_seed(id.as_bytes(), SEED);
-            points.extend((0..*count).map(|replica| {
-                let point = Point { name, replica, rank: 0 };
-                (PinnedXxh3.hash_one(&point), node, point)
-            }));
+            if known.is_none_or(|known| known.index(id, *count).is_none()) {
+                points.extend((0..*count).map(|replica| {
+                    let point = Point { name: names[node as usize], replica, rank: 0 };
+                    Placed { place: PinnedXxh3.hash_one(&point), node, replica }
+                }));
+            }
         }
-        // Of two points at one place the lower node id has it, on every node of the ring.
-        points.sort_unstable_by_key(|(place, node, _)| (*place, *node));
-        points.dedup_by_key(|(place, ..)| *place);
-        for (rank, (_, _, point)) in (0_u32..).zip(&mut points) {
-            point.rank = rank;
-        }
+        // Of two points at one place the lower node id has it, on every node of the ring. A
+        // stable sort, because it takes what is kept, and is in order, as it is.
+        points.sort_by_key(|point| (point.place, point.node));
+        points.dedup_by_key(|point| point.place);
 
-        let order = points.iter().map(|(_, node, _)| *node).collect();
-        let shares = shares(&points, nodes.len());
         let mut ring = HashRing::with_hasher(PinnedXxh3);
-        ring.batch_add(points.into_iter().map(|(_, _, point)| point).collect());
-        Self { nodes, ring, order, shares }
+        let ranked = (0_u32..).zip(&points).map(|(rank, point)| Point {
+            name: names[point.node as usize],
+            replica: point.replica,
+            rank,
+        });
+        ring.batch_add(ranked.collect());
+        Self { shares: shares(&points, nodes.len()), nodes, ring, points }
     }
 
-    /// Index in `order` of the point that `id` belongs to; None on an empty circle.
+    /// Whether no point gave way to another at its place: it would be missing when that one
+    /// leaves.
+    fn is_whole(&self) -> bool {
+        self.points.len() == self.nodes.iter().map(|(_, count)| *count as usize).sum::<usize>()
+    }
+
+    /// Index of the node with that id and as many points.
+    fn index(&self, id: &str, count: u32) -> Option<usize> {
+        let index = self.nodes.binary_search_by(|(known, _)| known.as_str().cmp(id)).ok()?;
+        (self.nodes[index].1 == count).then_some(index)
+    }
+
+    /// The points of those of `nodes` that stand here already, in circle order.
+    fn kept_by(&self, nodes: &[(String, u32)]) -> Vec<Placed> {
+        let mut now = vec![None; self.nodes.len()];
+        for (node, (id, count)) in (0_u32..).zip(nodes) {
+            if let Some(index) = self.index(id, *count) {
+                now[index] = Some(node);
+            }
+        }
+        let kept = |point: &Placed| Some(Placed { node: now[point.node as usize]?, ..*point });
+        self.points.iter().filter_map(kept).collect()
+    }
+
+    /// Index in `points` of the point that `id` belongs to; None on an empty circle.
     fn rank(&self, id: SessionId) -> Option<usize> {
         self.ring.get(&Key(id.0)).map(|point| point.rank as usize)
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share needs no 64 bits of precision")]
-fn shares(points: &[(u64, u32, Point)], nodes: usize) -> Box<[f64]> {
+fn shares(points: &[Placed], nodes: usize) -> Box<[f64]> {
     const CIRCLE: u128 = 1 << 64;
     let mut lengths = vec![0_u128; nodes];
-    let mut before = points.last().map_or(0, |(place, ..)| *place);
-    for (place, node, _) in points {
+    let mut before = points.last().map_or(0, |point| point.place);
+    for Placed { place, node, .. } in points {
         // Places are distinct, so no distance at all means once around the circle.
         lengths[*node as usize] += match place.wrapping_sub(before) {
             0 => CIRCLE,
@@ -277,7 +307,20 @@ fn points(weight: u32) -> u32 {
     (weight.min(1000) * POINTS).div_ceil(100).clamp(1, MAX_POINTS)
 }
 
-/// One point of a node on the circle.
+/// Name of the node `id` in the places of its points.
+fn name(id: &str) -> u64 {
+    xxh3_64_with_seed(id.as_bytes(), SEED)
+}
+
+/// One point of a node and where it stands.
+struct Placed {
+    place: u64,
+    /// Index of the node in [`Circle::nodes`].
+    node: u32,
+    replica: u32,
+}
+
+/// One point of a node on the circle, as `hashring` keeps it.
 struct Point {
     /// Hash of the node id.
     name: u64,

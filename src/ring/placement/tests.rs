@@ -280,6 +280,18 @@ fn shares_add_up_to_the_circle_and_follow_weights() {
     }
 }
 
+/// As after two nodes met at one place and the one that has it leaves.
+#[test]
+fn a_point_that_had_given_way_comes_back() {
+    let names = || nodes(3).into_iter().map(|node| (node.node_id, 160)).collect::<Vec<_>>();
+    let whole = Circle::build(names(), None);
+    let mut known = Circle::build(names(), None);
+    known.points.remove(7);
+    let places =
+        |circle: &Circle| circle.points.iter().map(|point| point.place).collect::<Vec<_>>();
+    assert_eq!(places(&Circle::build(names(), Some(&known))), places(&whole));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -334,6 +346,10 @@ proptest! {
         let (built, refreshed) = (Placement::build(&newer), Placement::build(&members).refreshed(&newer));
         for id in sessions(64) {
             prop_assert_eq!(built.heirs(id, &[], |_| ()), refreshed.heirs(id, &[], |_| ()));
+        }
+        for member in &newer {
+            let share = built.share(member.incarnation);
+            prop_assert!((refreshed.share(member.incarnation) - share).abs() < f64::EPSILON);
         }
     }
 }
