@@ -70,6 +70,8 @@ async fn turn(
     let repeat = key::idempotency(request.headers())?;
     let (parts, sent) = request.into_parts();
     let (bytes, mut share) = body::read(&parts.headers, sent, edge).await?;
+    // A body may take minutes.
+    identity.stands()?;
     let fields = Fields::parse(&bytes)
         .ok_or_else(|| Error::new(Code::InvalidRequest, "the body is not a JSON object"))?;
     let stream = fields.get("stream").unwrap_or(false);
@@ -188,6 +190,7 @@ async fn ask(
     let mut tries = 0;
     loop {
         let mut attached = attach(edge, wish.clone()).await?;
+        identity.stands()?;
         wish.fresh = false;
         let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0, create: 0 };
         attached.link.tx.send(frame);
