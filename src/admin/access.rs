@@ -2,12 +2,13 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use axum::{
     Extension,
-    extract::{ConnectInfo, Request},
+    extract::{ConnectInfo, Request, State},
     http::{HeaderMap, HeaderValue, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -84,16 +85,21 @@ pub(super) async fn judge(
 
 /// Refuses what a page of another site may have a browser ask, on this machine or at the end of an
 /// operator's port-forward: the page has let its own name lead here (DNS rebinding), and to the
-/// browser it and we are then one site.
+/// browser it and we are then one site. It cannot show the admin token.
 pub(super) async fn refuse_rebound(
+    State(token): State<Arc<AdminToken>>,
     peer: Option<Extension<ConnectInfo<Caller>>>,
     request: Request,
     next: Next,
 ) -> Response {
     let peer = peer.map(|Extension(ConnectInfo(Caller(peer)))| peer);
-    if is_here(peer) && host(request.headers()).is_some_and(|host| is_public(&host)) {
+    let headers = request.headers();
+    if is_here(peer)
+        && host(headers).is_some_and(|host| is_public(&host))
+        && judge(&token, headers, peer).await != Ok(Actor::Token)
+    {
         let why = "from its own machine this listener is known by its address, as localhost, \
-                   or by a name that only the cluster knows";
+                   by a name that only the cluster knows, or to who shows the admin token";
         return Failure::new(Code::Forbidden, why).into_response();
     }
     next.run(request).await

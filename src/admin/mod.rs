@@ -78,13 +78,15 @@ fn router(
     shutdown: CancellationToken,
 ) -> Router {
     let feed = Arc::new(events::Feed::new(shutdown));
+    let token = Arc::new(token);
+    let refuse_rebound = middleware::from_fn_with_state(Arc::clone(&token), access::refuse_rebound);
     let api = Router::new()
         .route("/api/v1/ring", get(api::ring))
         .route("/api/v1/sessions", get(api::sessions))
         .route("/api/v1/sessions/{id}", get(api::session))
         .route("/api/v1/events", get(events::subscribe))
         .route("/api/v1/drain", post(api::drain))
-        .route_layer(middleware::from_fn(access::refuse_rebound));
+        .route_layer(refuse_rebound);
     Router::new()
         .route("/", get(page::index))
         .route("/health/live", get(health::live))
@@ -93,7 +95,7 @@ fn router(
         .merge(api)
         .method_not_allowed_fallback(api::no_such_method)
         .fallback(api::not_found)
-        .with_state(Admin { view, metrics, feed, token: Arc::new(token) })
+        .with_state(Admin { view, metrics, feed, token })
 }
 
 /// A failure in the form that all of ringspan's HTTP answers share.

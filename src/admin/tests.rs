@@ -136,12 +136,14 @@ async fn a_page_of_another_site_cannot_drain_the_node() {
 
 #[tokio::test]
 async fn a_page_whose_name_was_made_to_lead_here_reads_nothing_of_the_api() {
+    const TOKEN: &str = "a-token-of-the-operators";
     let fake = Arc::new(Fake::default());
-    let token = || AdminToken::Fixed(crate::config::Secret::new("a-token-of-the-operators"));
+    let token = || AdminToken::Fixed(crate::config::Secret::new(TOKEN));
+    let sent = async |peer: &str, request: http::request::Builder| {
+        ask(&at(&fake, peer, token()), request.body(Body::empty()).unwrap()).await.0
+    };
     let asked = async |peer: &str, host: &str, path: &str| {
-        let node = at(&fake, peer, token());
-        let request = Request::get(path).header("host", host).body(Body::empty()).unwrap();
-        ask(&node, request).await.0
+        sent(peer, Request::get(path).header("host", host)).await
     };
     let here = "127.0.0.1:1";
     for host in ["evil.example:9090", "evil.example.:9090", "127.0.0.1.evil.example", "a b"] {
@@ -155,6 +157,12 @@ async fn a_page_whose_name_was_made_to_lead_here_reads_nothing_of_the_api() {
     }
     // By an ingress, say, whose business names are.
     assert_eq!(asked("10.1.2.3:4", "ring.example", "/api/v1/ring").await, StatusCode::OK);
+    // A page cannot know the token, so who does is none.
+    for (shown, status) in [(TOKEN, StatusCode::OK), ("a guess", StatusCode::FORBIDDEN)] {
+        let request = Request::get("/api/v1/ring").header("host", "ring.example");
+        let shown = request.header("authorization", format!("Bearer {shown}"));
+        assert_eq!(sent(here, shown).await, status);
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 use axum::response::Response;
 use http::{HeaderValue, header::RETRY_AFTER};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{UNAUTHORIZED, heard::Heard, reply, told};
 use crate::{
@@ -24,8 +24,8 @@ use crate::{
 pub(super) struct Events {
     link: Link,
     over: bool,
-    /// Nothing may be told any more; resolves with what is said of that.
-    cut: Pin<Box<dyn Future<Output = Error> + Send>>,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    shut_out: Pin<Box<dyn Future<Output = ()> + Send>>,
     heard: Heard,
 }
 
@@ -52,14 +52,8 @@ impl Events {
         stopped: CancellationToken,
         shut_out: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
-        let cut = Box::pin(async move {
-            tokio::select! {
-                biased;
-                () = stopped.cancelled() => cut(),
-                () = shut_out => unauthorized(),
-            }
-        });
-        Self { link, over: false, cut, heard: Heard::nothing(lane) }
+        let (stopped, shut_out) = (Box::pin(stopped.cancelled_owned()), Box::pin(shut_out));
+        Self { link, over: false, stopped, shut_out, heard: Heard::nothing(lane) }
     }
 
     /// What is said of a turn that breaks off after events of it were passed on: how far its
@@ -95,10 +89,15 @@ impl Events {
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if self.over {
+            return Poll::Ready(Step::End);
+        }
+        // Before the link, which always has something for a client that reads slowly.
+        if self.shut_out.as_mut().poll(cx).is_ready() {
+            self.over = true;
+            return Poll::Ready(Step::Cut(unauthorized()));
+        }
         loop {
-            if self.over {
-                return Poll::Ready(Step::End);
-            }
             let step = match self.link.rx.poll_recv(cx) {
                 Poll::Ready(Some(Frame::Messages { batch, ended, .. })) => {
                     self.over = ended > 0;
@@ -108,8 +107,8 @@ impl Events {
                 Poll::Ready(Some(Frame::Ping(_) | Frame::Pong(_))) => continue,
                 Poll::Ready(Some(Frame::Failed(error))) => Step::Failed(error),
                 Poll::Ready(Some(Frame::Moved)) => Step::Moved,
-                nothing => match self.cut.as_mut().poll(cx) {
-                    Poll::Ready(error) => Step::Cut(error),
+                nothing => match self.stopped.as_mut().poll(cx) {
+                    Poll::Ready(()) => Step::Cut(cut()),
                     Poll::Pending if nothing.is_pending() => return Poll::Pending,
                     Poll::Pending => Step::Lost,
                 },
@@ -192,11 +191,13 @@ pub(super) fn error_response(message: &Message) -> Option<Response> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::{future::pending, time::Duration};
 
     use serde_json::{Value, json};
+    use tokio::time::{Instant, advance, sleep};
 
     use super::*;
+    use crate::edge::auth::GRACE;
 
     fn batch(event: &Value) -> Frame {
         let batch = Batch::one(&Message::text(event.to_string()));
@@ -266,6 +267,33 @@ mod tests {
             drop(there);
             assert_eq!(matches!(events.next().await, Step::Cut(_)), is_cut);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_more_slowly_than_its_turn_speaks_is_shut_out_all_the_same() {
+        let (here, mut there) = Link::pair(1 << 16);
+        let revoked = CancellationToken::new();
+        let ended = revoked.clone().cancelled_owned();
+        let shut_out = async {
+            ended.await;
+            sleep(GRACE).await;
+        };
+        let mut events = Events::of(here, None, CancellationToken::new(), shut_out);
+        revoked.cancel();
+        let began = Instant::now();
+        there.tx.send(batch(&created()));
+        let cut = loop {
+            there.tx.send(batch(&json!({ "type": "response.output_text.delta" })));
+            match events.next().await {
+                Step::Events(_) => assert!(began.elapsed() < GRACE, "it still hears"),
+                Step::Cut(error) => break error,
+                _ => panic!("the turn runs on"),
+            }
+            advance(Duration::from_secs(1)).await;
+        };
+        assert!(cut.message.contains(UNAUTHORIZED), "{cut:?}");
+        assert!(began.elapsed() >= GRACE, "{:?}", began.elapsed());
+        assert!(matches!(events.next().await, Step::End));
     }
 
     fn created() -> Value {

@@ -1,14 +1,13 @@
 //! The Responses API over HTTP: one turn a request, as SSE or as JSON, on the same session
-//! and the same link as over WebSocket. Other paths pass through to the upstream.
+//! and the same link as over WebSocket.
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{body::Body, extract::Request, response::Response};
+use axum::{extract::Request, response::Response};
 use http::{
     HeaderMap, HeaderValue, StatusCode, Uri,
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
-use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use serde_json::value::RawValue;
 use tokio::time::sleep;
 
@@ -17,14 +16,12 @@ use super::{
     auth::Identity,
     body,
     events::{Events, Step, error_response, failure, leaving, lost, moving, opening},
-    hygiene,
     key::{self, Key, Repeat},
-    lent,
     outstanding::may_be_asked_again,
-    reply, sse,
+    pass, reply, sse,
 };
 use crate::{
-    config::{Profile, Route},
+    config::Route,
     error::{Code, Error, Result},
     ids::{Epoch, Principal, SessionId},
     jitter::spread,
@@ -36,7 +33,7 @@ use crate::{
         fields::Fields,
     },
     telemetry::propagation,
-    upstream::{HttpError, Upgrade},
+    upstream::Upgrade,
     wire::{Batch, Kind, Message, Share},
 };
 
@@ -70,6 +67,8 @@ async fn turn(
     let repeat = key::idempotency(request.headers())?;
     let (parts, sent) = request.into_parts();
     let (bytes, mut share) = body::read(&parts.headers, sent, edge).await?;
+    // A body may take minutes.
+    identity.stands()?;
     let fields = Fields::parse(&bytes)
         .ok_or_else(|| Error::new(Code::InvalidRequest, "the body is not a JSON object"))?;
     let stream = fields.get("stream").unwrap_or(false);
@@ -188,6 +187,7 @@ async fn ask(
     let mut tries = 0;
     loop {
         let mut attached = attach(edge, wish.clone()).await?;
+        identity.stands()?;
         wish.fresh = false;
         let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0, create: 0 };
         attached.link.tx.send(frame);
@@ -229,7 +229,7 @@ pub(super) async fn resume(edge: Arc<Edge>, route: Arc<Route>, mut request: Requ
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
     let response = match resumed(&edge, &route, &uri, &headers).await {
         Ok(Some(response)) => response,
-        Ok(None) => pass(edge, request).await,
+        Ok(None) => pass::to(edge, route, request).await,
         Err(error) => reply::route_error(&error),
     };
     propagation::answered(&span, response.status());
@@ -371,80 +371,4 @@ async fn collect(first: Step, mut events: Events) -> Response {
         }
         step = events.next().await;
     }
-}
-
-/// Every other path of an upstream.
-pub(super) async fn pass(edge: Arc<Edge>, request: Request) -> Response {
-    let Some(route) = upstream_of(&edge, request.uri().path()) else {
-        return reply::error(&Error::new(Code::NotFound, "no route has this path"));
-    };
-    if reads_as_turn(&edge, request.uri().path()) {
-        let text = "this path could be read as a route's: write it as the route does";
-        return reply::error(&Error::new(Code::InvalidRequest, text));
-    }
-    let identified = edge.auth.identify(request.headers());
-    let identity = match identified.await {
-        Ok(identity) => identity,
-        Err(error) => return reply::error(&error),
-    };
-    let key = endpoint_key(&edge, &route, identity.principal, request.uri().path()).await;
-    let mut request = request.map(|body| UnsyncBoxBody::new(body.map_err(Into::into)));
-    *request.headers_mut() = edge.forwarded_headers(request.headers());
-    match edge.http.forward(&route.upstream, &key, request).await {
-        Ok(response) => {
-            let (parts, body) = response.into_parts();
-            let mut response = Response::new(lent::body(Body::new(body), &identity));
-            *response.status_mut() = match parts.status {
-                StatusCode::UPGRADE_REQUIRED => StatusCode::BAD_GATEWAY,
-                status => status,
-            };
-            *response.headers_mut() =
-                crate::wire::handshake::forwardable_response_headers(&parts.headers);
-            response
-        }
-        Err(HttpError::Dial(error)) => reply::error(&error.told()),
-        Err(HttpError::Timeout(_)) => {
-            reply::error(&Error::new(Code::UpstreamTimeout, "the upstream did not answer in time"))
-        }
-        Err(HttpError::Unavailable(reason)) => {
-            tracing::warn!(upstream = %route.upstream.name, reason, "passing a request on failed");
-            reply::error(&Error::new(
-                Code::UpstreamUnavailable,
-                "the upstream could not be reached",
-            ))
-        }
-    }
-}
-
-/// What decides between several endpoints: a response that is named is with the session that
-/// made it, everything else stays together for a principal.
-async fn endpoint_key(edge: &Edge, route: &Route, principal: Principal, path: &str) -> [u8; 16] {
-    let rest = path.strip_prefix(&route.path).and_then(|rest| rest.strip_prefix('/'));
-    let id = rest.and_then(|rest| rest.split('/').next()).filter(|id| !id.is_empty());
-    let Some(id) = id.filter(|_| route.upstream.endpoints.len() > 1) else { return principal.0 };
-    let session = edge.router.alias(principal, route, id).await;
-    session.ok().flatten().map_or(principal.0, |session| session.0)
-}
-
-/// Whether an upstream could take a path that no route has for that of one, or for its own, and run
-/// a turn that no limit and no ledger knows of.
-fn reads_as_turn(edge: &Edge, path: &str) -> bool {
-    let known = responses_routes(edge).flat_map(|route| {
-        let own = route.upstream.endpoints.iter().map(|endpoint| endpoint.url.path());
-        own.filter(|own| *own != "/").chain([&*route.path])
-    });
-    hygiene::reads_as(path, known)
-}
-
-fn responses_routes(edge: &Edge) -> impl Iterator<Item = &Arc<Route>> {
-    edge.routes.iter().filter(|route| route.profile == Profile::Responses)
-}
-
-/// The responses route whose path shares the most with this one: its upstream is meant.
-fn upstream_of(edge: &Edge, path: &str) -> Option<Arc<Route>> {
-    let shared = |route: &&Arc<Route>| {
-        let parent = route.path.rsplit_once('/').map_or("", |(parent, _)| parent);
-        path.strip_prefix(parent).filter(|rest| rest.starts_with('/')).map(|_| parent.len())
-    };
-    responses_routes(edge).filter(|route| shared(route).is_some()).max_by_key(shared).cloned()
 }

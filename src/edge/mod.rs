@@ -16,6 +16,7 @@ mod lent;
 mod opaque;
 pub(crate) mod outstanding;
 mod pace;
+mod pass;
 mod patience;
 mod pump;
 mod reply;

@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Edge, http as http_edge, hygiene, opaque, patience::Patient, reply, responses, told,
+    Edge, http as http_edge, hygiene, opaque, pass, patience::Patient, reply, responses, told,
     upgrade::Seat,
 };
 use crate::{
@@ -154,7 +154,7 @@ fn router(edge: &Arc<Edge>) -> Router {
     let passing = Arc::clone(edge);
     router
         .method_not_allowed_fallback(|| ready(reply::bad_method()))
-        .fallback(move |request: Request| http_edge::pass(Arc::clone(&passing), request))
+        .fallback(move |request: Request| pass::beside(Arc::clone(&passing), request))
 }
 
 fn responses_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::MethodRouter {
@@ -168,12 +168,12 @@ fn responses_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::Metho
 }
 
 fn response_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::MethodRouter {
-    let (resuming, passing) = (Arc::clone(edge), Arc::clone(edge));
-    let route = Arc::clone(route);
-    let resume = move |request: Request| {
-        http_edge::resume(Arc::clone(&resuming), Arc::clone(&route), request)
-    };
-    get(resume).fallback(move |request: Request| http_edge::pass(Arc::clone(&passing), request))
+    let (e1, r1) = (Arc::clone(edge), Arc::clone(route));
+    let (e2, r2) = (Arc::clone(edge), Arc::clone(route));
+    let resume =
+        move |request: Request| http_edge::resume(Arc::clone(&e1), Arc::clone(&r1), request);
+    let pass = move |request: Request| pass::to(Arc::clone(&e2), Arc::clone(&r2), request);
+    get(resume).fallback(pass)
 }
 
 fn opaque_route(edge: &Arc<Edge>, route: &Arc<Route>) -> axum::routing::MethodRouter {

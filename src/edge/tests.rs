@@ -8,7 +8,7 @@ mod limits;
 mod routes;
 mod told;
 
-use std::{collections::BTreeMap, io::Write as _, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ use tokio_tungstenite::{
 
 use super::*;
 use crate::{
-    config::{ApiKeys, Auth, Profile},
+    config::{ApiKeys, Auth, Endpoint, Profile, Upstream},
     sample::SampleAuth,
     session::tests::node::{Gate, Node, PATIENCE, eventually, limits, route, soon},
     store::{
@@ -43,6 +43,28 @@ fn key(secret: &str) -> (NamedTempFile, Auth) {
     }
     let keys = ApiKeys { fixed: Vec::new(), file: Some(file.path().into()) };
     (file, Auth::ApiKey(keys))
+}
+
+/// An upstream that begins to answer each connection with this, and never ends one.
+async fn answering(name: &str, answer: impl Into<String>) -> Upstream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let answer = answer.into();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.read_u8().await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            open.push(stream);
+        }
+    });
+    Upstream {
+        name: name.into(),
+        endpoints: vec![Endpoint::sole(url)],
+        max_connection_age: Duration::MAX,
+        compression: false,
+        ca_file: None,
+    }
 }
 
 /// For a client that asks once.

@@ -64,7 +64,7 @@ pub(super) struct Published {
     algorithm: Option<Algorithm>,
     /// What makes it the same key in the next set.
     material: AlgorithmParameters,
-    /// One for all tokens of the key, however many sockets they opened.
+    /// One for all tokens of the key, by whatever name, however many sockets they opened.
     revoked: CancellationToken,
 }
 
@@ -259,7 +259,7 @@ fn seconds(value: &Value) -> Option<u64> {
 fn parse(text: &[u8], algorithms: &[Algorithm]) -> Result<KeySet, String> {
     let set: JwkSet = serde_json::from_slice(text)
         .map_err(|error| format!("not a JWK set (line {})", error.line()))?;
-    let mut keys = Vec::new();
+    let mut keys = KeySet::new();
     for jwk in set.keys.iter().take(KEYS_MAX) {
         let signs =
             jwk.common.public_key_use.as_ref().is_none_or(|u| *u == PublicKeyUse::Signature);
@@ -274,7 +274,8 @@ fn parse(text: &[u8], algorithms: &[Algorithm]) -> Result<KeySet, String> {
         }
         let name = jwk.common.key_id.clone().unwrap_or_default();
         let (algorithm, material) = (algorithm.flatten(), jwk.algorithm.clone());
-        let revoked = CancellationToken::new();
+        let twin = keys.iter().find(|key| key.material == material);
+        let revoked = twin.map_or_else(CancellationToken::new, |key| key.revoked.clone());
         keys.push(Published { name, key, algorithm, material, revoked });
     }
     if keys.is_empty() { Err("no key of an accepted algorithm in it".into()) } else { Ok(keys) }

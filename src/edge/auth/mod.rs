@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{jwt::Tokens, keys::Keys};
+use super::UNAUTHORIZED;
 use crate::{
     config::Auth,
     error::{Code, Error, Result},
@@ -82,6 +83,19 @@ impl Identity {
                 Some(Box::pin(timeout_at(*end, revoked.clone().cancelled_owned()).map(drop)))
             }
         }
+    }
+
+    /// Whether it is good still, to be asked before something begins that was waited for.
+    ///
+    /// # Errors
+    /// `not_authorized` when it is not.
+    pub(super) fn stands(&self) -> Result<()> {
+        let over = match &self.standing {
+            Standing::Open => false,
+            Standing::Unless(revoked) => revoked.is_cancelled(),
+            Standing::Until(end, revoked) => revoked.is_cancelled() || *end <= Instant::now(),
+        };
+        if over { Err(Error::new(Code::NotAuthorized, UNAUTHORIZED)) } else { Ok(()) }
     }
 
     /// Resolves when what runs has to end too: [`GRACE`] after the credential.

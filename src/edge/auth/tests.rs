@@ -305,6 +305,27 @@ async fn a_key_that_is_still_published_ends_no_token_whatever_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_under_two_names_ends_the_tokens_of_both() {
+    let (twice, other) = (Issuer::new("k1"), Issuer::new("k3"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(&file, &renamed(&[&twice, &twice], Some(&["k1", "k2"])));
+    let (auth, _running) = tokens(&file);
+    let mut admitted = Vec::new();
+    // Of the set's first read, of a later one, and of one more.
+    for _ in 0..3 {
+        for kid in ["k1", "k2"] {
+            admitted.push(auth.identify(&twice.token(kid, &claims())).await.unwrap());
+        }
+        tokio::time::sleep(READ_AGAIN).await;
+    }
+    assert!(admitted.iter().all(is_good));
+    write(&file, &other.jwks);
+    tokio::time::sleep(READ_AGAIN).await;
+    let good: Vec<_> = admitted.iter().map(is_good).collect();
+    assert_eq!(good, [false; 6], "in the order in which they came");
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_that_cannot_be_read_end_no_token() {
     let issuer = Issuer::new("k1");
     let file = tempfile::NamedTempFile::new().unwrap();

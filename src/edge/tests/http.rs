@@ -6,7 +6,6 @@ use tokio::{task::yield_now, time::sleep};
 
 use super::*;
 use crate::{
-    config::{Endpoint, Upstream},
     edge::auth::GRACE,
     store::{Alias, AliasKind, Cursor, Sweep},
 };
@@ -126,6 +125,38 @@ async fn at_the_cut_a_turn_is_unknown_and_a_request_that_waits_is_told_to_go_els
 }
 
 #[tokio::test]
+async fn no_turn_begins_with_a_key_that_was_revoked_while_its_body_was_sent() {
+    let (file, auth) = key("secret");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gate = Gate::open(SampleAuth::Open).await;
+    let front = Front::on(listener, gate, limits(), auth).await;
+    let mut stream = TcpStream::connect(front.addr).await.unwrap();
+    let all = turn("authorization: Bearer secret\r\nexpect: 100-continue\r\n", "late");
+    let end = all.windows(4).position(|at| at == b"\r\n\r\n").unwrap() + 4;
+    stream.write_all(&all[..end]).await.unwrap();
+    // Said once the client was let in.
+    heard(&mut stream, "100 Continue\r\n\r\n").await;
+    front.revoke(&file);
+    stream.write_all(&all[end..]).await.unwrap();
+    assert_eq!(answered(&mut stream).await, (401, Some("not_authorized".into())));
+    assert_eq!(front.gate.dials(), 0);
+}
+
+#[tokio::test]
+async fn no_turn_begins_with_a_key_that_was_revoked_while_it_waited_for_its_session() {
+    let (file, auth) = key("secret");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let shut = Gate::with_permits(SampleAuth::Open, 0).await;
+    let front = Front::on(listener, shut, limits(), auth).await;
+    let mut stream = TcpStream::connect(front.addr).await.unwrap();
+    stream.write_all(&turn("authorization: Bearer secret\r\n", "late")).await.unwrap();
+    eventually("it waits for its upstream", async || front.gate.dials() == 1).await;
+    front.revoke(&file);
+    front.gate.permits.add_permits(10);
+    assert_eq!(answered(&mut stream).await, (401, Some("not_authorized".into())));
+}
+
+#[tokio::test]
 async fn a_get_without_a_credential_leaves_its_session_the_one_of_its_socket() {
     let front = Front::before(Gate::open(SampleAuth::AnyBearer).await, limits()).await;
     let mut client = front.client_with("/v1/responses", "authorization", "Bearer good").await;
@@ -169,26 +200,8 @@ async fn a_repeat_finds_its_turn_after_the_names_of_closed_sessions_were_swept()
     assert_eq!(front.gate.dials(), 1, "no other session was asked");
 }
 
-/// An upstream that answers each request with half of what it announces.
-async fn halves() -> Upstream {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
-    tokio::spawn(async move {
-        let mut open = Vec::new();
-        while let Ok((mut stream, _)) = listener.accept().await {
-            stream.read_u8().await.unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf").await.unwrap();
-            open.push(stream);
-        }
-    });
-    Upstream {
-        name: "halves".into(),
-        endpoints: vec![Endpoint::sole(url)],
-        max_connection_age: Duration::MAX,
-        compression: false,
-        ca_file: None,
-    }
-}
+/// Half of what it announces.
+const HALF: &str = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";
 
 #[tokio::test]
 async fn a_key_that_is_taken_away_ends_the_answers_that_its_client_reads_after_the_grace() {
@@ -196,7 +209,7 @@ async fn a_key_that_is_taken_away_ends_the_answers_that_its_client_reads_after_t
     let gate = Gate::open(SampleAuth::Open).await;
     let of_files = Route {
         path: "/files/responses".into(),
-        upstream: Arc::new(halves().await),
+        upstream: Arc::new(answering("halves", HALF).await),
         ..route(Profile::Responses, &gate)
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

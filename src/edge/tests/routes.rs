@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::{Continuity, Upstream},
+    config::Continuity,
     error::{Code, Error},
     session::{Attach, AttachError, tests::node::wish},
     store::{Alias, AliasKind},
@@ -39,8 +39,56 @@ async fn an_upstreams_own_path_leads_past_no_route() {
     let front = Front::with(listener, gate, routes, limits(), Auth::None).await;
     let (status, refusal) = front.turn_on("/v1/responses", "counted by nobody", None).await;
     assert_eq!((status, &refusal["error"]["code"]), (400, &"invalid_request".into()));
+    for upwards in ["/%252e%252e/admin", "/..;/admin"] {
+        let (status, refusal) = front.turn_on(upwards, "told to nobody", None).await;
+        assert_eq!((status, &refusal["error"]["code"]), (400, &"invalid_request".into()));
+    }
     assert_eq!(front.gate.dials(), 0);
     assert_eq!(front.turn_on("/responses", "counted", None).await.0, 200);
+}
+
+/// Which of the upstreams of routes with these paths, `first` or `second`, answers to a request.
+async fn upstreams_of<'a>(paths: [&str; 2], asked: &[&'a str]) -> Vec<(&'a str, String)> {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let saying = async |path: &str, name: &str| {
+        let length = name.len();
+        let head = format!("HTTP/1.1 200 OK\r\n{CLOSE}content-length: {length}\r\n\r\n");
+        let upstream = Arc::new(answering(name, head + name).await);
+        Route { path: path.into(), upstream, ..route(Profile::Responses, &gate) }
+    };
+    let routes = [saying(paths[0], "first").await, saying(paths[1], "second").await];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front = Front::with(listener, gate, routes, limits(), Auth::None).await;
+    let mut answers = Vec::new();
+    for asked in asked {
+        let request = format!("{asked} HTTP/1.1\r\nhost: x\r\n{CLOSE}content-length: 0\r\n\r\n");
+        answers.push((*asked, front.answer(request.as_bytes()).await.body));
+    }
+    answers
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_stored_response_goes_to_the_upstream_of_its_route() {
+    let all = async |paths, told: &str, asked: &[&str]| {
+        for (asked, answer) in upstreams_of(paths, asked).await {
+            assert_eq!(answer, told, "{asked} with routes {paths:?}");
+        }
+    };
+    let side_by_side = ["/v1/responses", "/v1/eu-responses"];
+    let of_first = [
+        "GET /v1/responses/r",
+        "GET /v1/responses/r?stream=true",
+        "DELETE /v1/responses/r",
+        "POST /v1/responses/r/cancel",
+        "GET /v1/responses/r/input_items",
+    ];
+    all(side_by_side, "first", &of_first).await;
+    let of_second = ["DELETE /v1/eu-responses/r", "POST /v1/eu-responses/r/cancel"];
+    all(side_by_side, "second", &of_second).await;
+    let by_tenant = ["/eu/responses", "/{tenant}/responses"];
+    all(by_tenant, "first", &["DELETE /eu/responses/r", "POST /eu/responses/r/cancel"]).await;
+    all(by_tenant, "second", &["DELETE /acme/responses/r", "POST /acme/responses/r/cancel"]).await;
+    all(["/v1/responses", "/b/responses"], "first", &["GET /v1/models"]).await;
 }
 
 impl Front {
