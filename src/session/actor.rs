@@ -188,6 +188,8 @@ pub(super) struct Actor {
     departure: Option<Departure>,
     /// Not before: a try has failed.
     leaves_at: Option<Instant>,
+    /// An heir may have the session: a transfer was not answered.
+    pub(super) unsure: bool,
     /// When the last client left, or the last turn without a client ended.
     alone_since: Option<Instant>,
     /// Turns that run, and when the upstream was sent each of them or last spoke of it.
@@ -272,6 +274,7 @@ impl Actor {
             turns,
             departure: None,
             leaves_at: None,
+            unsure: false,
             alone_since: Some(now),
             heard: Vec::new(),
             listening_since: now,
@@ -307,6 +310,9 @@ impl Actor {
         loop {
             if !self.poll_lease(cx) {
                 return self.poll_suspended(cx);
+            }
+            if self.unsure {
+                return self.poll_unsure(cx);
             }
             while let Poll::Ready(Some(command)) = self.poll_inbox(cx) {
                 self.unpublished = true;

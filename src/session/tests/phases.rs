@@ -12,7 +12,8 @@ use crate::{
     store::{Death, MemberState, Store as _, memory::Fault},
 };
 
-const CREATE: &str = r#"{"type":"response.create","model":"m","store":false,"input":"first"}"#;
+pub(super) const CREATE: &str =
+    r#"{"type":"response.create","model":"m","store":false,"input":"first"}"#;
 const LONG: &str = r#"{"type":"response.create","model":"m","store":false,
     "input":"[deltas=1000][delay=10ms] long"}"#;
 
