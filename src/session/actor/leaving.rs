@@ -45,6 +45,12 @@ impl Actor {
         self.departure.get_or_insert(departure);
     }
 
+    /// Leaves for a drain that has time until then.
+    pub(super) fn drain(&mut self, until: Instant) {
+        self.drains_until = Some(until);
+        self.leave(Departure::Drain);
+    }
+
     /// Leaves for a drain after a while, as the store did not answer; spread, since it did not
     /// answer others either. Until then nothing is dispatched that could wait.
     pub(in crate::session) fn leave_later(&mut self) {
@@ -69,7 +75,7 @@ impl Actor {
                 Command::Attach(_, reply) => drop(reply.send(Err(is_moving().into()))),
                 Command::Sever(until) => self.sever(until),
                 Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
-                Command::Drain | Command::Offer(_) | Command::WarmUp | Command::Replicate => {}
+                Command::Drain(_) | Command::Offer(_) | Command::WarmUp | Command::Replicate => {}
             }
         }
         if let Some(at) = self.leaves_at {
@@ -81,15 +87,18 @@ impl Actor {
     }
 
     /// Goes on for a while, as none of the heirs that were `asked` took it; then it leaves as soon
-    /// as no turn runs.
+    /// as no turn runs. Near the drain's end nothing is sent any more: it would be severed, and
+    /// can be left to the next owner as it is.
     pub(in crate::session) fn stay_for_now(&mut self, asked: usize) {
         let bytes = self.turns.as_ref().map_or(0, |turns| turns.history().bytes()) * asked;
         // One task for each session, and few others.
         let pause = spread(again(self.ctx.tracker.len(), bytes as u64));
         self.leaves_at = Some(Instant::now() + pause);
         (self.unsure, self.retime) = (false, true);
-        let actions = self.turns.as_mut().map(Turns::go_on).unwrap_or_default();
-        self.perform(actions);
+        if self.drains_until.is_none_or(|until| Instant::now() + AGAIN < until) {
+            let actions = self.turns.as_mut().map(Turns::go_on).unwrap_or_default();
+            self.perform(actions);
+        }
     }
 
     /// The time for another try to leave may have come.

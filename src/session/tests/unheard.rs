@@ -137,6 +137,23 @@ async fn severed(within: Duration, scene: &mut Scene) -> Duration {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_right_before_the_deadline_is_left_to_the_next_owner() {
+    let mut scene = in_memory_of_a_drain().await;
+    let heirs = scene.heirs();
+    scene.neighbours.full.lock().extend(&heirs);
+    scene.drain_within(Duration::from_secs(1)).await;
+    eventually("all were asked", async || scene.neighbours.asked.lock()[..] == heirs[..]).await;
+    scene.client.send(CREATE);
+    eventually("it waits", async || {
+        let session = scene.owner().registry.get(scene.attach.session).unwrap();
+        session.stats.turns_queued.load(std::sync::atomic::Ordering::Relaxed) == 1
+    })
+    .await;
+    // Nothing is said of it.
+    severed(Duration::from_secs(4), &mut scene).await;
+}
+
+#[tokio::test]
 async fn heirs_that_do_not_answer_are_asked_until_the_deadline_and_no_longer() {
     let mut scene = in_memory_of_a_drain().await;
     scene.neighbours.silent.lock().extend(scene.heirs());
