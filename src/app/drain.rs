@@ -247,7 +247,9 @@ impl Node {
             let mut listed = self.registry.list();
             listed.retain(|handle| !told.contains(&(handle.id, handle.epoch)));
             listed.sort_by_key(|handle| !handle.stats.is_idle());
-            told.extend(order(listed).await);
+            let until =
+                self.times.borrow().as_ref().map_or_else(Instant::now, |times| times.hand_over);
+            told.extend(order(listed, until).await);
             self.metrics.drain(DrainState::HandingOff, self.registry.len());
             sleep(LOOK).await;
         }
@@ -273,12 +275,12 @@ impl Node {
     }
 }
 
-/// Orders sessions to leave, at a steady rate. Those that heard it in time.
-async fn order(sessions: Vec<Handle>) -> impl Iterator<Item = (SessionId, Epoch)> {
+/// Orders sessions to leave until then, at a steady rate. Those that heard it in time.
+async fn order(sessions: Vec<Handle>, until: Instant) -> impl Iterator<Item = (SessionId, Epoch)> {
     let begun = Instant::now();
     let orders = (0..).zip(sessions).map(|(n, handle)| async move {
         sleep_until(begun + Duration::from_secs(1) * n / RATE).await;
-        let heard = timeout(ORDER, handle.drain()).await.is_ok();
+        let heard = timeout(ORDER, handle.drain(until)).await.is_ok();
         heard.then_some((handle.id, handle.epoch))
     });
     join_all(orders).await.into_iter().flatten()

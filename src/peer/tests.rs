@@ -162,7 +162,7 @@ async fn an_owner_that_drains_tells_remote_clients_that_the_session_moved() {
     let mut remote = pair.reader("room").await;
     pair.owner.registry.begin_drain();
     pair.owner.store.begin_drain(pair.owner.me).await.unwrap();
-    pair.owner.registry.list().pop().unwrap().drain().await;
+    pair.owner.registry.list().pop().unwrap().drain(tokio::time::Instant::now() + LEASE).await;
     assert_eq!(remote.next().await, Err(Some(Frame::Moved)));
     let id = wish(&pair.route, "room").session;
     assert_eq!(pair.edge.row(id).await.owner, None, "whoever has room may claim it");

@@ -74,8 +74,8 @@ pub(super) type Inbox = mpsc::Sender<Box<Command>>;
 /// What the registry asks of an actor.
 pub(super) enum Command {
     Attach(Box<Attach>, oneshot::Sender<Result<Attached, AttachError>>),
-    /// Hand the session over as soon as no turn runs.
-    Drain,
+    /// Hand the session over as soon as no turn runs; what runs then is severed.
+    Drain(Instant),
     /// Hand it over now: what runs ends as unknown. Clients have until then to collect that.
     Sever(Instant),
     /// Hand it over to one of these, if nothing happens in it.
@@ -188,6 +188,10 @@ pub(super) struct Actor {
     departure: Option<Departure>,
     /// Not before: a try has failed.
     leaves_at: Option<Instant>,
+    /// When a drain severs it, as was known when it was told to leave.
+    drains_until: Option<Instant>,
+    /// An heir may have the session: a transfer was not answered.
+    pub(super) unsure: bool,
     /// When the last client left, or the last turn without a client ended.
     alone_since: Option<Instant>,
     /// Turns that run, and when the upstream was sent each of them or last spoke of it.
@@ -272,6 +276,8 @@ impl Actor {
             turns,
             departure: None,
             leaves_at: None,
+            drains_until: None,
+            unsure: false,
             alone_since: Some(now),
             heard: Vec::new(),
             listening_since: now,
@@ -308,11 +314,14 @@ impl Actor {
             if !self.poll_lease(cx) {
                 return self.poll_suspended(cx);
             }
+            if self.unsure {
+                return self.poll_unsure(cx);
+            }
             while let Poll::Ready(Some(command)) = self.poll_inbox(cx) {
                 self.unpublished = true;
                 match *command {
                     Command::Attach(attach, reply) => self.attach(attach, reply),
-                    Command::Drain => self.leave(Departure::Drain),
+                    Command::Drain(until) => self.drain(until),
                     Command::Sever(until) => self.sever(until),
                     Command::Offer(heirs) if self.may_be_offered() => {
                         return Poll::Ready(Exit::HandOff(Departure::Balance(heirs)));
@@ -376,7 +385,7 @@ impl Actor {
                         Error::new(Code::SessionUnavailable, "this node's lease is in doubt");
                     drop(reply.send(Err(error.into())));
                 }
-                Command::Drain => self.leave(Departure::Drain),
+                Command::Drain(until) => self.drain(until),
                 Command::Offer(_) | Command::WarmUp | Command::Replicate => {}
                 // Whatever the next owner says is true; what is said here might not be.
                 Command::Sever(_) => {

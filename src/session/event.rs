@@ -5,7 +5,7 @@ mod create;
 use std::borrow::Cow;
 
 use bytes::Bytes;
-pub use create::Create;
+pub use create::{Create, items_act_nowhere, may_bring_tools};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 

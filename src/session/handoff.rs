@@ -7,7 +7,7 @@ use tracing::{Instrument, Span};
 
 use super::{
     actor::{Actor, Departure, Exit},
-    passing::{Passing, TRIES, pause},
+    passing::{MAX_HEIRS, Passing, TRIES, pause},
     transfer::Went,
     turns::Turns,
 };
@@ -76,7 +76,7 @@ pub(super) async fn run(mut actor: Box<Actor>) {
                 }
             }
             // A quiesce that took effect unheard holds up the ledger as well.
-            Exit::Fenced(turn) if stays(&actor, false).await => {
+            Exit::Fenced(turn) if stays(&actor).await == Some(true) => {
                 actor.ask_again(turn);
                 continue;
             }
@@ -130,6 +130,10 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     let started = Instant::now();
     let (id, epoch) = (actor.id, actor.epoch);
     let must_leave = !matches!(departure, Departure::Balance(_));
+    if *departure == Departure::Drain && waits_for_heir(actor) {
+        actor.stay_for_now(0);
+        return Stay::GoesOn;
+    }
     let quiesced = actor.ctx.store.quiesce(id, actor.ctx.me, epoch).await;
     if quiesced.is_err() && *departure == Departure::Drain {
         // Nobody else may have the conversation yet, and a drain has time. At its deadline it
@@ -150,12 +154,15 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         Departure::Balance(heirs) => heirs.clone(),
         _ => actor.ctx.ring.borrow().heirs(id, actor.ctx.me),
     };
-    let forced = matches!(departure, Departure::Deadline(_));
-    let had_heirs = !heirs.is_empty();
+    let until = match departure {
+        Departure::Deadline(until) => Some(*until),
+        Departure::Drain | Departure::Balance(_) => None,
+    };
+    let asked = heirs.len().min(MAX_HEIRS);
     let went = match actor.prepared() {
         Some(prepared) if quiesced == Ok(true) => {
-            let passing = Passing { ctx: &actor.ctx, id, epoch, prepared };
-            passing.transfer(heirs, must_leave, forced).await
+            let passing = Passing { ctx: &actor.ctx, id, epoch, prepared, until };
+            passing.transfer(heirs, must_leave, until.is_some()).await
         }
         _ => Went::Nowhere,
     };
@@ -166,17 +173,9 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
     actor.ctx.metrics.handoff(reason, outcome, started.elapsed());
     if let Went::To(heir, _) = went {
         actor.let_go_of_copies(Some(heir));
+    } else if goes_on(actor, departure, quiesced.is_err(), asked).await {
+        return Stay::GoesOn;
     } else {
-        // Nothing forced it to leave, so it stays, unless it is not ours any more.
-        if !must_leave && stays(actor, quiesced.is_err()).await {
-            return Stay::GoesOn;
-        }
-        // Only at its end a drain gives a conversation up that somebody may take yet.
-        let later = *departure == Departure::Drain && may_find_heir(actor, had_heirs);
-        if later && stays(actor, false).await {
-            actor.stay_for_now();
-            return Stay::GoesOn;
-        }
         // Nobody to take it: whoever is asked for it next may claim it.
         release(actor).await;
     }
@@ -189,6 +188,34 @@ async fn hand_off(actor: &mut Actor, departure: &Departure) -> Stay {
         actor.ctx.activate(heir, id);
     }
     Stay::Over
+}
+
+/// Whether a session that went nowhere goes on here. `untried`: no transfer was tried; `asked`:
+/// so many heirs could be.
+async fn goes_on(actor: &mut Actor, departure: &Departure, untried: bool, asked: usize) -> bool {
+    match departure {
+        // Nothing forced it to leave, so it stays, unless it is not ours any more: without a
+        // transfer nobody else can have it.
+        Departure::Balance(_) => stays(actor).await.unwrap_or(untried),
+        // Only at its end a drain gives a conversation up that somebody may take yet.
+        Departure::Drain if may_find_heir(actor, asked > 0) => {
+            let stays = stays(actor).await;
+            match stays {
+                Some(true) => actor.stay_for_now(asked),
+                None => actor.stay_unsure(),
+                Some(false) => {}
+            }
+            stays != Some(false)
+        }
+        Departure::Drain | Departure::Deadline(_) => false,
+    }
+}
+
+/// Whether a drain has nobody to offer the conversation to, and somebody may come. Not where an
+/// heir may have it already: the store has to say so.
+fn waits_for_heir(actor: &Actor) -> bool {
+    let nobody = actor.ctx.ring.borrow().heirs(actor.id, actor.ctx.me).is_empty();
+    nobody && !actor.unsure && may_find_heir(actor, false)
 }
 
 /// Whether a later try of a drain may save a conversation that nobody took: there were heirs,
@@ -209,16 +236,15 @@ async fn free(actor: &mut Actor, departure: &Departure) {
     actor.dismiss(&Frame::Moved);
 }
 
-/// Whether a session that could as well stay is still ours. `untried`: no transfer was tried,
-/// so while the store does not answer nobody else can have it.
-async fn stays(actor: &Actor, untried: bool) -> bool {
+/// Whether a session that could as well stay is still ours; None: the store does not answer.
+async fn stays(actor: &Actor) -> Option<bool> {
     for _ in 0..TRIES {
         match actor.ctx.store.resume(actor.id, actor.ctx.me, actor.epoch).await {
-            Ok(ours) => return ours,
+            Ok(ours) => return Some(ours),
             Err(_) => pause().await,
         }
     }
-    untried
+    None
 }
 
 const fn reason(departure: &Departure) -> HandoffReason {

@@ -9,7 +9,10 @@ use std::collections::HashSet;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::fields::Fields;
+use super::{
+    event::{items_act_nowhere, may_bring_tools},
+    fields::Fields,
+};
 
 /// One response that can be referred to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +83,19 @@ impl History {
     pub fn has(&self, id: &str) -> bool {
         // Only what can be told is kept.
         self.past.iter().rev().any(|past| past.id == id)
+    }
+
+    /// Whether the conversation up to that response can be told, and brings no tools that act
+    /// outside. Reads all of it.
+    #[must_use]
+    pub fn acts_nowhere(&self, id: &str) -> bool {
+        let harmless = |at: &usize| {
+            let items = std::str::from_utf8(&self.past[*at].items);
+            items.is_ok_and(|items| {
+                !may_bring_tools(items) || items_act_nowhere(&format!("[{items}]"))
+            })
+        };
+        self.chain(id).is_some_and(|chain| chain.iter().all(harmless))
     }
 
     /// Bytes held.

@@ -23,7 +23,7 @@ use crate::{
 const PREPARE: Duration = Duration::from_secs(2);
 
 /// Heirs that are asked before the session is left to whoever wants it.
-const MAX_HEIRS: usize = 4;
+pub(super) const MAX_HEIRS: usize = 4;
 
 /// Tries of one transfer whose answer was lost, and of reading what came of it.
 pub(super) const TRIES: u32 = 3;
@@ -40,12 +40,22 @@ pub(super) async fn pause() {
     sleep(spread(PAUSE)).await;
 }
 
+/// How long the next heir may take: at most half of what is left, so that another one has time
+/// as well. None: nobody is asked any more.
+fn time_to_prepare(until: Option<Instant>, now: Instant) -> Option<Duration> {
+    let Some(until) = until else { return Some(PREPARE) };
+    let left = until.saturating_duration_since(now);
+    (!left.is_zero()).then(|| PREPARE.min(left / 2))
+}
+
 /// A session of this node that leaves in its epoch, with what its heir needs.
 pub(super) struct Passing<'a> {
     pub(super) ctx: &'a Arc<Context>,
     pub(super) id: SessionId,
     pub(super) epoch: Epoch,
     pub(super) prepared: Prepared,
+    /// Heirs are asked until then.
+    pub(super) until: Option<Instant>,
 }
 
 impl Passing<'_> {
@@ -108,8 +118,9 @@ impl Passing<'_> {
     /// may ask at any moment. False if the heir does not answer or has no room, so another one is asked.
     async fn prepare(&self, heir: Incarnation) -> bool {
         let prepared = Prepared { from: None, ..self.prepared.clone() };
+        let Some(limit) = time_to_prepare(self.until, Instant::now()) else { return false };
         let Some(addr) = self.ctx.addr_of(heir) else { return false };
-        match timeout(PREPARE, self.ctx.heirs.prepare(heir, &addr, &[prepared])).await {
+        match timeout(limit, self.ctx.heirs.prepare(heir, &addr, &[prepared])).await {
             Ok(Ok(kept)) => kept == [true],
             Ok(Err(error)) => {
                 tracing::warn!(session = %self.id, %heir, error, "preparing the heir failed");
@@ -179,7 +190,7 @@ impl Registry {
         if let Some(warm) = self.warm.copy(id) {
             let started = Instant::now();
             let prepared = Prepared { session: id, from: None, append: false, warm };
-            let passing = Passing { ctx: &self.ctx, id, epoch, prepared };
+            let passing = Passing { ctx: &self.ctx, id, epoch, prepared, until: None };
             let quiesced = self.ctx.store.quiesce(id, me, epoch).await == Ok(true);
             let went =
                 if quiesced { passing.transfer(heirs, true, false).await } else { Went::Nowhere };
@@ -202,5 +213,25 @@ impl Registry {
             return false;
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_heirs_do_not_answer_they_are_asked_until_the_deadline_only() {
+        let begun = Instant::now();
+        let until = begun + Duration::from_secs(5);
+        let mut now = begun;
+        for _ in 0..MAX_HEIRS {
+            let limit = time_to_prepare(Some(until), now).expect("there is time");
+            assert!(limit <= PREPARE && !limit.is_zero());
+            now += limit;
+        }
+        assert!(now < until);
+        assert_eq!(time_to_prepare(Some(until), until), None);
+        assert_eq!(time_to_prepare(None, until), Some(PREPARE));
     }
 }

@@ -24,6 +24,13 @@ const BYTES_PER_SECOND: f64 = 32.0 * 1024.0 * 1024.0;
 /// sent shares its lane with the copies that ends of turns wait for.
 const FULL: Duration = Duration::from_mins(1);
 
+/// The share of a copy of so many bytes in the time for all.
+#[expect(clippy::cast_precision_loss, reason = "a pause needs no precision")]
+pub(super) fn pace(bytes: u64) -> Duration {
+    let wire = Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND);
+    wire + Duration::from_secs(1) / SESSIONS_PER_SECOND
+}
+
 impl Registry {
     /// Lets go of conversations that were left here by nodes that have been gone for long. Looks at
     /// all of them: for upkeep.
@@ -57,12 +64,7 @@ impl Registry {
                 }
                 // A full inbox is a busy one: its next turn finds that the heir has nothing.
                 drop(handle.inbox.try_send(Box::new(Command::Replicate)));
-                #[expect(clippy::cast_precision_loss, reason = "a pause needs no precision")]
-                let pause = bytes as f64 / BYTES_PER_SECOND;
-                sleep(
-                    Duration::from_secs_f64(pause) + Duration::from_secs(1) / SESSIONS_PER_SECOND,
-                )
-                .await;
+                sleep(pace(bytes)).await;
             }
         }
     }

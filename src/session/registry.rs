@@ -335,9 +335,9 @@ impl Registry {
 }
 
 impl Handle {
-    /// Hands the session over as soon as no turn runs.
-    pub async fn drain(&self) {
-        drop(self.inbox.send(Box::new(Command::Drain)).await);
+    /// Hands the session over as soon as no turn runs; until `until` there is time for that.
+    pub async fn drain(&self, until: Instant) {
+        drop(self.inbox.send(Box::new(Command::Drain(until))).await);
     }
 
     /// Hands the session over now; clients have until `until` to collect what they are told.

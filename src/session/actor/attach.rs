@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Actor, Departure, OPAQUE, Upstream, frames::TOO_SLOW};
+use super::{Actor, Departure, OPAQUE, Upstream, frames::TOO_SLOW, leaving::is_moving};
 use crate::{
     error::{Code, Error},
     link::{Frame, Link},
@@ -37,8 +37,7 @@ impl Actor {
         }
         if matches!(self.departure, Some(Departure::Deadline(_))) {
             // Nothing may hold the session up any more, least of all a dial.
-            let error = Error::new(Code::OwnerMoving, "the session moves to another node; retry");
-            drop(reply.send(Err(error.into())));
+            drop(reply.send(Err(is_moving().into())));
             return;
         }
         if self.clients.len() + self.waiting.len() >= self.ctx.limits.max_clients_per_session {

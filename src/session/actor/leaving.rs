@@ -1,14 +1,18 @@
 //! How a session comes to leave this node for another one.
 
-use std::time::Duration;
+use std::{
+    task::{Context as Cx, Poll, ready},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
-use super::{Actor, Departure};
+use super::{Actor, Command, Departure, Exit};
 use crate::{
     error::{Code, Error},
     jitter::spread,
     session::{
+        recopy::pace,
         turns::{Severed, TurnNo, Turns},
         warm::Cut,
     },
@@ -21,6 +25,17 @@ const MAX_CUT: usize = 256 * 1024;
 /// Pause before a drain tries once more to hand a session over.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// The same where each of so many `sessions` may offer `bytes` again: all together they offer no
+/// more than is copied to heirs at most.
+fn again(sessions: usize, bytes: u64) -> Duration {
+    AGAIN.max(pace(bytes).saturating_mul(u32::try_from(sessions).unwrap_or(u32::MAX)))
+}
+
+/// What is told to who wants to be attached to a session that leaves.
+pub(super) fn is_moving() -> Error {
+    Error::new(Code::OwnerMoving, "the session moves to another node; retry")
+}
+
 impl Actor {
     /// Leaves as soon as no turn runs. What waits is left to the next owner.
     pub(super) fn leave(&mut self, departure: Departure) {
@@ -28,6 +43,12 @@ impl Actor {
             turns.hold();
         }
         self.departure.get_or_insert(departure);
+    }
+
+    /// Leaves for a drain that has time until then.
+    pub(super) fn drain(&mut self, until: Instant) {
+        self.drains_until = Some(until);
+        self.leave(Departure::Drain);
     }
 
     /// Leaves for a drain after a while, as the store did not answer; spread, since it did not
@@ -39,12 +60,45 @@ impl Actor {
         self.retime = true;
     }
 
-    /// Goes on for a while, as nobody took it; then it leaves as soon as no turn runs.
-    pub(in crate::session) fn stay_for_now(&mut self) {
-        self.leaves_at = Some(Instant::now() + spread(AGAIN));
-        self.retime = true;
-        let actions = self.turns.as_mut().map(Turns::go_on).unwrap_or_default();
-        self.perform(actions);
+    /// The same where a transfer was not answered either: nobody knows whose the session is, so
+    /// until the store says so nothing moves at all.
+    pub(in crate::session) fn stay_unsure(&mut self) {
+        self.unsure = true;
+        self.leave_later();
+    }
+
+    /// No frame moves and nobody is attached. Ends with the next try, at the latest at the drain's
+    /// deadline.
+    pub(super) fn poll_unsure(&mut self, cx: &mut Cx<'_>) -> Poll<Exit> {
+        while let Poll::Ready(Some(command)) = self.poll_inbox(cx) {
+            match *command {
+                Command::Attach(_, reply) => drop(reply.send(Err(is_moving().into()))),
+                Command::Sever(until) => self.sever(until),
+                Command::Stop(error) => return Poll::Ready(Exit::Stopped(error)),
+                Command::Drain(_) | Command::Offer(_) | Command::WarmUp | Command::Replicate => {}
+            }
+        }
+        if let Some(at) = self.leaves_at {
+            self.timer.as_mut().reset(at);
+            ready!(self.timer.as_mut().poll(cx));
+        }
+        (self.leaves_at, self.retime) = (None, true);
+        Poll::Ready(Exit::HandOff(self.departure.take().unwrap_or(Departure::Drain)))
+    }
+
+    /// Goes on for a while, as none of the heirs that were `asked` took it; then it leaves as soon
+    /// as no turn runs. Near the drain's end nothing is sent any more: it would be severed, and
+    /// can be left to the next owner as it is.
+    pub(in crate::session) fn stay_for_now(&mut self, asked: usize) {
+        let bytes = self.turns.as_ref().map_or(0, |turns| turns.history().bytes()) * asked;
+        // One task for each session, and few others.
+        let pause = spread(again(self.ctx.tracker.len(), bytes as u64));
+        self.leaves_at = Some(Instant::now() + pause);
+        (self.unsure, self.retime) = (false, true);
+        if self.drains_until.is_none_or(|until| Instant::now() + AGAIN < until) {
+            let actions = self.turns.as_mut().map(Turns::go_on).unwrap_or_default();
+            self.perform(actions);
+        }
     }
 
     /// The time for another try to leave may have come.
@@ -59,8 +113,7 @@ impl Actor {
         (self.departure, self.leaves_at) = (None, None);
         self.leave(Departure::Deadline(until));
         for (_, reply) in std::mem::take(&mut self.waiting) {
-            let error = Error::new(Code::OwnerMoving, "the session moves to another node; retry");
-            drop(reply.send(Err(error.into())));
+            drop(reply.send(Err(is_moving().into())));
         }
         let Some(turns) = &mut self.turns else { return };
         let (actions, severed) = turns.sever();
@@ -125,6 +178,23 @@ impl Actor {
                 stream.log.push(cut.events, now);
                 stream.done = Some(now);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_sessions_are_offered_again_soon_and_many_no_faster_than_copies_are_made() {
+        assert_eq!(again(100, 1_000), AGAIN);
+        for (sessions, bytes) in [(2_500, 0), (2_500, 400_000), (200, 16 << 20), (0, 1 << 30)] {
+            let pause = again(sessions, bytes).as_secs_f64();
+            let a_second = f64::from(u32::try_from(sessions).unwrap()) / pause;
+            assert!(a_second <= 200.0, "{sessions} sessions: {a_second} offers a second");
+            let bytes = f64::from(u32::try_from(bytes).unwrap()) * a_second;
+            assert!(bytes <= 32.0 * 1024.0 * 1024.0 + 1.0, "{sessions} sessions: {bytes} bytes");
         }
     }
 }

@@ -16,8 +16,8 @@ pub struct Create {
     pub prompt_cache_key: Option<String>,
     /// False only where the client said so.
     pub store: bool,
-    /// A second run of it could double nothing: the upstream keeps nothing of it, and its tools
-    /// act at the client or only read.
+    /// A second run of it could double nothing: the upstream keeps nothing of it, and the tools
+    /// that it brings act at the client or only read. What it goes on from may bring others.
     pub repeatable: bool,
     /// `client_metadata.idempotency_key`.
     pub key: Option<TurnKey>,
@@ -85,10 +85,34 @@ fn fingerprint(fields: &Fields<'_>) -> u128 {
 /// Whether nothing that the request names is known to act outside of its response. What is not
 /// understood may act.
 fn acts_nowhere(fields: &Fields<'_>) -> bool {
-    let given = |name: &str| fields.raw(name).is_some_and(|value| value != "null");
+    let given = |name: &str| fields.raw(name).filter(|value| *value != "null");
     let tools = || fields.get::<Vec<Tool<'_>>>("tools");
-    !KEPT.iter().any(|name| given(name))
-        && (!given("tools") || tools().is_some_and(|tools| are_harmless(&tools)))
+    !KEPT.iter().any(|name| given(name).is_some())
+        && (given("tools").is_none() || tools().is_some_and(|tools| are_harmless(&tools)))
+        && given("input").is_none_or(|input| input.starts_with('"') || items_act_nowhere(input))
+}
+
+/// The same of a list of input and output items, as a JSON text: some bring tools of their own,
+/// as `additional_tools` and `tool_search_output` do.
+#[must_use]
+pub fn items_act_nowhere(items: &str) -> bool {
+    !may_bring_tools(items)
+        || serde_json::from_str::<Vec<Item<'_>>>(items).is_ok_and(|items| {
+            items.iter().all(|item| item.tools.iter().all(|tools| are_harmless(tools)))
+        })
+}
+
+/// Whether items have to be read for their tools. Most bring none, and are long: a name is looked
+/// for, which may also be spelt with escapes.
+#[must_use]
+pub fn may_bring_tools(items: &str) -> bool {
+    items.contains("\"tools\"") || items.contains("\\u00")
+}
+
+#[derive(Deserialize)]
+struct Item<'a> {
+    #[serde(borrow)]
+    tools: Option<Vec<Tool<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -149,6 +173,11 @@ mod tests {
             json!({ "tools": [{ "type": "web_search_preview_2025_03_11" }] }),
             json!({ "tools": [{ "type": "file_search", "vector_store_ids": ["v"] }] }),
             json!({ "tools": [{ "type": "computer" }, { "type": "computer_use_preview" }] }),
+            json!({ "input": null }),
+            json!({ "input": "a text of \"tools\": [{\"type\":\"mcp\"}]" }),
+            json!({ "input": [{ "role": "user", "content": "of \"tools\" and mcp \u{1}" }] }),
+            json!({ "input": [{ "type": "additional_tools", "tools": [function] }] }),
+            json!({ "input": [{ "type": "tool_search_output", "tools": null }] }),
         ] {
             assert!(repeatable(&more), "{more}");
         }
@@ -173,9 +202,21 @@ mod tests {
             json!({ "tools": [{ "name": "without a type" }] }),
             json!({ "tools": { "type": "function" } }),
             json!({ "tools": "function" }),
+            json!({ "input": [{ "type": "additional_tools", "tools": [mcp] }] }),
+            json!({ "tools": [{ "type": "tool_search" }],
+                    "input": [{ "role": "user", "content": "x" },
+                              { "type": "tool_search_output", "tools": [mcp] }] }),
+            json!({ "input": [{ "type": "of_tomorrow", "tools": [{ "type": "shell" }] }] }),
+            json!({ "input": [{ "type": "additional_tools", "tools": "?" }] }),
         ] {
             assert!(!repeatable(&more), "{more}");
         }
+    }
+
+    #[test]
+    fn tools_that_an_item_brings_are_found_however_their_name_is_spelt() {
+        let text = r#"{"store":false,"input":[{"t\u006fols":[{"type":"code_interpreter"}]}]}"#;
+        assert!(!Create::read(None, &Fields::parse(text.as_bytes()).unwrap()).unwrap().repeatable);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::{
     store::{Death, MemberState, Store as _, memory::Fault},
 };
 
-const CREATE: &str = r#"{"type":"response.create","model":"m","store":false,"input":"first"}"#;
+pub(super) const CREATE: &str =
+    r#"{"type":"response.create","model":"m","store":false,"input":"first"}"#;
 const LONG: &str = r#"{"type":"response.create","model":"m","store":false,
     "input":"[deltas=1000][delay=10ms] long"}"#;
 
@@ -106,7 +107,12 @@ impl Scene {
     }
 
     pub(super) async fn drain(&self) {
-        self.owner().registry.get(self.attach.session).unwrap().drain().await;
+        self.drain_within(Duration::from_mins(1)).await;
+    }
+
+    pub(super) async fn drain_within(&self, time: Duration) {
+        let until = tokio::time::Instant::now() + time;
+        self.owner().registry.get(self.attach.session).unwrap().drain(until).await;
     }
 
     /// Its client follows to `heir` and goes on by the id of the response before.

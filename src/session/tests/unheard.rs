@@ -3,11 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::{phases::Scene, *};
+use super::{
+    phases::{CREATE, Scene},
+    *,
+};
 use crate::{
     config::{Continuity, Route},
     ids::Incarnation,
-    store::{Death, SessionState, memory::Fault},
+    store::{Death, NewMember, SessionState, memory::Fault},
 };
 
 #[tokio::test]
@@ -70,10 +73,114 @@ async fn a_conversation_that_no_heir_takes_waits_at_its_owner_and_is_served_unti
 #[tokio::test]
 async fn a_conversation_that_no_heir_takes_is_given_up_at_the_deadline() {
     let (mut scene, _) = that_nobody_takes().await;
-    let until = tokio::time::Instant::now() + Duration::from_secs(4);
+    severed(Duration::from_secs(4), &mut scene).await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, None);
+}
+
+/// A drain's quiesce was heard, and then the store falls silent: to the transfer it says this,
+/// then nothing to so many questions whose the session is. Its client asks for a turn meanwhile.
+async fn silent_behind_the_quiesce(transfer: Fault, questions: usize) -> (Scene, Vec<Incarnation>) {
+    // No row of the ledger keeps a turn from being sent.
+    let alone = |route: &mut Route| {
+        (route.continuity, route.ledger) = (Continuity::Memory, false);
+    };
+    let mut scene = Scene::talking_on(SampleAuth::Open, alone).await;
+    scene.leaves(scene.owner()).await;
+    let heirs = scene.heirs();
+    scene.neighbours.silent.lock().insert(heirs[0]);
+    scene.drain().await;
+    eventually("an heir is asked", async || !scene.neighbours.asked.lock().is_empty()).await;
+    scene.neighbours.silent.lock().clear();
+    let store = &scene.owner().store;
+    store.fail_transfers([transfer]);
+    store.fail_reads([Fault::RequestLost; 3]);
+    store.fail_states(std::iter::repeat_n(Fault::RequestLost, questions));
+    scene.client.send(CREATE);
+    (scene, heirs)
+}
+
+#[tokio::test]
+async fn a_transfer_that_a_silent_store_never_heard_of_is_made_once_it_answers() {
+    let (mut scene, heirs) = silent_behind_the_quiesce(Fault::RequestLost, 3).await;
+    // Before anything of the turn.
+    scene.moved().await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heirs[0]));
+    scene.goes_on_at(heirs[0]).await;
+}
+
+#[tokio::test]
+async fn while_an_heir_may_have_a_session_nothing_of_it_is_sent_or_told_here() {
+    let (mut scene, heirs) = silent_behind_the_quiesce(Fault::ReplyLost, 3).await;
+    scene.moved().await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heirs[1]));
+    scene.goes_on_at(heirs[1]).await;
+}
+
+#[tokio::test]
+async fn a_store_that_stays_silent_holds_up_no_deadline() {
+    let (mut scene, _) = silent_behind_the_quiesce(Fault::RequestLost, 100).await;
+    // Answered behind the transfer, which takes no orders.
+    match scene.owner().attach(&scene.attach).await {
+        Err(AttachError::Failed(error)) => assert_eq!(error.code, Code::OwnerMoving),
+        other => panic!("{other:?}"),
+    }
+    severed(Duration::from_secs(4), &mut scene).await;
+}
+
+/// The node's time is over; how long its client is not told.
+async fn severed(within: Duration, scene: &mut Scene) -> Duration {
+    let begun = Instant::now();
+    let until = tokio::time::Instant::now() + within;
     scene.owner().registry.get(scene.attach.session).unwrap().sever(until).await;
     scene.moved().await;
-    assert_eq!(scene.owner().row(scene.attach.session).await.owner, None);
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn what_is_asked_for_right_before_the_deadline_is_left_to_the_next_owner() {
+    let mut scene = in_memory_of_a_drain().await;
+    let heirs = scene.heirs();
+    scene.neighbours.full.lock().extend(&heirs);
+    scene.drain_within(Duration::from_secs(1)).await;
+    eventually("all were asked", async || scene.neighbours.asked.lock()[..] == heirs[..]).await;
+    scene.client.send(CREATE);
+    eventually("it waits", async || {
+        let session = scene.owner().registry.get(scene.attach.session).unwrap();
+        session.stats.turns_queued.load(std::sync::atomic::Ordering::Relaxed) == 1
+    })
+    .await;
+    // Nothing is said of it.
+    severed(Duration::from_secs(4), &mut scene).await;
+}
+
+#[tokio::test]
+async fn heirs_that_do_not_answer_are_asked_until_the_deadline_and_no_longer() {
+    let mut scene = in_memory_of_a_drain().await;
+    scene.neighbours.silent.lock().extend(scene.heirs());
+    let within = Duration::from_secs(1);
+    let told = severed(within, &mut scene).await;
+    // Each of them may take two seconds else.
+    assert!(told < 3 * within, "{told:?}");
+}
+
+#[tokio::test]
+async fn without_an_heir_a_drain_does_not_trouble_the_store() {
+    let mut scene = in_memory_of_a_drain().await;
+    for heir in scene.heirs() {
+        scene.owner().store.mark_dead(heir, Death::Proven).await.unwrap();
+    }
+    eventually("nobody is left", async || scene.heirs().is_empty()).await;
+    let joins = NewMember::ordinary("d");
+    scene.owner().store.register(&joins, super::node::LEASE).await.unwrap();
+    eventually("somebody joins", async || {
+        scene.owner().ring.borrow().has_joining(scene.owner().me)
+    })
+    .await;
+    // Whoever asks it gets no answer, and sends nothing before one.
+    scene.owner().store.fail_states([Fault::RequestLost; 100]);
+    scene.drain().await;
+    scene.goes_on().await;
+    assert_eq!(scene.owner().row(scene.attach.session).await.state, SessionState::Live);
 }
 
 #[tokio::test]

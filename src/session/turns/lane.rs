@@ -215,9 +215,14 @@ impl Turn {
     pub(super) fn may_redispatch(&self, history: &History) -> bool {
         self.progress == Progress::Dispatched
             && !self.redispatched
-            && self.create.repeatable
-            && self.create.previous_response_id.as_deref().is_none_or(|id| history.has(id))
             && self.payload.is_some()
+            && self.is_repeatable(history)
+    }
+
+    /// Whether a second run could double nothing, by the request and by what it goes on from.
+    pub(super) fn is_repeatable(&self, history: &History) -> bool {
+        let previous = self.create.previous_response_id.as_deref();
+        self.create.repeatable && previous.is_none_or(|id| history.acts_nowhere(id))
     }
 
     /// The upstream said, before any output, that it does not know the conversation, so

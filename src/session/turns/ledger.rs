@@ -57,12 +57,13 @@ impl Answer {
 }
 
 impl Turn {
-    pub(super) fn journal(&self) -> Action {
+    pub(super) fn journal(&self, history: &History) -> Action {
         Action::Journal {
             turn: self.no,
             key: self.key,
             request: self.create.fingerprint,
-            repeatable: self.create.repeatable,
+            // Only who asks by the key is told.
+            repeatable: self.key.is_some() && self.is_repeatable(history),
         }
     }
 
@@ -106,7 +107,7 @@ impl Turns {
                 if self.bounds.asked {
                     turn.progress = Progress::Accepted;
                     turn.journaled = self.bounds.ledger;
-                    actions.push(turn.journal());
+                    actions.push(turn.journal(&self.history));
                 } else {
                     actions.extend(turn.send(&self.known, &self.history));
                 }
@@ -121,7 +122,7 @@ impl Turns {
     pub fn ask_again(&self, no: TurnNo) -> Option<Action> {
         let mut running = self.lanes.iter().filter_map(|lane| lane.running.as_ref());
         let turn = running.find(|turn| turn.no == no && turn.progress == Progress::Accepted)?;
-        Some(turn.journal())
+        Some(turn.journal(&self.history))
     }
 
     /// The ledger's answer to [`Action::Journal`].

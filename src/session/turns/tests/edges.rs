@@ -299,6 +299,56 @@ fn a_turn_that_may_act_outside_is_unknown_where_its_connection_is_lost_before_it
 }
 
 #[test]
+fn a_turn_that_goes_on_from_tools_that_act_outside_is_unknown_where_its_connection_is_lost() {
+    let brings =
+        |kind| json!({ "type": "tool_search_output", "tools": [{ "type": kind, "name": "t" }] });
+    let done = |item| json!({ "type": "response.output_item.done", "item": item });
+    let nothing = json!({ "type": "message", "content": [] });
+    for (input, output, again) in [
+        (brings("function"), brings("custom"), true),
+        (brings("mcp"), nothing.clone(), false),
+        (nothing, brings("mcp"), false),
+    ] {
+        let mut session = Session::connected();
+        session.says(1, &with(create("-"), json!({ "input": [input] })));
+        session.upstream(&[created("r1"), done(output), completed("r1")]);
+        // A turn between: what it goes on from is not all that was said.
+        for (input, previous) in [("b", "r1"), ("c", "r2")] {
+            session.says(1, &with(create(input), json!({ "previous_response_id": previous })));
+            if input == "b" {
+                session.answers("r2");
+            }
+        }
+        session.disconnect();
+        session.connect();
+        assert_eq!(session.desk.is_done(3), !again, "{input}");
+        assert_eq!(session.desk.sent.len(), if again { 4 } else { 3 }, "{input}");
+    }
+}
+
+#[test]
+fn what_goes_on_from_tools_that_act_outside_does_not_run_again_by_its_key() {
+    let tools = |kind| json!([{ "type": "additional_tools", "tools": [{ "type": kind }] }]);
+    for (kind, again) in [("function", true), ("shell", false)] {
+        let ledger = Bounds { asked: true, ledger: true, ..bounds(8) };
+        let mut turns = Turns::new(ledger, Vec::new());
+        turns.on_connected();
+        let first = with(create("-"), json!({ "input": tools(kind) }));
+        turns.on_client(1, &Message::text(first.to_string()), None);
+        turns.on_journaled(1, &Journaled::Begun);
+        turns.on_upstream(&batch_of(&[created("r1"), completed("r1")]));
+        let next = with(create("b"), json!({ "previous_response_id": "r1" }));
+        let key = Some(TurnKey::of("k"));
+        let actions = turns.on_client(1, &Message::text(next.to_string()), key);
+        let told = actions.iter().find_map(|action| match action {
+            Action::Journal { repeatable, .. } => Some(*repeatable),
+            _ => None,
+        });
+        assert_eq!(told, Some(again), "{kind}");
+    }
+}
+
+#[test]
 fn an_error_whose_details_are_not_understood_ends_the_turn_all_the_same() {
     for details in [json!("no quota"), json!({ "code": 429 }), json!([1]), json!(null)] {
         let mut session = Session::connected();
