@@ -105,8 +105,8 @@ fn below<'a>(route: &Route, path: &'a str) -> Option<&'a str> {
     for named in route.path.split('/').skip(1) {
         rest = rest.strip_prefix('/')?;
         let (part, behind) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let fits = part == named || (named.starts_with('{') && !part.is_empty());
-        if !fits {
+        let is_any = named.starts_with('{') && !part.is_empty();
+        if part != named && !is_any {
             return None;
         }
         rest = behind;
