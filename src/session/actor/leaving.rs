@@ -25,10 +25,15 @@ const MAX_CUT: usize = 256 * 1024;
 /// Pause before a drain tries once more to hand a session over.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// The same where each of so many `sessions` may offer `bytes` again: all together they offer no
-/// more than is copied to heirs at most.
-fn again(sessions: usize, bytes: u64) -> Duration {
-    AGAIN.max(pace(bytes).saturating_mul(u32::try_from(sessions).unwrap_or(u32::MAX)))
+/// The same where there was no heir to ask, so that nothing was offered yet: as drains order their
+/// sessions at first.
+const FIRST: Duration = Duration::from_millis(2);
+
+/// The same where each of so many `sessions` has `offered` so many bytes in vain, if there was
+/// somebody to ask: all together they offer no more than is copied to heirs at most.
+fn again(sessions: usize, offered: Option<u64>) -> Duration {
+    let each = offered.map_or(FIRST, pace);
+    AGAIN.max(each.saturating_mul(u32::try_from(sessions).unwrap_or(u32::MAX)))
 }
 
 /// What is told to who wants to be attached to a session that leaves.
@@ -91,8 +96,9 @@ impl Actor {
     /// can be left to the next owner as it is.
     pub(in crate::session) fn stay_for_now(&mut self, asked: usize) {
         let bytes = self.turns.as_ref().map_or(0, |turns| turns.history().bytes()) * asked;
+        let offered = (asked > 0).then_some(bytes as u64);
         // One task for each session, and few others.
-        let pause = spread(again(self.ctx.tracker.len(), bytes as u64));
+        let pause = spread(again(self.ctx.tracker.len(), offered));
         self.leaves_at = Some(Instant::now() + pause);
         (self.unsure, self.retime) = (false, true);
         if self.drains_until.is_none_or(|until| Instant::now() + AGAIN < until) {
@@ -188,9 +194,11 @@ mod tests {
 
     #[test]
     fn few_sessions_are_offered_again_soon_and_many_no_faster_than_copies_are_made() {
-        assert_eq!(again(100, 1_000), AGAIN);
+        assert_eq!(again(100, Some(1_000)), AGAIN);
+        assert_eq!(again(1_000, None), AGAIN);
+        assert_eq!(again(10_000, None), Duration::from_secs(20));
         for (sessions, bytes) in [(2_500, 0), (2_500, 400_000), (200, 16 << 20), (0, 1 << 30)] {
-            let pause = again(sessions, bytes).as_secs_f64();
+            let pause = again(sessions, Some(bytes)).as_secs_f64();
             let a_second = f64::from(u32::try_from(sessions).unwrap()) / pause;
             assert!(a_second <= 200.0, "{sessions} sessions: {a_second} offers a second");
             let bytes = f64::from(u32::try_from(bytes).unwrap()) * a_second;
