@@ -96,6 +96,13 @@ impl Front {
         Self::on(listener, gate, limits, Auth::None).await
     }
 
+    /// For who has this key alone, which is in the file.
+    async fn with_key(secret: &str, gate: Gate) -> (NamedTempFile, Self) {
+        let (file, auth) = key(secret);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        (file, Self::on(listener, gate, limits(), auth).await)
+    }
+
     async fn on(listener: TcpListener, gate: Gate, limits: Limits, auth: Auth) -> Self {
         let routes = [Profile::Opaque, Profile::Responses].map(|profile| route(profile, &gate));
         Self::with(listener, gate, routes, limits, auth).await

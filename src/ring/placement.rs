@@ -216,15 +216,16 @@ impl Circle {
     /// The circle of `nodes`, which ascend by id. What `known` has of them is taken from it.
     fn build(nodes: Vec<(String, u32)>, known: Option<&Self>) -> Self {
         let names: Vec<u64> = nodes.iter().map(|(id, _)| name(id)).collect();
-        let known = known.filter(|known| known.is_whole());
-        let mut points = known.map_or_else(Vec::new, |known| known.kept_by(&nodes));
-        for (node, (id, count)) in (0_u32..).zip(&nodes) {
-            if known.is_none_or(|known| known.index(id, *count).is_none()) {
-                points.extend((0..*count).map(|replica| {
-                    let point = Point { name: names[node as usize], replica, rank: 0 };
-                    Placed { place: PinnedXxh3.hash_one(&point), node, replica }
-                }));
-            }
+        let mut points = Vec::new();
+        let mut newcomers = vec![true; nodes.len()];
+        if let Some(known) = known.filter(|known| known.is_whole()) {
+            points = known.kept_by(&nodes, &mut newcomers);
+        }
+        for (node, (_, count)) in (0_u32..).zip(&nodes).filter(|(n, _)| newcomers[*n as usize]) {
+            points.extend((0..*count).map(|replica| {
+                let point = Point { name: names[node as usize], replica, rank: 0 };
+                Placed { place: PinnedXxh3.hash_one(&point), node, replica }
+            }));
         }
         // Of two points at one place the lower node id has it, on every node of the ring. A
         // stable sort, because it takes what is kept, and is in order, as it is.
@@ -247,18 +248,13 @@ impl Circle {
         self.points.len() == self.nodes.iter().map(|(_, count)| *count as usize).sum::<usize>()
     }
 
-    /// Index of the node with that id and as many points.
-    fn index(&self, id: &str, count: u32) -> Option<usize> {
-        let index = self.nodes.binary_search_by(|(known, _)| known.as_str().cmp(id)).ok()?;
-        (self.nodes[index].1 == count).then_some(index)
-    }
-
-    /// The points of those of `nodes` that stand here already, in circle order.
-    fn kept_by(&self, nodes: &[(String, u32)]) -> Vec<Placed> {
+    /// The points of those of `nodes` that stand here already, in circle order; they are struck
+    /// off `newcomers`.
+    fn kept_by(&self, nodes: &[(String, u32)], newcomers: &mut [bool]) -> Vec<Placed> {
         let mut now = vec![None; self.nodes.len()];
-        for (node, (id, count)) in (0_u32..).zip(nodes) {
-            if let Some(index) = self.index(id, *count) {
-                now[index] = Some(node);
+        for ((node, known), newcomer) in (0_u32..).zip(nodes).zip(newcomers) {
+            if let Ok(index) = self.nodes.binary_search(known) {
+                (now[index], *newcomer) = (Some(node), false);
             }
         }
         let kept = |point: &Placed| Some(Placed { node: now[point.node as usize]?, ..*point });

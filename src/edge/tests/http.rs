@@ -126,10 +126,7 @@ async fn at_the_cut_a_turn_is_unknown_and_a_request_that_waits_is_told_to_go_els
 
 #[tokio::test]
 async fn no_turn_begins_with_a_key_that_was_revoked_while_its_body_was_sent() {
-    let (file, auth) = key("secret");
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gate = Gate::open(SampleAuth::Open).await;
-    let front = Front::on(listener, gate, limits(), auth).await;
+    let (file, front) = Front::with_key("secret", Gate::open(SampleAuth::Open).await).await;
     let mut stream = TcpStream::connect(front.addr).await.unwrap();
     let all = turn("authorization: Bearer secret\r\nexpect: 100-continue\r\n", "late");
     let end = all.windows(4).position(|at| at == b"\r\n\r\n").unwrap() + 4;
@@ -144,10 +141,8 @@ async fn no_turn_begins_with_a_key_that_was_revoked_while_its_body_was_sent() {
 
 #[tokio::test]
 async fn no_turn_begins_with_a_key_that_was_revoked_while_it_waited_for_its_session() {
-    let (file, auth) = key("secret");
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let shut = Gate::with_permits(SampleAuth::Open, 0).await;
-    let front = Front::on(listener, shut, limits(), auth).await;
+    let (file, front) = Front::with_key("secret", shut).await;
     let mut stream = TcpStream::connect(front.addr).await.unwrap();
     stream.write_all(&turn("authorization: Bearer secret\r\n", "late")).await.unwrap();
     eventually("it waits for its upstream", async || front.gate.dials() == 1).await;

@@ -157,10 +157,7 @@ async fn a_client_that_takes_nothing_is_hung_up_on_soon_after_the_cut() {
 
 #[tokio::test]
 async fn no_turn_begins_with_a_key_that_was_revoked_while_another_one_ran() {
-    let (file, auth) = key("secret");
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let gate = Gate::open(SampleAuth::Open).await;
-    let front = Front::on(listener, gate, limits(), auth).await;
+    let (file, front) = Front::with_key("secret", Gate::open(SampleAuth::Open).await).await;
     let mut client = front.client_with("/v1/responses", "authorization", "Bearer secret").await;
     client.send(create_in(Some("a"), "[deltas=20] [delay=50ms] slow")).await;
     client.until("response.created").await;

@@ -53,19 +53,18 @@ const GOLDEN_STRIDE: u128 = 0x0123_4567_89ab_cdef_0fed_cba9_8765;
 fn golden() -> String {
     let members = nodes(5);
     let placement = Placement::build(&members);
-    let name = |owner| &members.iter().find(|m| Some(m.incarnation) == owner).unwrap().node_id;
+    let owner_of = |owner| &members.iter().find(|m| Some(m.incarnation) == owner).unwrap().node_id;
     let mut text = String::new();
     for id in ["", "a", "node-1", "ringspan-29.ringspan.default", "узел", &"n".repeat(253)] {
-        let hash = xxh3_64_with_seed(id.as_bytes(), SEED);
         for replica in [0, 1, 159, 1599] {
-            let place = PinnedXxh3.hash_one(&Point { name: hash, replica, rank: 7 });
+            let place = PinnedXxh3.hash_one(&Point { name: name(id), replica, rank: 7 });
             writeln!(text, "point {id:?} {replica} {place:016x}").unwrap();
         }
     }
     for n in 0..256_u128 {
         let id = SessionId((n * GOLDEN_STRIDE).to_le_bytes());
         let place = PinnedXxh3.hash_one(Key(id.0));
-        writeln!(text, "session {id} {place:016x} {}", name(placement.owner(id))).unwrap();
+        writeln!(text, "session {id} {place:016x} {}", owner_of(placement.owner(id))).unwrap();
     }
     text
 }

@@ -2,10 +2,11 @@
 
 use node::Neighbours;
 
-use super::{phases::Scene, *};
+use super::{
+    phases::{CREATE, Scene},
+    *,
+};
 use crate::ids::Incarnation;
-
-const CREATE: &str = r#"{"type":"response.create","model":"m","store":false,"input":"first"}"#;
 
 /// How often that heir was asked to keep a conversation.
 fn asked(neighbours: &Neighbours, heir: Incarnation) -> usize {

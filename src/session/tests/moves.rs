@@ -25,7 +25,7 @@ async fn a_drain_hands_an_idle_session_to_its_heir_under_a_higher_epoch() {
     let attached = a.attach(&attach).await.unwrap();
     let mut client = Reader::new(attached.link);
     begin_drain(&a).await;
-    a.registry.get(attach.session).unwrap().drain(tokio::time::Instant::now() + LEASE).await;
+    a.drain(attach.session, LEASE).await;
     assert_eq!(client.next().await, Err(Some(Frame::Moved)));
     let row = b.row(attach.session).await;
     assert_eq!(row.owner, Some(b.me));
@@ -53,7 +53,7 @@ async fn a_drain_lets_a_running_turn_end_before_the_session_moves() {
     );
     client.until("response.created").await;
     begin_drain(&a).await;
-    a.registry.get(attach.session).unwrap().drain(tokio::time::Instant::now() + LEASE).await;
+    a.drain(attach.session, LEASE).await;
     client.until("response.completed").await;
     assert_eq!(client.next().await, Err(Some(Frame::Moved)));
     assert_eq!(b.row(attach.session).await.owner, Some(b.me));
@@ -68,7 +68,7 @@ async fn a_drain_without_an_heir_frees_the_session_for_whoever_comes() {
     let attach = wish(&route, "room");
     let mut client = Reader::new(a.attach(&attach).await.unwrap().link);
     begin_drain(&a).await;
-    a.registry.get(attach.session).unwrap().drain(tokio::time::Instant::now() + LEASE).await;
+    a.drain(attach.session, LEASE).await;
     assert_eq!(client.next().await, Err(Some(Frame::Moved)));
     assert_eq!(a.row(attach.session).await.owner, None);
     let b = Node::start(&store, "b", limits(), [&route]).await;
@@ -89,7 +89,7 @@ async fn an_opaque_session_whose_owner_drains_is_had_at_once_by_a_node_with_room
     let (heir, third) = if heir == b.me { (&b, &c) } else { (&c, &b) };
     let full = Registry::new(Context { capacity: 0, ..heir.context() });
     begin_drain(&a).await;
-    a.registry.get(attach.session).unwrap().drain(tokio::time::Instant::now() + LEASE).await;
+    a.drain(attach.session, LEASE).await;
     assert_eq!(client.next().await, Err(Some(Frame::Moved)));
     match full.attach(attach.clone()).await.unwrap_err() {
         AttachError::Failed(error) => assert_eq!(error.code, Code::NodeFull),

@@ -389,6 +389,12 @@ impl Node {
         text.lines().find_map(value)
     }
 
+    /// Tells a session of it to leave, as a drain with so much time does.
+    pub(crate) async fn drain(&self, id: SessionId, time: Duration) {
+        let until = tokio::time::Instant::now() + time;
+        self.registry.get(id).unwrap().drain(until).await;
+    }
+
     pub(crate) async fn row(&self, id: SessionId) -> SessionRow {
         self.store.session(id).await.unwrap().expect("the session has a row")
     }

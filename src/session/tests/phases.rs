@@ -111,8 +111,14 @@ impl Scene {
     }
 
     pub(super) async fn drain_within(&self, time: Duration) {
-        let until = tokio::time::Instant::now() + time;
-        self.owner().registry.get(self.attach.session).unwrap().drain(until).await;
+        self.owner().drain(self.attach.session, time).await;
+    }
+
+    /// It moves to `heir`, and goes on there.
+    pub(super) async fn moves_to(&mut self, heir: Incarnation) {
+        self.moved().await;
+        assert_eq!(self.owner().row(self.attach.session).await.owner, Some(heir));
+        self.goes_on_at(heir).await;
     }
 
     /// Its client follows to `heir` and goes on by the id of the response before.

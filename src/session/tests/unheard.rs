@@ -50,29 +50,27 @@ async fn in_memory_of_a_drain() -> Scene {
 }
 
 /// The same, offered to all heirs, in this order; none has room.
-async fn that_nobody_takes() -> (Scene, Vec<Incarnation>) {
+async fn that_nobody_takes(within: Duration) -> (Scene, Vec<Incarnation>) {
     let scene = in_memory_of_a_drain().await;
     let heirs = scene.heirs();
     scene.neighbours.full.lock().extend(&heirs);
-    scene.drain().await;
+    scene.drain_within(within).await;
     eventually("all were asked", async || scene.neighbours.asked.lock()[..] == heirs[..]).await;
     (scene, heirs)
 }
 
 #[tokio::test]
 async fn a_conversation_that_no_heir_takes_waits_at_its_owner_and_is_served_until_one_does() {
-    let (mut scene, heirs) = that_nobody_takes().await;
+    let (mut scene, heirs) = that_nobody_takes(Duration::from_mins(1)).await;
     scene.goes_on().await;
     assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(scene.owner().me));
     scene.neighbours.full.lock().remove(&heirs[1]);
-    scene.moved().await;
-    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heirs[1]));
-    scene.goes_on_at(heirs[1]).await;
+    scene.moves_to(heirs[1]).await;
 }
 
 #[tokio::test]
 async fn a_conversation_that_no_heir_takes_is_given_up_at_the_deadline() {
-    let (mut scene, _) = that_nobody_takes().await;
+    let (mut scene, _) = that_nobody_takes(Duration::from_mins(1)).await;
     severed(Duration::from_secs(4), &mut scene).await;
     assert_eq!(scene.owner().row(scene.attach.session).await.owner, None);
 }
@@ -103,17 +101,13 @@ async fn silent_behind_the_quiesce(transfer: Fault, questions: usize) -> (Scene,
 async fn a_transfer_that_a_silent_store_never_heard_of_is_made_once_it_answers() {
     let (mut scene, heirs) = silent_behind_the_quiesce(Fault::RequestLost, 3).await;
     // Before anything of the turn.
-    scene.moved().await;
-    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heirs[0]));
-    scene.goes_on_at(heirs[0]).await;
+    scene.moves_to(heirs[0]).await;
 }
 
 #[tokio::test]
 async fn while_an_heir_may_have_a_session_nothing_of_it_is_sent_or_told_here() {
     let (mut scene, heirs) = silent_behind_the_quiesce(Fault::ReplyLost, 3).await;
-    scene.moved().await;
-    assert_eq!(scene.owner().row(scene.attach.session).await.owner, Some(heirs[1]));
-    scene.goes_on_at(heirs[1]).await;
+    scene.moves_to(heirs[1]).await;
 }
 
 #[tokio::test]
@@ -138,11 +132,7 @@ async fn severed(within: Duration, scene: &mut Scene) -> Duration {
 
 #[tokio::test]
 async fn what_is_asked_for_right_before_the_deadline_is_left_to_the_next_owner() {
-    let mut scene = in_memory_of_a_drain().await;
-    let heirs = scene.heirs();
-    scene.neighbours.full.lock().extend(&heirs);
-    scene.drain_within(Duration::from_secs(1)).await;
-    eventually("all were asked", async || scene.neighbours.asked.lock()[..] == heirs[..]).await;
+    let (mut scene, _) = that_nobody_takes(Duration::from_secs(1)).await;
     scene.client.send(CREATE);
     eventually("it waits", async || {
         let session = scene.owner().registry.get(scene.attach.session).unwrap();
