@@ -18,12 +18,9 @@ use crate::{
         Ring,
         departures::{self, Verdict},
     },
-    session::Handle,
+    session::{Handle, ORDERS_PER_SECOND},
     telemetry::metrics::DrainState,
 };
-
-/// Sessions handed over a second: their heirs dial as many upstreams.
-const RATE: u32 = 500;
 
 /// How long one session may take to hear an order; it hears a later one.
 const ORDER: Duration = Duration::from_millis(100);
@@ -279,7 +276,7 @@ impl Node {
 async fn order(sessions: Vec<Handle>, until: Instant) -> impl Iterator<Item = (SessionId, Epoch)> {
     let begun = Instant::now();
     let orders = (0..).zip(sessions).map(|(n, handle)| async move {
-        sleep_until(begun + Duration::from_secs(1) * n / RATE).await;
+        sleep_until(begun + Duration::from_secs(1) * n / ORDERS_PER_SECOND).await;
         let heard = timeout(ORDER, handle.drain(until)).await.is_ok();
         heard.then_some((handle.id, handle.epoch))
     });

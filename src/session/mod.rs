@@ -37,7 +37,7 @@ use std::sync::Arc;
 pub use claiming::owner;
 pub use handoff::{KEEP_CLOSED, keep_closed};
 use http::HeaderMap;
-pub use registry::{Context, Handle, Registry};
+pub use registry::{Context, Handle, ORDERS_PER_SECOND, Registry};
 
 use crate::{
     config::Route,

@@ -334,6 +334,9 @@ impl Registry {
     }
 }
 
+/// Sessions that a drain orders to leave in a second: their heirs dial as many upstreams.
+pub const ORDERS_PER_SECOND: u32 = 500;
+
 impl Handle {
     /// Hands the session over as soon as no turn runs; until `until` there is time for that.
     pub async fn drain(&self, until: Instant) {

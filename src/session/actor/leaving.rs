@@ -12,6 +12,7 @@ use crate::{
     error::{Code, Error},
     jitter::spread,
     session::{
+        ORDERS_PER_SECOND,
         recopy::pace,
         turns::{Severed, TurnNo, Turns},
         warm::Cut,
@@ -25,14 +26,11 @@ const MAX_CUT: usize = 256 * 1024;
 /// Pause before a drain tries once more to hand a session over.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// The same where there was no heir to ask, so that nothing was offered yet: as drains order their
-/// sessions at first.
-const FIRST: Duration = Duration::from_millis(2);
-
 /// The same where each of so many `sessions` has `offered` so many bytes in vain, if there was
-/// somebody to ask: all together they offer no more than is copied to heirs at most.
+/// somebody to ask: all together they offer no more than is copied to heirs at most. Where nothing
+/// was offered yet, they come at the rate of first orders.
 fn again(sessions: usize, offered: Option<u64>) -> Duration {
-    let each = offered.map_or(FIRST, pace);
+    let each = offered.map_or_else(|| Duration::from_secs(1) / ORDERS_PER_SECOND, pace);
     AGAIN.max(each.saturating_mul(u32::try_from(sessions).unwrap_or(u32::MAX)))
 }
 
