@@ -215,17 +215,14 @@ impl fmt::Debug for Placement {
 impl Circle {
     /// The circle of `nodes`, which ascend by id. What `known` has of them is taken from it.
     fn build(nodes: Vec<(String, u32)>, known: Option<&Self>) -> Self {
-        let names: Vec<u64> = nodes.iter().map(|(id, _)| name(id)).collect();
         let mut points = Vec::new();
         let mut newcomers = vec![true; nodes.len()];
         if let Some(known) = known.filter(|known| known.is_whole()) {
             points = known.kept_by(&nodes, &mut newcomers);
         }
-        for (node, (_, count)) in (0_u32..).zip(&nodes).filter(|(n, _)| newcomers[*n as usize]) {
-            points.extend((0..*count).map(|replica| {
-                let point = Point { name: names[node as usize], replica, rank: 0 };
-                Placed { place: PinnedXxh3.hash_one(&point), node, replica }
-            }));
+        for (node, (id, count)) in (0_u32..).zip(&nodes).filter(|(n, _)| newcomers[*n as usize]) {
+            let name = name(id);
+            points.extend((0..*count).map(|replica| Placed { place: place(name, replica), node }));
         }
         // Of two points at one place the lower node id has it, on every node of the ring. A
         // stable sort, because it takes what is kept, and is in order, as it is.
@@ -233,11 +230,7 @@ impl Circle {
         points.dedup_by_key(|point| point.place);
 
         let mut ring = HashRing::with_hasher(PinnedXxh3);
-        let ranked = (0_u32..).zip(&points).map(|(rank, point)| Point {
-            name: names[point.node as usize],
-            replica: point.replica,
-            rank,
-        });
+        let ranked = (0_u32..).zip(&points).map(|(rank, at)| Point { place: at.place, rank });
         ring.batch_add(ranked.collect());
         Self { shares: shares(&points, nodes.len()), nodes, ring, points }
     }
@@ -308,29 +301,32 @@ fn name(id: &str) -> u64 {
     xxh3_64_with_seed(id.as_bytes(), SEED)
 }
 
+/// Where the point `replica` of the node called `name` stands.
+fn place(name: u64, replica: u32) -> u64 {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&name.to_le_bytes());
+    bytes[8..].copy_from_slice(&replica.to_le_bytes());
+    xxh3_64_with_seed(&bytes, SEED)
+}
+
 /// One point of a node and where it stands.
 struct Placed {
     place: u64,
     /// Index of the node in [`Circle::nodes`].
     node: u32,
-    replica: u32,
 }
 
-/// One point of a node on the circle, as `hashring` keeps it.
+/// One point on the circle, as `hashring` keeps it.
 struct Point {
-    /// Hash of the node id.
-    name: u64,
-    replica: u32,
+    place: u64,
     /// Index among all points in circle order.
     rank: u32,
 }
 
+/// Its place is known: to hash all points again would be half of what a change costs.
 impl Hash for Point {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let mut bytes = [0; 12];
-        bytes[..8].copy_from_slice(&self.name.to_le_bytes());
-        bytes[8..].copy_from_slice(&self.replica.to_le_bytes());
-        state.write(&bytes);
+        state.write_u64(self.place);
     }
 }
 
@@ -343,7 +339,8 @@ impl Hash for Key {
     }
 }
 
-/// xxh3-64 under [`SEED`]. Exact for the single `write` that [`Point`] and [`Key`] make.
+/// xxh3-64 under [`SEED`] of bytes, and a number as it is: exact for the single `write` of a
+/// [`Key`] and the single `write_u64` of a [`Point`].
 #[derive(Clone, Copy)]
 struct PinnedXxh3;
 
@@ -360,6 +357,10 @@ impl BuildHasher for PinnedXxh3 {
 impl Hasher for PinnedXxh3Hasher {
     fn write(&mut self, bytes: &[u8]) {
         self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+
+    fn write_u64(&mut self, place: u64) {
+        self.0 = place;
     }
 
     fn finish(&self) -> u64 {

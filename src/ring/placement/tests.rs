@@ -57,7 +57,7 @@ fn golden() -> String {
     let mut text = String::new();
     for id in ["", "a", "node-1", "ringspan-29.ringspan.default", "узел", &"n".repeat(253)] {
         for replica in [0, 1, 159, 1599] {
-            let place = PinnedXxh3.hash_one(&Point { name: name(id), replica, rank: 7 });
+            let place = PinnedXxh3.hash_one(&Point { place: place(name(id), replica), rank: 7 });
             writeln!(text, "point {id:?} {replica} {place:016x}").unwrap();
         }
     }
