@@ -6,6 +6,7 @@
 //! a node is ever compared with another's.
 
 pub mod memory;
+mod pool;
 pub mod postgres;
 mod quotas;
 pub mod schema;

@@ -30,13 +30,13 @@ use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use self::{
     hint::Hint,
-    pool::{Loan, Pool},
+    pool::{Loan, Pool, Server},
 };
 use super::{
     Alias, AliasKind, Began, Claim, Claimed, Cluster, Cursor, Death, Heartbeat, NewMember, NewPart,
     NewTurn, Part, Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError,
     StoreOptions, Sweep, Swept, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
-    schema,
+    schema, sql::no_meta,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -58,7 +58,8 @@ impl Postgres {
             Some(url) => connect_options(url)?,
             None => connect.clone(),
         };
-        let pool = pool::open(connect, limits(options.timeout), options.max_connections)?;
+        let server = Server { options: connect, greeting: limits(options.timeout) };
+        let pool = super::pool::open(server, options.max_connections)?;
         let hint = Hint::new(direct, options.timeout);
         let store = Self { pool, hint, timeout: options.timeout };
         let mut connection = store.checkout().await?;
@@ -366,9 +367,4 @@ impl Store for Postgres {
     async fn keep_turns(&self, me: Incarnation, principal: Principal, running: u32) -> Result<()> {
         self.keep_turns(me, principal, running).await
     }
-}
-
-/// The schema is there but its one row of common facts is not.
-fn no_meta() -> StoreError {
-    StoreError::Corrupt("ring_meta holds no usable row".into())
 }

@@ -52,6 +52,11 @@ fn brief(text: &impl std::fmt::Display) -> String {
     text.to_string().chars().take(DETAIL_LIMIT).collect()
 }
 
+/// The schema is there but its one row of common facts is not.
+pub(super) fn no_meta() -> StoreError {
+    StoreError::Corrupt("ring_meta holds no usable row".into())
+}
+
 /// Sixteen bytes from a column.
 pub(super) fn bytes16(bytes: &[u8], column: &'static str) -> Result<[u8; 16], StoreError> {
     bytes.try_into().map_err(|_| StoreError::Corrupt(format!("{column} is not 16 bytes")))

@@ -7,6 +7,7 @@
 mod clock;
 mod conversations;
 mod members;
+mod pool;
 mod quotas;
 mod sessions;
 mod sweeping;
@@ -16,17 +17,23 @@ use std::{path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
-    ConnectOptions, Row, Sqlite as Db, SqlitePool, Transaction,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    ConnectOptions, Row, Sqlite as Db,
+    query::Query,
+    sqlite::{
+        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous,
+    },
 };
 use tokio::sync::Mutex;
 
-use self::clock::{boot_id, now_ms};
+use self::{
+    clock::{boot_id, now_ms},
+    pool::{File, Loan, Pool, write},
+};
 use super::{
     Alias, AliasKind, Began, Claim, Claimed, Cluster, Cursor, Death, Heartbeat, NewMember, NewPart,
     NewTurn, Part, Result, RingView, SessionFilter, SessionRow, SessionState, Store, StoreError,
     StoreOptions, Sweep, Swept, Transferred, TurnAdmission, TurnKey, TurnMark, TurnRow, TurnWish,
-    schema,
+    schema, sql::no_meta,
 };
 use crate::ids::{Epoch, Incarnation, Principal, SessionId};
 
@@ -40,8 +47,9 @@ const BOOT_LEAP: i64 = 1_000_000;
 
 /// A [`Store`] on a SQLite file.
 pub struct Sqlite {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    /// Of one connection.
+    writer: Pool,
+    readers: Pool,
     timeout: Duration,
     /// Ring version at the last hint.
     hinted: Mutex<Option<i64>>,
@@ -58,22 +66,17 @@ impl Sqlite {
             return Err(schema::SchemaStatus::of(0, schema::sqlite::wanted()).refusal());
         }
         let connect = connect_options(&path, options.timeout);
-        let pool = |connections: u32, connect| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(options.timeout)
-                .test_before_acquire(false)
-                .connect_lazy_with(connect)
-        };
+        let reads = connect.clone().pragma("query_only", "ON");
         let store = Self {
-            writer: pool(1, connect.clone()),
-            readers: pool(options.max_connections.max(1), connect.pragma("query_only", "ON")),
+            writer: super::pool::open(File(connect), 1)?,
+            readers: super::pool::open(File(reads), options.max_connections)?,
             timeout: options.timeout,
             hinted: Mutex::new(None),
         };
         store
             .bounded(async {
-                let found = schema::sqlite::applied(&mut *store.readers.acquire().await?).await?;
+                let found =
+                    schema::sqlite::applied(&mut *pool::lend(&store.readers).await?).await?;
                 schema::status(&schema::sqlite::MIGRATIONS, &found)?.usable()?;
                 store.notice_reboot().await
             })
@@ -84,7 +87,8 @@ impl Sqlite {
     /// After a reboot no process of before it lives and no earlier time means anything.
     async fn notice_reboot(&self) -> Result<()> {
         let boot = boot_id();
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let known: String =
             sqlx::query_scalar("SELECT boot_id FROM ring_meta").fetch_one(&mut *tx).await?;
         if known == boot {
@@ -120,14 +124,33 @@ impl Sqlite {
 
     /// Bounds a call; its connections clean up behind it.
     async fn bounded<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::time::timeout(self.timeout, work)
+        let done = tokio::time::timeout(self.timeout, work)
             .await
-            .unwrap_or(Err(StoreError::Timeout(self.timeout)))
+            .unwrap_or(Err(StoreError::Timeout(self.timeout)));
+        if let Err(StoreError::Unavailable(_)) = done {
+            // Its thread may have ended, and would go on failing.
+            self.writer.manager().lost_one();
+            self.readers.manager().lost_one();
+        }
+        done
     }
 
-    /// Begins a transaction that is the file's only writer until it ends.
-    async fn write(&self) -> Result<Transaction<'static, Db>> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    async fn writer(&self) -> Result<Loan> {
+        pool::lend(&self.writer).await
+    }
+
+    /// Writes by one statement alone; answers how many rows it touched.
+    async fn execute(&self, query: Query<'_, Db, SqliteArguments>) -> Result<u64> {
+        let done = query.execute(&mut *self.writer().await?).await?;
+        Ok(done.rows_affected())
+    }
+
+    async fn optional(&self, query: Query<'_, Db, SqliteArguments>) -> Result<Option<SqliteRow>> {
+        Ok(query.fetch_optional(&mut *pool::lend(&self.readers).await?).await?)
+    }
+
+    async fn all(&self, query: Query<'_, Db, SqliteArguments>) -> Result<Vec<SqliteRow>> {
+        Ok(query.fetch_all(&mut *pool::lend(&self.readers).await?).await?)
     }
 }
 
@@ -163,9 +186,8 @@ impl Store for Sqlite {
 
     async fn cluster(&self) -> Result<Cluster> {
         self.bounded(async {
-            let row = sqlx::query("SELECT cluster_id, secret FROM ring_meta")
-                .fetch_one(&self.readers)
-                .await?;
+            let query = sqlx::query("SELECT cluster_id, secret FROM ring_meta");
+            let row = self.optional(query).await?.ok_or_else(no_meta)?;
             let secret: Vec<u8> = row.try_get("secret")?;
             let unusable = |_| StoreError::Corrupt("the cluster secret is not 32 bytes".into());
             Ok(Cluster {

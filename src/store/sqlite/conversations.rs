@@ -1,6 +1,6 @@
 //! Sealed parts of conversations.
 
-use super::{Sqlite, now_ms};
+use super::{Sqlite, now_ms, pool::write};
 use crate::{
     ids::{Epoch, Incarnation, SessionId},
     store::{NewPart, Part, Result, sql::part},
@@ -27,7 +27,8 @@ impl Sqlite {
         if parts.is_empty() {
             return Ok(());
         }
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let now = now_ms();
         for NewPart { session, part, whole } in parts {
             let owned: bool =
@@ -46,16 +47,13 @@ impl Sqlite {
     }
 
     pub(super) async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
-        let rows = sqlx::query(PARTS)
-            .bind(&session.0[..])
-            .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await?;
-        rows.iter().map(part).collect()
+        let query = sqlx::query(PARTS).bind(&session.0[..]).bind(i64::from(limit));
+        self.all(query).await?.iter().map(part).collect()
     }
 
     pub(super) async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let closed = sqlx::query(CLOSE)
             .bind(&id.0[..])
             .bind(me.0)

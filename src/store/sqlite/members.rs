@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::{Row, Sqlite as Db, Transaction};
+use sqlx::{Row, SqliteConnection};
 
-use super::{Sqlite, now_ms};
+use super::{Sqlite, no_meta, now_ms, pool::write};
 use crate::{
     ids::Incarnation,
     store::{
@@ -18,41 +18,35 @@ pub(super) fn millis(duration: Duration) -> i64 {
     micros(duration) / 1000
 }
 
-async fn bump(tx: &mut Transaction<'static, Db>) -> Result<()> {
-    sqlx::query("UPDATE ring_meta SET version = version + 1").execute(&mut **tx).await?;
+async fn bump(tx: &mut SqliteConnection) -> Result<()> {
+    sqlx::query("UPDATE ring_meta SET version = version + 1").execute(tx).await?;
     Ok(())
 }
 
-async fn state(
-    tx: &mut Transaction<'static, Db>,
-    node: Incarnation,
-) -> Result<Option<MemberState>> {
+async fn state(tx: &mut SqliteConnection, node: Incarnation) -> Result<Option<MemberState>> {
     let word: Option<String> =
         sqlx::query_scalar("SELECT state FROM member WHERE incarnation = ?1")
             .bind(node.0)
-            .fetch_optional(&mut **tx)
+            .fetch_optional(tx)
             .await?;
     word.as_deref().map(member_state).transpose()
 }
 
-async fn set_state(
-    tx: &mut Transaction<'static, Db>,
-    node: Incarnation,
-    state: MemberState,
-) -> Result<()> {
+async fn set_state(tx: &mut SqliteConnection, node: Incarnation, state: MemberState) -> Result<()> {
     let ended = if state.is_alive() { None } else { Some(now_ms()) };
     sqlx::query("UPDATE member SET state = ?2, ended_at = ?3 WHERE incarnation = ?1")
         .bind(node.0)
         .bind(state.as_str())
         .bind(ended)
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     Ok(())
 }
 
 impl Sqlite {
     pub(super) async fn register(&self, new: &NewMember, ttl: Duration) -> Result<Incarnation> {
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let now = now_ms();
         let holder = sqlx::query(
             "SELECT incarnation, lease_expires_at FROM member \
@@ -107,7 +101,8 @@ impl Sqlite {
         load: u32,
     ) -> Result<Heartbeat> {
         // The clock is read under the lock: time spent waiting for it is not given away.
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let row = sqlx::query(
             "UPDATE member SET lease_expires_at = ?2, load = ?3 \
              WHERE incarnation = ?1 AND state IN ('JOINING', 'ACTIVE', 'DRAINING') \
@@ -127,7 +122,8 @@ impl Sqlite {
     }
 
     pub(super) async fn activate(&self, me: Incarnation) -> Result<()> {
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         match state(&mut tx, me).await? {
             Some(MemberState::Joining) => {
                 set_state(&mut tx, me, MemberState::Active).await?;
@@ -140,7 +136,8 @@ impl Sqlite {
     }
 
     pub(super) async fn begin_drain(&self, node: Incarnation) -> Result<bool> {
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         match state(&mut tx, node).await? {
             Some(MemberState::Joining | MemberState::Active) => {
                 set_state(&mut tx, node, MemberState::Draining).await?;
@@ -154,7 +151,8 @@ impl Sqlite {
     }
 
     pub(super) async fn leave(&self, me: Incarnation) -> Result<u64> {
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         match state(&mut tx, me).await? {
             Some(MemberState::Gone) => return Ok(0),
             Some(state) if state.is_alive() => {}
@@ -173,7 +171,8 @@ impl Sqlite {
     }
 
     pub(super) async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let changed = sqlx::query(
             "UPDATE member SET state = 'DEAD', ended_at = ?2 \
              WHERE incarnation = ?1 AND state IN ('JOINING', 'ACTIVE', 'DRAINING') \
@@ -194,7 +193,7 @@ impl Sqlite {
 
     pub(super) async fn ring(&self) -> Result<RingView> {
         let now = now_ms();
-        let rows = sqlx::query(
+        let query = sqlx::query(
             "SELECT r.version, m.incarnation, m.node_id, m.peer_addr, m.build, m.zone, m.weight, \
              m.capacity, m.process, m.state, m.load, \
              (m.lease_expires_at - ?1) * 1000 AS remaining_us, m.lease_expires_at AS lease \
@@ -203,13 +202,9 @@ impl Sqlite {
              OR EXISTS (SELECT 1 FROM session s WHERE s.owner = m.incarnation) \
              ORDER BY m.incarnation",
         )
-        .bind(now)
-        .fetch_all(&self.readers)
-        .await?;
-        let version = match rows.first() {
-            Some(row) => row.try_get("version")?,
-            None => return Err(StoreError::Corrupt("ring_meta is empty".into())),
-        };
+        .bind(now);
+        let rows = self.all(query).await?;
+        let version = rows.first().ok_or_else(no_meta)?.try_get("version")?;
         let members = rows
             .iter()
             // Without members the outer join still answers one row, for the version.
@@ -221,6 +216,7 @@ impl Sqlite {
     }
 
     pub(super) async fn version(&self) -> Result<i64> {
-        Ok(sqlx::query_scalar("SELECT version FROM ring_meta").fetch_one(&self.readers).await?)
+        let query = sqlx::query("SELECT version FROM ring_meta");
+        Ok(self.optional(query).await?.ok_or_else(no_meta)?.try_get(0)?)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{QueryBuilder, Row, Sqlite as Db, query::Query, sqlite::SqliteArguments};
 
-use super::{Sqlite, members::millis, now_ms};
+use super::{Sqlite, members::millis, now_ms, pool::write};
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
@@ -44,7 +44,8 @@ fn fenced(
 
 impl Sqlite {
     pub(super) async fn claim(&self, claim: &Claim) -> Result<Claimed> {
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let now = now_ms();
         let fit: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM member WHERE incarnation = ?1 \
@@ -98,12 +99,8 @@ impl Sqlite {
     }
 
     pub(super) async fn session(&self, id: SessionId) -> Result<Option<SessionRow>> {
-        let row = sqlx::query(SESSION)
-            .bind(now_ms())
-            .bind(&id.0[..])
-            .fetch_optional(&self.readers)
-            .await?;
-        row.as_ref().map(session).transpose()
+        let query = sqlx::query(SESSION).bind(now_ms()).bind(&id.0[..]);
+        self.optional(query).await?.as_ref().map(session).transpose()
     }
 
     pub(super) async fn sessions(&self, filter: &SessionFilter) -> Result<Vec<SessionRow>> {
@@ -129,7 +126,7 @@ impl Sqlite {
             query.push(" AND s.id > ").push_bind(after.0.to_vec());
         }
         query.push(" ORDER BY s.id LIMIT ").push_bind(i64::from(filter.limit));
-        let rows = query.build().fetch_all(&self.readers).await?;
+        let rows = self.all(query.build()).await?;
         rows.iter().map(session).collect()
     }
 
@@ -143,7 +140,7 @@ impl Sqlite {
         const RETIRE: &str = "UPDATE session SET owner = NULL, state = 'CLOSED', \
              updated_at = ?4 - ?5 WHERE id = ?1 AND owner = ?2 AND epoch = ?3";
         let query = fenced(RETIRE, id, me, epoch).bind(millis(age));
-        Ok(query.execute(&self.writer).await?.rows_affected() > 0)
+        Ok(self.execute(query).await? > 0)
     }
 
     pub(super) async fn set_state(
@@ -156,7 +153,7 @@ impl Sqlite {
         const SET_STATE: &str = "UPDATE session SET state = ?5, updated_at = ?4 \
              WHERE id = ?1 AND owner = ?2 AND epoch = ?3";
         let query = fenced(SET_STATE, id, me, epoch).bind(state.as_str());
-        Ok(query.execute(&self.writer).await?.rows_affected() > 0)
+        Ok(self.execute(query).await? > 0)
     }
 
     pub(super) async fn transfer(
@@ -170,7 +167,8 @@ impl Sqlite {
         const TRANSFER: &str = "UPDATE session SET owner = ?5, state = 'LIVE', \
              epoch = MAX(epoch + 1, ?6), taken_from = NULLIF(owner, ?5), updated_at = ?4 \
              WHERE id = ?1 AND owner = ?2 AND epoch = ?3 RETURNING epoch";
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let now = now_ms();
         let row = sqlx::query(SESSION).bind(now).bind(&id.0[..]).fetch_optional(&mut *tx).await?;
         match row.as_ref().map(session).transpose()? {
@@ -216,7 +214,8 @@ impl Sqlite {
         if aliases.is_empty() {
             return Ok(());
         }
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let now = now_ms();
         for alias in aliases {
             sqlx::query(
@@ -241,11 +240,10 @@ impl Sqlite {
         kind: AliasKind,
         digest: [u8; 16],
     ) -> Result<Option<SessionId>> {
-        sqlx::query("SELECT session FROM alias WHERE principal = ?1 AND kind = ?2 AND digest = ?3")
-            .bind(&principal.0[..])
-            .bind(kind.as_str())
-            .bind(&digest[..])
-            .fetch_optional(&self.readers)
+        const ALIAS: &str =
+            "SELECT session FROM alias WHERE principal = ?1 AND kind = ?2 AND digest = ?3";
+        let query = sqlx::query(ALIAS).bind(&principal.0[..]).bind(kind.as_str()).bind(&digest[..]);
+        self.optional(query)
             .await?
             .map(|row| bytes16(&row.try_get::<Vec<u8>, _>(0)?, "alias.session").map(SessionId))
             .transpose()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 
-use super::{Sqlite, members::millis, now_ms};
+use super::{Sqlite, members::millis, now_ms, pool::write};
 use crate::store::{Cursor, Result, Sweep, Swept, sql::bytes16};
 
 /// The rows of a window: at most `?2` that are older than `?1`, after the cursor (`?3`, `?4`).
@@ -102,9 +102,10 @@ impl Sqlite {
         let query = sqlx::query(sql).bind(before).bind(rows);
         let Some(last) = last else {
             let query = if what == Sweep::Orphans { query.bind(now) } else { query };
-            return Ok(Swept::of(query.execute(&self.writer).await?.rows_affected(), limit));
+            return Ok(Swept::of(self.execute(query).await?, limit));
         };
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let bound = sqlx::query(last).bind(before).bind(rows).bind(from.since).bind(&from.key[..]);
         let next = match bound.fetch_optional(&mut *tx).await? {
             Some(row) => {

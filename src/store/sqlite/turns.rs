@@ -2,7 +2,7 @@
 
 use sqlx::{Row as _, Sqlite as Db, query::Query, sqlite::SqliteArguments};
 
-use super::{Sqlite, now_ms};
+use super::{Sqlite, now_ms, pool::write};
 use crate::{
     ids::{Incarnation, SessionId},
     store::{
@@ -82,11 +82,12 @@ impl Sqlite {
         // A turn waits for this before it is sent, and each statement, also the ends of a
         // transaction, is a trip to the connection's thread and back.
         if let [new] = turns
-            && bind(BEGIN, me, new, now).execute(&self.writer).await?.rows_affected() > 0
+            && self.execute(bind(BEGIN, me, new, now)).await? > 0
         {
             return Ok(vec![Began::Begun]);
         }
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let mut outcomes = Vec::with_capacity(turns.len());
         for new in turns {
             if bind(BEGIN, me, new, now).execute(&mut *tx).await?.rows_affected() > 0 {
@@ -111,9 +112,10 @@ impl Sqlite {
         // The next turn of a conversation comes right after the end of the last, and its
         // beginning would wait for this transaction.
         if let [one] = marks {
-            return Ok(mark(one.clone(), now).execute(&self.writer).await?.rows_affected());
+            return self.execute(mark(one.clone(), now)).await;
         }
-        let mut tx = self.write().await?;
+        let mut writer = self.writer().await?;
+        let mut tx = write(&mut writer).await?;
         let mut changed = 0;
         for one in TurnMark::coalesce(marks).into_values() {
             changed += mark(one, now).execute(&mut *tx).await?.rows_affected();
@@ -130,6 +132,6 @@ impl Sqlite {
         const BY_KEY: &str = "SELECT session, epoch, turn_no, state, request, response \
              FROM turn WHERE session = ?1 AND idem_key = ?2";
         let query = sqlx::query(BY_KEY).bind(session.0.to_vec()).bind(key.0.to_vec());
-        query.fetch_optional(&self.readers).await?.as_ref().map(turn).transpose()
+        self.optional(query).await?.as_ref().map(turn).transpose()
     }
 }
