@@ -179,11 +179,14 @@ impl<'a> Crowd<'a> {
 /// Statements by which rows join.
 fn join(rows: std::ops::Range<u32>) -> String {
     let (first, last) = (rows.start, rows.end.saturating_sub(1));
-    // Of the release of the newest, which is the real node: heirs are chosen by it.
+    // Of the release of the newest, which is the real node: heirs are chosen by it. As if they
+    // joined after every real one, which then does not ask them again and again whether they
+    // know it: nobody would answer.
     format!(
-        "INSERT INTO member (node_id, peer_addr, build, weight, capacity, process, state, \
-         lease_expires_at) SELECT '{ROW}' || n, '127.0.0.1:1', m.build, 100, 10000, '', 'ACTIVE', \
-         clock_timestamp() + interval '1 day' FROM generate_series({first}, {last}) n, \
+        "INSERT INTO member (incarnation, node_id, peer_addr, build, weight, capacity, process, \
+         state, lease_expires_at) SELECT 1000000000 + n, '{ROW}' || n, '127.0.0.1:1', m.build, \
+         100, 10000, '', 'ACTIVE', clock_timestamp() + interval '1 day' \
+         FROM generate_series({first}, {last}) n, \
          (SELECT build FROM member ORDER BY incarnation DESC LIMIT 1) m;"
     )
 }
