@@ -28,7 +28,7 @@ use crate::{
     link::Frame,
     route::{RouteError, TURN_PATIENCE},
     session::{
-        Attach, Attached, ClientKind,
+        Attach, Attached, ClientKind, Row,
         event::{ClientEvent, Create, ServerEvent, Stage, resume_event},
         fields::Fields,
     },
@@ -117,13 +117,12 @@ async fn turn(
 struct Place {
     session: SessionId,
     key_label: String,
-    /// Nobody can have the session yet.
-    fresh: bool,
+    row: Row,
 }
 
 impl Place {
     fn of(session: SessionId, key_label: String) -> Self {
-        Self { session, key_label, fresh: false }
+        Self { session, key_label, row: Row::Unknown }
     }
 }
 
@@ -151,7 +150,9 @@ async fn session_of_request(
         (Some(key), _) => derived(key, key::label(key)),
         // A repeat, on whatever node, meets the same session.
         (None, Some(repeat)) => derived(&repeat.session.text, repeat.session.label.clone()),
-        (None, None) => Place { fresh: true, ..Place::of(SessionId::random(), String::new()) },
+        (None, None) => {
+            Place { row: Row::Missing, ..Place::of(SessionId::random(), String::new()) }
+        }
     })
 }
 
@@ -188,7 +189,7 @@ async fn ask(
     loop {
         let mut attached = attach(edge, wish.clone()).await?;
         identity.stands()?;
-        wish.fresh = false;
+        wish.row = Row::Unknown;
         let frame = Frame::Messages { batch: batch.clone(), first_seq: 0, ended: 0, create: 0 };
         attached.link.tx.send(frame);
         // From here on it counts for its session.
@@ -301,10 +302,10 @@ fn wish(
     place: Place,
     upgrade: Upgrade,
 ) -> Attach {
-    let Place { session, key_label, fresh } = place;
+    let Place { session, key_label, row } = place;
     Attach {
         session,
-        fresh,
+        row,
         principal,
         route: Arc::clone(route),
         key_label,

@@ -19,7 +19,7 @@ use crate::{
     ids::{Epoch, Principal, SessionId},
     link::{Frame, Link},
     route::UPGRADE_PATIENCE,
-    session::{Attach, ClientKind},
+    session::{Attach, ClientKind, Row},
     telemetry::{
         metrics::{Direction, Metrics},
         propagation,
@@ -89,14 +89,15 @@ fn wish(
     let part =
         |name: &str| params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
     let key = key::opaque(&route.session_key, part, uri, headers)?;
-    let fresh = key.is_none();
-    let (session, key_label) = match key {
-        Some(key) => (SessionId::derive(&principal, &route.path, &key.text), key.label),
-        None => (SessionId::random(), String::new()),
+    let (session, row, key_label) = match key {
+        Some(key) => {
+            (SessionId::derive(&principal, &route.path, &key.text), Row::Unknown, key.label)
+        }
+        None => (SessionId::random(), Row::Missing, String::new()),
     };
     Ok(Attach {
         session,
-        fresh,
+        row,
         principal,
         route: Arc::clone(route),
         key_label,

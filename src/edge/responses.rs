@@ -24,7 +24,7 @@ use crate::{
     link::{Frame, Link},
     route::{RouteError, TURN_PATIENCE, UPGRADE_PATIENCE},
     session::{
-        Attach, Attached, ClientKind,
+        Attach, Attached, ClientKind, Row,
         event::{ClientEvent, Create, error_event},
     },
     telemetry::{metrics::Direction, propagation},
@@ -143,14 +143,14 @@ impl Client {
 
     /// Waits for an owner, but not longer than this node lives.
     async fn attach(&mut self, patience: Duration) -> Result<Attached, RouteError> {
-        let fresh = self.session.is_none();
+        let row = if self.session.is_none() { Row::Missing } else { Row::Unknown };
         let session = *self.session.get_or_insert_with(SessionId::random);
         let cut = self.edge.drain.cut.clone();
         // Boxed: else each client would hold its five kilobytes for as long as it is there.
         let attaching = Box::pin(self.edge.router.attach(
             Attach {
                 session,
-                fresh,
+                row,
                 principal: self.principal,
                 route: Arc::clone(&self.route),
                 key_label: self.key_label.clone(),

@@ -10,7 +10,7 @@ use crate::{
     config::Route,
     error::{Blame, Code, Error},
     ids::{Epoch, Incarnation, Principal, SessionId},
-    session::{Attach, AttachError, ClientKind, ClientLabel, Owner, Resume},
+    session::{Attach, AttachError, ClientKind, ClientLabel, Owner, Resume, Row},
     store::TurnKey,
     upstream::{Refusal, Upgrade},
     wire::CloseFrame,
@@ -62,6 +62,10 @@ pub(super) fn attach_out(attach: &Attach, hop: u32) -> proto::Attach {
         last_epoch: attach.last_epoch.map(|epoch| epoch.0),
         turn_key: attach.turn_key.map(|key| Bytes::copy_from_slice(&key.0)),
         reads: attach.reads,
+        free_epoch: match attach.row {
+            Row::Free(epoch) => Some(epoch.0),
+            Row::Unknown | Row::Missing => None,
+        },
     }
 }
 
@@ -70,7 +74,7 @@ pub(super) fn attach_in(attach: proto::Attach, routes: &[Arc<Route>]) -> Option<
     let route = routes.iter().find(|route| route.path == attach.route)?;
     Some(Attach {
         session: session_in(&attach.session)?,
-        fresh: false,
+        row: attach.free_epoch.map_or(Row::Unknown, |epoch| Row::Free(Epoch(epoch))),
         principal: Principal(attach.principal.as_ref().try_into().ok()?),
         route: Arc::clone(route),
         key_label: attach.key_label,

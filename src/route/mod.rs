@@ -8,7 +8,7 @@ mod cache;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use avoid::Avoid;
 use cache::OwnerCache;
@@ -25,7 +25,7 @@ use crate::{
     jitter::spread,
     peer::{MAX_HOPS, PeerError, Peers},
     ring::Ring,
-    session::{Attach, AttachError, Attached, Owner, Registry, owner, store_error},
+    session::{Attach, AttachError, Attached, Owner, Registry, Row, owner, store_error},
     store::{Alias, AliasKind, Store, StoreError},
     telemetry::{
         metrics::{Metrics, Side},
@@ -149,13 +149,13 @@ impl Router {
         let mut told: Option<Owner> = None;
         let mut hops = 1;
         loop {
+            // What was known may have changed: a try may have come about without an answer.
+            let known = mem::replace(&mut attach.row, Row::Unknown);
             let target = match told.take() {
                 Some(owner) if owner.incarnation == self.me => Ok(Target::Here),
                 Some(owner) => Ok(Target::There(owner)),
-                None => self.target(&attach, &mut avoid).await,
+                None => self.target(&mut attach, known, &mut avoid).await,
             };
-            // What was tried may have come about without an answer.
-            attach.fresh = false;
             let tried = match &target {
                 Ok(Target::Here) => self.try_here(&attach, &mut avoid).await,
                 Ok(Target::There(owner)) => self.try_there(&attach, owner, hops, &mut avoid).await,
@@ -212,7 +212,13 @@ impl Router {
         found.map_err(|error| store_error(&error))
     }
 
-    async fn target(&self, attach: &Attach, avoid: &mut Avoid) -> Result<Target, StoreError> {
+    /// Where to try, and in `attach` what the row says, if that was looked at.
+    async fn target(
+        &self,
+        attach: &mut Attach,
+        known: Row,
+        avoid: &mut Avoid,
+    ) -> Result<Target, StoreError> {
         let id = attach.session;
         if self.registry.has(id) {
             return Ok(Target::Here);
@@ -223,14 +229,18 @@ impl Router {
         {
             return Ok(Target::There(owner));
         }
-        let row = if attach.fresh { None } else { self.store.session(id).await? };
+        let row = match known {
+            Row::Missing => None,
+            Row::Unknown | Row::Free(_) => self.store.session(id).await?,
+        };
         if let Some(owner) = row.as_ref().and_then(owner) {
             let here = owner.incarnation == self.me;
             return Ok(if here { Target::Here } else { Target::There(self.addressed(owner)) });
         }
         // Nobody's: the ring proposes who claims it; who cannot be reached is passed over.
         let copied = row.is_some() && has_copies(&attach.route);
-        let epoch = row.map_or_else(Default::default, |row| row.epoch);
+        let epoch = row.map(|row| row.epoch);
+        attach.row = epoch.map_or(Row::Unknown, Row::Free);
         let ring = self.ring.borrow().clone();
         let mut candidates =
             ring.placement.owner(id).into_iter().chain(ring.placement.successors(id));
@@ -242,7 +252,7 @@ impl Router {
         let member = ring.member(candidate).filter(|_| candidate != self.me);
         Ok(member.map_or(Target::Here, |member| {
             let addr = member.peer_addr.clone();
-            Target::There(Owner { incarnation: candidate, addr, epoch })
+            Target::There(Owner { incarnation: candidate, addr, epoch: epoch.unwrap_or_default() })
         }))
     }
 

@@ -134,3 +134,22 @@ async fn who_is_never_reached_is_passed_over_within_an_upgrades_patience() {
     soon("a link", router(&edge).attach(attach.clone(), UPGRADE_PATIENCE)).await.unwrap();
     assert_eq!(edge.row(attach.session).await.owner, Some(edge.me));
 }
+
+#[tokio::test]
+async fn who_looked_at_the_row_spares_the_claimant_a_look_of_its_own() {
+    let gate = Gate::open(SampleAuth::Open).await;
+    let route = Arc::new(route(Profile::Responses, &gate));
+    let (edge, heir, attach) = orphan(&route).await;
+    heir.open.store(true, Relaxed);
+    let left = edge.row(attach.session).await.epoch;
+    soon("a link", router(&edge).attach(attach.clone(), UPGRADE_PATIENCE)).await.unwrap();
+    let claims = |outcome| format!("ringspan_claims_total{{outcome=\"{outcome}\"}}");
+    let heard = ["claimed", "lost"].map(|outcome| heir.node.counted(&claims(outcome)));
+    assert_eq!(heard, [Some(1), Some(0)]);
+
+    // That look is over now: the claim says who has it.
+    let stale = Attach { row: Row::Free(left), ..attach };
+    let error = edge.attach(&stale).await.unwrap_err();
+    let AttachError::NotOwner(owner) = error else { panic!("{error:?}") };
+    assert_eq!(owner.incarnation, heir.node.me);
+}

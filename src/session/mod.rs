@@ -80,12 +80,22 @@ impl ClientKind {
     }
 }
 
+/// What is known of a session's row before it is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Row {
+    Unknown,
+    /// There is none: the id was made for this attach.
+    Missing,
+    /// It was nobody's a moment ago, at this epoch: the claim may begin from there. If that is
+    /// no longer so, the claim fails and says what is.
+    Free(Epoch),
+}
+
 /// A wish to attach a client to a session, wherever it lives.
 #[derive(Clone)]
 pub struct Attach {
     pub session: SessionId,
-    /// The id was made for this attach, so nobody owns the session: no need to ask.
-    pub fresh: bool,
+    pub row: Row,
     pub principal: Principal,
     pub route: Arc<Route>,
     pub key_label: String,

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use self::place::{Opening, Slot, Stay};
 use super::{
-    Attach, AttachError, Attached, ClientKind, ClientLabel,
+    Attach, AttachError, Attached, ClientKind, ClientLabel, Row,
     actor::{Actor, Command, Inbox},
     aliases::AliasWriter,
     archive::Archive,
@@ -212,7 +212,7 @@ impl Registry {
         let Some(warm) = self.warm.peek(id) else { return Ok(()) };
         let attach = Attach {
             session: id,
-            fresh: false,
+            row: Row::Unknown,
             principal: warm.principal,
             route: warm.route,
             key_label: warm.key_label,
@@ -375,7 +375,10 @@ async fn claim(ctx: &Context, attach: &Attach) -> Result<Ownership, AttachError>
         route: attach.route.path.clone(),
         key_label: attach.key_label.clone(),
         me: ctx.me,
-        seen: None,
+        seen: match attach.row {
+            Row::Free(epoch) => Some(epoch),
+            Row::Unknown | Row::Missing => None,
+        },
         limit: ctx.limits.principal.sessions,
     };
     // The row names this node, and no task has the session: it was handed over.

@@ -31,6 +31,7 @@ use crate::{
     sample::{self, SampleAuth, SampleOptions},
     session::{
         Attach, AttachError, Attached, ClientKind, ClientLabel, Context, KEEP_CLOSED, Registry,
+        Row,
         aliases::AliasWriter,
         archive::Archive,
         ledger::Ledger,
@@ -411,7 +412,7 @@ pub(crate) fn wish(route: &Arc<Route>, key: &str) -> Attach {
     let principal = Principal([1; 16]);
     Attach {
         session: SessionId::derive(&principal, &route.path, key),
-        fresh: false,
+        row: Row::Unknown,
         principal,
         route: Arc::clone(route),
         key_label: key.into(),
