@@ -179,7 +179,7 @@ impl<'a> Crowd<'a> {
 /// Statements by which rows join.
 fn join(rows: std::ops::Range<u32>) -> String {
     let (first, last) = (rows.start, rows.end.saturating_sub(1));
-    // Of the release of the newest, which is the real node: heirs are chosen by it. As if they
+    // Of the real node's release, as those before them are: heirs are chosen by it. As if they
     // joined after every real one, which then does not ask them again and again whether they
     // know it: nobody would answer.
     format!(

@@ -265,7 +265,7 @@ fn shares(points: &[Placed], nodes: usize) -> Box<[f64]> {
     const CIRCLE: u128 = 1 << 64;
     let mut lengths = vec![0_u128; nodes];
     let mut before = points.last().map_or(0, |point| point.place);
-    for Placed { place, node, .. } in points {
+    for Placed { place, node } in points {
         // Places are distinct, so no distance at all means once around the circle.
         lengths[*node as usize] += match place.wrapping_sub(before) {
             0 => CIRCLE,

@@ -212,7 +212,7 @@ impl Router {
         found.map_err(|error| store_error(&error))
     }
 
-    /// Where to try, and in `attach` what the row says, if that was looked at.
+    /// Where to try; in `attach` the epoch of the row, if that was looked at and is nobody's.
     async fn target(
         &self,
         attach: &mut Attach,

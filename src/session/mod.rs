@@ -86,8 +86,8 @@ pub enum Row {
     Unknown,
     /// There is none: the id was made for this attach.
     Missing,
-    /// It was nobody's a moment ago, at this epoch: the claim may begin from there. If that is
-    /// no longer so, the claim fails and says what is.
+    /// It was nobody's a moment ago, at this epoch: the claim may begin from there. If the row has
+    /// changed, the claim fails and says how.
     Free(Epoch),
 }
 

@@ -363,7 +363,7 @@ impl Handle {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ownership {
     pub(super) epoch: Epoch,
-    /// The session had no row before.
+    /// The session is not known to have had a row before.
     pub(super) first: bool,
 }
 

@@ -5,25 +5,25 @@
 
 use std::time::{Duration, Instant};
 
-use deadpool::managed::{self, Metrics, QueueMode, RecycleError, RecycleResult};
+use deadpool::managed::{self, Metrics, PoolError, QueueMode, RecycleError, RecycleResult};
 use parking_lot::Mutex;
 use sqlx::Connection;
 use tokio::time::sleep;
 
 use super::{Result, StoreError};
 
-/// A connection that was idle longer than this is asked for a sign of life before use: it
+/// A connection that was lent last longer ago than this is asked for a sign of life before use: it
 /// may not have survived a restart of the server. Busy ones are spared the trip.
-const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+const PING_AFTER: Duration = Duration::from_secs(1);
 
 /// One that is older is replaced, so that what a server keeps for each does not grow for ever
 /// and a name that leads to another server is noticed.
 const MAX_AGE: Duration = Duration::from_mins(30);
 
-/// One that nobody needed for so long is closed.
+/// One that was not lent for so long is closed.
 const MAX_IDLE: Duration = Duration::from_mins(10);
 
-/// How often the idle are looked for.
+/// How often those are looked for.
 const REAP_EVERY: Duration = Duration::from_mins(1);
 
 /// What connections lead to.
@@ -38,7 +38,7 @@ pub(super) type Pool<T> = managed::Pool<Connections<T>>;
 /// A connection on loan; it is back in its pool when it is dropped, without a word to its target.
 pub(super) type Loan<T> = managed::Object<Connections<T>>;
 
-/// Makes connections, and judges those that rested.
+/// Makes connections, and judges those that are to be lent again.
 #[derive(Debug)]
 pub(super) struct Connections<T> {
     target: T,
@@ -79,7 +79,7 @@ impl<T: Target> managed::Manager for Connections<T> {
         if self.is_doubted(metrics) {
             return Err(RecycleError::message("doubted"));
         }
-        if metrics.last_used() > PING_AFTER_IDLE {
+        if metrics.last_used() > PING_AFTER {
             connection.ping().await?;
         }
         Ok(())
@@ -103,4 +103,13 @@ pub(super) fn open<T: Target>(target: T, max: u32) -> Result<Pool<T>> {
         }
     });
     Ok(pool)
+}
+
+impl From<PoolError<sqlx::Error>> for StoreError {
+    fn from(error: PoolError<sqlx::Error>) -> Self {
+        match error {
+            PoolError::Backend(error) => error.into(),
+            error => Self::Unavailable(error.to_string()),
+        }
+    }
 }

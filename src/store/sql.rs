@@ -42,7 +42,6 @@ impl From<sqlx::Error> for StoreError {
             }
             // Its text may repeat parts of the URL.
             sqlx::Error::Configuration(_) => Self::BadUrl("not a usable database URL".into()),
-            sqlx::Error::PoolTimedOut => Self::Unavailable("no connection became free".into()),
             error => Self::Unavailable(brief(&error)),
         }
     }

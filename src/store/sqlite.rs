@@ -27,7 +27,7 @@ use tokio::sync::Mutex;
 
 use self::{
     clock::{boot_id, now_ms},
-    pool::{File, Loan, Pool, write},
+    pool::{Checkout, File, Pool, Write},
 };
 use super::{
     Alias, AliasKind, Began, Claim, Claimed, Cluster, Cursor, Death, Heartbeat, NewMember, NewPart,
@@ -76,7 +76,7 @@ impl Sqlite {
         store
             .bounded(async {
                 let found =
-                    schema::sqlite::applied(&mut *pool::lend(&store.readers).await?).await?;
+                    schema::sqlite::applied(&mut *Checkout::of(&store.readers).await?).await?;
                 schema::status(&schema::sqlite::MIGRATIONS, &found)?.usable()?;
                 store.notice_reboot().await
             })
@@ -87,8 +87,7 @@ impl Sqlite {
     /// After a reboot no process of before it lives and no earlier time means anything.
     async fn notice_reboot(&self) -> Result<()> {
         let boot = boot_id();
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let known: String =
             sqlx::query_scalar("SELECT boot_id FROM ring_meta").fetch_one(&mut *tx).await?;
         if known == boot {
@@ -119,38 +118,38 @@ impl Sqlite {
         .bind(if known.is_empty() { 0 } else { BOOT_LEAP })
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
-    /// Bounds a call; its connections clean up behind it.
+    /// Bounds a call; its connection ends what was given up before it serves another.
     async fn bounded<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let done = tokio::time::timeout(self.timeout, work)
+        tokio::time::timeout(self.timeout, work)
             .await
-            .unwrap_or(Err(StoreError::Timeout(self.timeout)));
-        if let Err(StoreError::Unavailable(_)) = done {
-            // Its thread may have ended, and would go on failing.
-            self.writer.manager().lost_one();
-            self.readers.manager().lost_one();
-        }
-        done
+            .unwrap_or(Err(StoreError::Timeout(self.timeout)))
     }
 
-    async fn writer(&self) -> Result<Loan> {
-        pool::lend(&self.writer).await
+    /// Begins a transaction that is the file's only writer until it ends.
+    async fn write(&self) -> Result<Write> {
+        Write::begin(&self.writer).await
     }
 
     /// Writes by one statement alone; answers how many rows it touched.
     async fn execute(&self, query: Query<'_, Db, SqliteArguments>) -> Result<u64> {
-        let done = query.execute(&mut *self.writer().await?).await?;
-        Ok(done.rows_affected())
+        let mut writer = Checkout::of(&self.writer).await?;
+        let done = query.execute(&mut *writer).await;
+        writer.settle(done).map(|done| done.rows_affected())
     }
 
     async fn optional(&self, query: Query<'_, Db, SqliteArguments>) -> Result<Option<SqliteRow>> {
-        Ok(query.fetch_optional(&mut *pool::lend(&self.readers).await?).await?)
+        let mut reader = Checkout::of(&self.readers).await?;
+        let row = query.fetch_optional(&mut *reader).await;
+        reader.settle(row)
     }
 
     async fn all(&self, query: Query<'_, Db, SqliteArguments>) -> Result<Vec<SqliteRow>> {
-        Ok(query.fetch_all(&mut *pool::lend(&self.readers).await?).await?)
+        let mut reader = Checkout::of(&self.readers).await?;
+        let rows = query.fetch_all(&mut *reader).await;
+        reader.settle(rows)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ringspan::store::{self, Claim, Claimed, StoreError};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqliteConnection};
 
 use crate::ring::{Ring, claim, id};
 
@@ -51,6 +51,30 @@ async fn calls_that_were_given_up_at_a_lock_do_not_pile_up_in_the_server() {
     until_none_is(&options.url, "wait_event_type = 'Lock'").await;
     holder.execute("ROLLBACK").await.unwrap();
     assert_eq!(store.session(id("k")).await, Ok(None));
+}
+
+/// On one thread, which nothing may hold up.
+#[tokio::test]
+async fn calls_that_were_given_up_at_the_files_lock_hold_up_neither_the_runtime_nor_the_next() {
+    let ring = Ring::sqlite().await;
+    let me = ring.node("one").await;
+    let options = ring.options.clone().unwrap();
+    let mut holder = SqliteConnection::connect(&options.url).await.unwrap();
+    holder.execute("BEGIN IMMEDIATE").await.unwrap();
+    let begun = Instant::now();
+    for n in 0..100 {
+        let claim = claim(me, &format!("k{n}"), None);
+        let claimed = ring.store.claim(&claim);
+        assert!(tokio::time::timeout(Duration::from_millis(10), claimed).await.is_err());
+    }
+    assert!(begun.elapsed() < options.timeout / 2, "{:?}", begun.elapsed());
+    holder.execute("ROLLBACK").await.unwrap();
+    let begun = Instant::now();
+    ring.win(me, "after", None).await;
+    assert!(begun.elapsed() < options.timeout / 2, "{:?}", begun.elapsed());
+    for n in 0..100 {
+        assert_eq!(ring.store.session(id(&format!("k{n}"))).await, Ok(None));
+    }
 }
 
 /// Raises an error in the middle of any claim's transaction.

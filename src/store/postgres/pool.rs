@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::has_code;
 use crate::{
     jitter::spread,
-    store::{Result, StoreError, pool},
+    store::{Result, pool},
 };
 
 /// Pauses between two attempts to connect, which double from the first to the longest.
@@ -47,7 +47,7 @@ pub(super) async fn lend(pool: &Pool, deadline: Instant) -> Result<Loan> {
         let error = match pool.get().await {
             Ok(loan) => return Ok(loan),
             Err(PoolError::Backend(error)) => error,
-            Err(error) => return Err(StoreError::Unavailable(error.to_string())),
+            Err(error) => return Err(error.into()),
         };
         let again = Instant::now() + spread(pause);
         if !will_pass(&error) || again >= deadline {

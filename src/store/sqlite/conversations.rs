@@ -1,6 +1,6 @@
 //! Sealed parts of conversations.
 
-use super::{Sqlite, now_ms, pool::write};
+use super::{Sqlite, now_ms};
 use crate::{
     ids::{Epoch, Incarnation, SessionId},
     store::{NewPart, Part, Result, sql::part},
@@ -27,8 +27,7 @@ impl Sqlite {
         if parts.is_empty() {
             return Ok(());
         }
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let now = now_ms();
         for NewPart { session, part, whole } in parts {
             let owned: bool =
@@ -43,7 +42,7 @@ impl Sqlite {
             }
             at(PUT).bind(&part.sealed[..]).bind(now).execute(&mut *tx).await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     pub(super) async fn parts_of(&self, session: SessionId, limit: u32) -> Result<Vec<Part>> {
@@ -52,8 +51,7 @@ impl Sqlite {
     }
 
     pub(super) async fn close(&self, id: SessionId, me: Incarnation, epoch: Epoch) -> Result<bool> {
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let closed = sqlx::query(CLOSE)
             .bind(&id.0[..])
             .bind(me.0)

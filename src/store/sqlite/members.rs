@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{Row, SqliteConnection};
 
-use super::{Sqlite, no_meta, now_ms, pool::write};
+use super::{Sqlite, no_meta, now_ms};
 use crate::{
     ids::Incarnation,
     store::{
@@ -45,8 +45,7 @@ async fn set_state(tx: &mut SqliteConnection, node: Incarnation, state: MemberSt
 
 impl Sqlite {
     pub(super) async fn register(&self, new: &NewMember, ttl: Duration) -> Result<Incarnation> {
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let now = now_ms();
         let holder = sqlx::query(
             "SELECT incarnation, lease_expires_at FROM member \
@@ -101,8 +100,7 @@ impl Sqlite {
         load: u32,
     ) -> Result<Heartbeat> {
         // The clock is read under the lock: time spent waiting for it is not given away.
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let row = sqlx::query(
             "UPDATE member SET lease_expires_at = ?2, load = ?3 \
              WHERE incarnation = ?1 AND state IN ('JOINING', 'ACTIVE', 'DRAINING') \
@@ -122,13 +120,12 @@ impl Sqlite {
     }
 
     pub(super) async fn activate(&self, me: Incarnation) -> Result<()> {
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         match state(&mut tx, me).await? {
             Some(MemberState::Joining) => {
                 set_state(&mut tx, me, MemberState::Active).await?;
                 bump(&mut tx).await?;
-                Ok(tx.commit().await?)
+                tx.commit().await
             }
             Some(state) if state.is_alive() => Ok(()),
             _ => Err(StoreError::Fenced(me)),
@@ -136,8 +133,7 @@ impl Sqlite {
     }
 
     pub(super) async fn begin_drain(&self, node: Incarnation) -> Result<bool> {
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         match state(&mut tx, node).await? {
             Some(MemberState::Joining | MemberState::Active) => {
                 set_state(&mut tx, node, MemberState::Draining).await?;
@@ -151,8 +147,7 @@ impl Sqlite {
     }
 
     pub(super) async fn leave(&self, me: Incarnation) -> Result<u64> {
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         match state(&mut tx, me).await? {
             Some(MemberState::Gone) => return Ok(0),
             Some(state) if state.is_alive() => {}
@@ -171,8 +166,7 @@ impl Sqlite {
     }
 
     pub(super) async fn mark_dead(&self, node: Incarnation, death: Death) -> Result<bool> {
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let changed = sqlx::query(
             "UPDATE member SET state = 'DEAD', ended_at = ?2 \
              WHERE incarnation = ?1 AND state IN ('JOINING', 'ACTIVE', 'DRAINING') \

@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::{Sqlite, now_ms, pool::write};
+use super::{Sqlite, now_ms};
 use crate::{
     ids::{Incarnation, Principal},
     store::{
@@ -41,8 +41,7 @@ pub(super) async fn is_full(connection: &mut SqliteConnection, claim: &Claim) ->
 
 impl Sqlite {
     pub(super) async fn admit_turn(&self, wish: &TurnWish) -> Result<TurnAdmission> {
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let principal = &wish.principal.0[..];
         if let Some(limit) = wish.at_once {
             let others: i64 = sqlx::query_scalar(RUNNING)
@@ -84,11 +83,10 @@ impl Sqlite {
             "UPDATE turn_share SET turns = ?3 WHERE principal = ?1 AND incarnation = ?2";
         const NONE: &str =
             "DELETE FROM turn_share WHERE principal = ?1 AND incarnation = ?2 AND ?3 = 0";
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let query = sqlx::query(if running == 0 { NONE } else { KEEP });
         let query = query.bind(principal.0.to_vec()).bind(me.0).bind(i64::from(running));
         query.execute(&mut *tx).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }

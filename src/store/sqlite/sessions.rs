@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{QueryBuilder, Row, Sqlite as Db, query::Query, sqlite::SqliteArguments};
 
-use super::{Sqlite, members::millis, now_ms, pool::write};
+use super::{Sqlite, members::millis, now_ms};
 use crate::{
     ids::{Epoch, Incarnation, Principal, SessionId},
     store::{
@@ -44,8 +44,7 @@ fn fenced(
 
 impl Sqlite {
     pub(super) async fn claim(&self, claim: &Claim) -> Result<Claimed> {
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let now = now_ms();
         let fit: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM member WHERE incarnation = ?1 \
@@ -167,8 +166,7 @@ impl Sqlite {
         const TRANSFER: &str = "UPDATE session SET owner = ?5, state = 'LIVE', \
              epoch = MAX(epoch + 1, ?6), taken_from = NULLIF(owner, ?5), updated_at = ?4 \
              WHERE id = ?1 AND owner = ?2 AND epoch = ?3 RETURNING epoch";
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let now = now_ms();
         let row = sqlx::query(SESSION).bind(now).bind(&id.0[..]).fetch_optional(&mut *tx).await?;
         match row.as_ref().map(session).transpose()? {
@@ -214,8 +212,7 @@ impl Sqlite {
         if aliases.is_empty() {
             return Ok(());
         }
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let now = now_ms();
         for alias in aliases {
             sqlx::query(
@@ -231,7 +228,7 @@ impl Sqlite {
             .execute(&mut *tx)
             .await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     pub(super) async fn alias(

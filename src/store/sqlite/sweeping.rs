@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 
-use super::{Sqlite, members::millis, now_ms, pool::write};
+use super::{Sqlite, members::millis, now_ms};
 use crate::store::{Cursor, Result, Sweep, Swept, sql::bytes16};
 
 /// The rows of a window: at most `?2` that are older than `?1`, after the cursor (`?3`, `?4`).
@@ -104,8 +104,7 @@ impl Sqlite {
             let query = if what == Sweep::Orphans { query.bind(now) } else { query };
             return Ok(Swept::of(self.execute(query).await?, limit));
         };
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let bound = sqlx::query(last).bind(before).bind(rows).bind(from.since).bind(&from.key[..]);
         let next = match bound.fetch_optional(&mut *tx).await? {
             Some(row) => {

@@ -2,7 +2,7 @@
 
 use sqlx::{Row as _, Sqlite as Db, query::Query, sqlite::SqliteArguments};
 
-use super::{Sqlite, now_ms, pool::write};
+use super::{Sqlite, now_ms};
 use crate::{
     ids::{Incarnation, SessionId},
     store::{
@@ -86,8 +86,7 @@ impl Sqlite {
         {
             return Ok(vec![Began::Begun]);
         }
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let mut outcomes = Vec::with_capacity(turns.len());
         for new in turns {
             if bind(BEGIN, me, new, now).execute(&mut *tx).await?.rows_affected() > 0 {
@@ -114,8 +113,7 @@ impl Sqlite {
         if let [one] = marks {
             return self.execute(mark(one.clone(), now)).await;
         }
-        let mut writer = self.writer().await?;
-        let mut tx = write(&mut writer).await?;
+        let mut tx = self.write().await?;
         let mut changed = 0;
         for one in TurnMark::coalesce(marks).into_values() {
             changed += mark(one, now).execute(&mut *tx).await?.rows_affected();
