@@ -4,14 +4,14 @@
 //! a connection is lent again only when it has nothing left to do, so of what was given up there is
 //! one call at a time at most, and nobody's statement comes after a later one.
 
-use std::ops::{Deref, DerefMut};
-
-use sqlx::{
-    ConnectOptions, Sqlite as Db, SqliteConnection,
-    query::Query,
-    sqlite::{SqliteArguments, SqliteConnectOptions},
+use std::{
+    ops::{Deref, DerefMut},
+    time::Duration,
 };
-use tokio::runtime::Handle;
+
+use futures_util::{FutureExt as _, TryStreamExt as _};
+use sqlx::{ConnectOptions, Executor as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::{runtime::Handle, time::timeout};
 
 use crate::store::{Result, pool};
 
@@ -30,6 +30,10 @@ impl pool::Target for File {
     }
 }
 
+/// How long the end of what was given up may take: far longer than anything waits for the file's
+/// lock. A thread that is not heard of by then is replaced.
+const TIDY: Duration = Duration::from_mins(2);
+
 /// A connection on loan. Unless it is settled, dropping it ends what it was doing before it goes
 /// back to its pool.
 pub(super) struct Checkout {
@@ -45,9 +49,7 @@ impl Checkout {
 
     /// Ends the loan with what became of a statement that stood alone.
     pub(super) fn settle<T>(mut self, outcome: sqlx::Result<T>) -> Result<T> {
-        // What the database refused is over; anything else may have been the thread's end.
-        self.settled =
-            outcome.as_ref().err().is_none_or(|error| error.as_database_error().is_some());
+        self.settled = outcome.as_ref().err().is_none_or(is_refusal);
         Ok(outcome?)
     }
 }
@@ -72,19 +74,37 @@ impl Drop for Checkout {
         if self.settled {
             return drop(connection);
         }
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(tidy(connection))),
-            Err(_) => drop(Loan::take(connection)),
+        let untidy = Untidy(Some(connection));
+        // Without a runtime nobody waits: the connection is closed.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let mut tidying = Box::pin(untidy.tidy());
+        // Told at once, as the file is locked until then; the answer comes later.
+        if tidying.as_mut().now_or_never().is_none() {
+            drop(runtime.spawn(tidying));
         }
     }
 }
 
-/// Waits for the end of what the connection is doing, and takes it back if it was a transaction.
-async fn tidy(mut connection: Loan) {
-    // Outside a transaction this is refused, and that is an answer too.
-    let answer = statement("ROLLBACK").execute(&mut *connection).await;
-    if answer.is_err_and(|error| error.as_database_error().is_none()) {
-        drop(Loan::take(connection));
+/// A connection that may be doing something. Closed, unless it becomes tidy.
+struct Untidy(Option<Loan>);
+
+impl Untidy {
+    /// Waits for the end of what the connection is doing, and rolls it back if it is a transaction.
+    async fn tidy(mut self) {
+        let Some(connection) = &mut self.0 else { return };
+        // Outside a transaction this is refused, and that is an answer too.
+        let answer = timeout(TIDY, tell(connection, "ROLLBACK")).await;
+        if answer.is_ok_and(|answer| answer.as_ref().err().is_none_or(is_refusal)) {
+            drop(self.0.take());
+        }
+    }
+}
+
+impl Drop for Untidy {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(Loan::take(connection));
+        }
     }
 }
 
@@ -98,12 +118,12 @@ pub(super) struct Write(Checkout);
 impl Write {
     pub(super) async fn begin(writer: &Pool) -> Result<Self> {
         let mut writer = Checkout::of(writer).await?;
-        statement("BEGIN IMMEDIATE").execute(&mut *writer).await?;
+        tell(&mut writer, "BEGIN IMMEDIATE").await?;
         Ok(Self(writer))
     }
 
     pub(super) async fn commit(mut self) -> Result<()> {
-        statement("COMMIT").execute(&mut *self.0).await?;
+        tell(&mut self.0, "COMMIT").await?;
         self.0.settled = true;
         Ok(())
     }
@@ -123,6 +143,14 @@ impl DerefMut for Write {
     }
 }
 
-fn statement(sql: &'static str) -> Query<'static, Db, SqliteArguments> {
-    sqlx::query(sql)
+/// Runs a statement without rows. Where the thread ended meanwhile, `execute` would say that it
+/// touched none.
+async fn tell(connection: &mut SqliteConnection, sql: &'static str) -> sqlx::Result<()> {
+    let answer = connection.fetch_many(sqlx::query(sql)).try_next().await?;
+    answer.map(drop).ok_or(sqlx::Error::WorkerCrashed)
+}
+
+/// Whether SQLite said no, and the connection is in order.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some()
 }

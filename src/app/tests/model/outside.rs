@@ -23,10 +23,7 @@ impl Protocol {
     pub(super) fn attach(&self, world: &mut World, n: usize) {
         let least = world.edge.epoch;
         let Some(task) = &mut world.nodes[n].task else {
-            // It has looked at the row; what it saw may be over when the node claims.
-            let free = world.row().filter(|row| row.live_owner().is_none());
-            let seen = free.map(|row| row.epoch);
-            world.nodes[n].opening = Some(Opening { seen, ..Opening::default() });
+            world.nodes[n].opening = Some(Opening::default());
             return;
         };
         if task.epoch < least {
